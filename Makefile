@@ -1,0 +1,43 @@
+# Everything runs in .venv, which is made once: the stamp is newer than what it was made from, or it is made again.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+CORES ?= $(shell nproc)
+QUICK ?=
+
+.PHONY: demo test slow lint bench painter evidence clean
+
+demo: $(STAMP)
+	$(BIN)/attn2mask demo --out runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(STAMP)
+	$(BIN)/python tests/bench.py $(if $(QUICK),--quick)
+
+painter: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(CORES) training/painter.py --output-dir runs/painter
+	$(BIN)/python training/referee.py --scenes runs/painter --output-dir runs/painter/referee
+
+evidence: $(STAMP)
+	$(BIN)/python training/evidence.py --out runs/evidence
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+	  { echo "attn2mask needs Python 3.11 or 3.12; set PYTHON=... to one of them"; exit 1; }
+	@command -v c++ >/dev/null || { echo "attn2mask needs a C++ compiler (g++ or clang++) for the dense CRF"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info runs
