@@ -1,0 +1,5 @@
+"""What a user can mend: raised with one line that says what is wrong, where, and how to mend it."""
+
+
+class UserError(Exception):
+    """A mistake in what the user gave; the command line prints its one line and exits with status 2."""

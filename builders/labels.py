@@ -1,0 +1,278 @@
+"""Class tables: which classes a mask may hold, their ids and colours, and the words that name them.
+
+Tables are data (`builders/tables/`), so a user's own YAML is on equal terms with the three that ship: VOC,
+Cityscapes and ImageNet-S. A table is checked as a whole when it is read: two classes that share a word would
+make every mask of that word a coin toss, so that is an error and not a preference.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from attn2mask.builders.english import plural
+from attn2mask.builders.errors import UserError
+
+Colour = tuple[int, int, int]
+
+TABLES = ("voc", "cityscapes", "imagenet_s_50", "imagenet_s_300", "imagenet_s_919")
+_FOLDER = Path(__file__).parent / "tables"
+_TOKEN = re.compile(r"[\w\u0300-\u036f]+")  # combining marks belong to their word
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One class. `base`: words looked for in captions, plurals listed; `aliases`: singulars to replace them.
+
+    `colour` is RGB, 0 to 255; `thing` is False for stuff (road, sky).
+    """
+
+    name: str
+    base: tuple[str, ...]
+    aliases: tuple[str, ...]
+    colour: Colour
+    thing: bool = True
+
+
+@dataclass(frozen=True)
+class Form:
+    """One spelling in the lexicon: its class (None: a compound, which counts as nothing), whether it selects
+    a caption (it is or contains a base name), and whether it means one, many, or either ("sheep").
+    """
+
+    class_index: int | None
+    is_base: bool = False
+    number: Literal["one", "many", "either"] = "one"
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Classes in the order of their mask ids, without the background, which has id 0 where there is one."""
+
+    name: str
+    classes: tuple[LabelClass, ...]
+    background: str | None
+    compounds: tuple[str, ...] = ()
+    ignore: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names by mask id."""
+        return (*((self.background,) if self.background else ()), *(label.name for label in self.classes))
+
+    @property
+    def first_id(self) -> int:
+        """The mask id of `classes[0]`: 1 with a background, else 0."""
+        return int(self.background is not None)
+
+    @property
+    def ignore_index(self) -> int:
+        """The table's own, else 255, or 65535 for tables of more than 254 names, whose masks are 16-bit."""
+        return self.ignore or (255 if len(self.names) <= 254 else 65535)
+
+    @property
+    def palette(self) -> np.ndarray:
+        """Colours by mask id, uint8 of shape (len(names), 3); the background is black."""
+        background = [(0, 0, 0)] * self.first_id
+        return np.array(background + [label.colour for label in self.classes], dtype=np.uint8)
+
+    def id_of(self, name: str) -> int:
+        """The mask id of a class name; raises ValueError for a name that is not in the table."""
+        return self.names.index(name)
+
+    @cached_property
+    def lexicon(self) -> dict[str, Form]:
+        """Every known word, as `spelling` gives it; what the table lists goes before plurals of aliases."""
+        listed = {spelling(compound): Form(None) for compound in self.compounds}
+        derived: dict[str, Form] = {}
+        for index, label in enumerate(self.classes):
+            base = [spelling(word) for word in label.base]
+            for word in base:
+                listed[word] = Form(index, True, _number(word, base))
+            within = [f" {word} " for word in base]
+            for alias in label.aliases:
+                one, many = spelling(alias), spelling(plural(alias))
+                is_base = any(word in f" {one} {many} " for word in within)
+                listed.setdefault(one, Form(index, is_base, "either" if one == many else "one"))
+                derived.setdefault(many, Form(index, is_base, "many"))
+        return derived | listed
+
+    @cached_property
+    def longest_form(self) -> int:
+        """The number of words of the longest spelling in the lexicon."""
+        return max(sum(1 for _ in tokens(form)) for form in self.lexicon)
+
+
+def tokens(text: str) -> Iterator[tuple[int, int, str]]:
+    """The words of a text: (start, end, word in lower case), with text[start:end] the word as it stands."""
+    # Lower-cased word by word: str.lower may change a text's length ("İ" becomes two characters) and so shift
+    # its offsets.
+    for match in _TOKEN.finditer(text):
+        yield match.start(), match.end(), match.group().lower()
+
+
+def gap(between: str) -> str:
+    """What stands between two words, so that "hot-dog" and "hot  dog" are spelt alike, but not "hot, dog"."""
+    return " " if between.isspace() or between == "-" else between.replace("\u2019", "'")
+
+
+def spelling(phrase: str) -> str:
+    """The key of a word or phrase in the lexicon: "Double-Decker  Bus" -> "double decker bus"."""
+    parts, end = [], None
+    for start, stop, word in tokens(phrase):
+        parts += [gap(phrase[end:start])] if end is not None else []
+        parts.append(word)
+        end = stop
+    return "".join(parts)
+
+
+def load_table(name_or_path: str) -> ClassTable:
+    """The class table of a name (one of `TABLES`) or YAML file; raises UserError for what is wrong in it."""
+    if name_or_path.startswith("imagenet_s_") and name_or_path in TABLES:
+        return _imagenet_s(name_or_path)
+    path = _FOLDER / f"{name_or_path}.yaml" if name_or_path in TABLES else Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"no class table {name_or_path!r}: choose {', '.join(TABLES)}, or give a YAML file")
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"class table {path} can't be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"class table {path} is no valid YAML: {' '.join(str(error).split())}") from error
+    return _Reader(str(path)).table(content)
+
+
+def default_colour(mask_id: int) -> Colour:
+    """PASCAL VOC's colour of an id: its bit i is bit 7 - i // 3 of channel i % 3 (VOClabelcolormap)."""
+    red, green, blue = (
+        sum((mask_id >> (3 * i + channel) & 1) << (7 - i) for i in range(8)) for channel in range(3)
+    )
+    return red, green, blue
+
+
+def _number(word: str, base: list[str]) -> Literal["one", "many", "either"]:
+    """A base name is a plural if it is one of another base name, or looks so ("busses" beside "bus")."""
+    if plural(word) == word:
+        return "either"
+    for other in base:
+        if word == plural(other) or (word.startswith(other) and word != other and word.endswith("s")):
+            return "many"
+    return "one"
+
+
+class _Reader:
+    """Checks a parsed YAML table key by key; every complaint names the file and the key."""
+
+    def __init__(self, source: str):
+        self.source = source
+
+    def fail(self, key: str, message: str) -> UserError:
+        return UserError(f"class table {self.source}: {key} {message}")
+
+    def typed(self, value: Any, key: str, kind: type, expected: str) -> Any:
+        # bool is an int in Python, and YAML reads a bare `no` as one.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            shown = "is missing" if value is None else f"is {value!r}"
+            raise self.fail(key, f"{shown}, but must be {expected}")
+        return value
+
+    def keys(self, mapping: dict, key: str, known: tuple[str, ...]) -> None:
+        for unknown in mapping:
+            if unknown not in known:
+                raise self.fail(f"{key}{unknown}", f"is not a key of a class table ({', '.join(known)})")
+
+    def word(self, value: Any, key: str) -> str:
+        word = self.typed(value, key, str, "text (put words such as no, on or 7 in quotes)").strip()
+        if not spelling(word):
+            raise self.fail(key, "holds no word")
+        return word
+
+    def words(self, value: Any, key: str) -> tuple[str, ...]:
+        items = self.typed(value, key, list, "a list of words")
+        return tuple(self.word(item, f"{key}[{i}]") for i, item in enumerate(items))
+
+    def colour(self, value: Any, key: str) -> Colour:
+        match value:
+            case [int(red), int(green), int(blue)] if min(value) >= 0 and max(value) <= 255:
+                return red, green, blue
+        raise self.fail(key, f"is {value!r}, but must be three numbers from 0 to 255")
+
+    def label(self, value: Any, key: str, mask_id: int) -> LabelClass:
+        value = self.typed(value, key, dict, "a mapping with a name")
+        self.keys(value, f"{key}.", ("name", "base", "aliases", "colour", "thing"))
+        name = self.word(value.get("name"), f"{key}.name")
+        base = self.words(value["base"], f"{key}.base") if "base" in value else (name, plural(name))
+        if not base:
+            raise self.fail(f"{key}.base", "is empty, so that no caption could name the class")
+        return LabelClass(
+            name=name,
+            base=base,
+            aliases=self.words(value.get("aliases", []), f"{key}.aliases"),
+            colour=self.colour(value.get("colour", [*default_colour(mask_id)]), f"{key}.colour"),
+            thing=self.typed(value.get("thing", True), f"{key}.thing", bool, "true or false"),
+        )
+
+    def table(self, content: Any) -> ClassTable:
+        content = self.typed(content, "the file", dict, "a mapping with a name and classes")
+        self.keys(content, "", ("name", "background", "ignore", "classes", "compounds"))
+        background = content.get("background", True)
+        if background not in (True, False, "background", "other"):
+            raise self.fail("background", f"is {background!r}, but must be true, false or other")
+        background = {True: "background", False: None}.get(background, background)
+        items = self.typed(content.get("classes"), "classes", list, "a list of classes")
+        if not items:
+            raise self.fail("classes", "is empty")
+        first_id = int(background is not None)
+        if len(items) + first_id > 65535:
+            raise self.fail("classes", f"has {len(items)} entries, more than a 16-bit mask can hold")
+        table = ClassTable(
+            name=self.word(content.get("name"), "name"),
+            classes=tuple(self.label(item, f"classes[{i}]", first_id + i) for i, item in enumerate(items)),
+            background=background,
+            compounds=self.words(content.get("compounds", []), "compounds"),
+            ignore=content.get("ignore"),
+        )
+        largest = 255 if len(table.names) <= 254 else 65535
+        if table.ignore is not None and not (
+            type(table.ignore) is int and len(table.names) <= table.ignore <= largest
+        ):
+            raise self.fail(
+                "ignore", f"is {table.ignore!r}, but must lie between {len(table.names)} and {largest}"
+            )
+        self.check_distinct(table)
+        return table
+
+    def check_distinct(self, table: ClassTable) -> None:
+        owners: dict[str, tuple[int, str]] = {}
+        if table.background:
+            owners[table.background] = (-1, table.background)
+        for index, label in enumerate(table.classes):
+            for word in (label.name, *label.base, *label.aliases):
+                owner, owner_name = owners.setdefault(spelling(word), (index, label.name))
+                if owner != index:
+                    shared = f"{owner_name!r} and {label.name!r} share the name or alias {word!r}"
+                    raise self.fail("classes", shared)
+        for compound in table.compounds:
+            if spelling(compound) in owners:
+                owner_name = owners[spelling(compound)][1]
+                raise self.fail("compounds", f"{compound!r} is also a name or alias of {owner_name!r}")
+
+
+def _imagenet_s(name: str) -> ClassTable:
+    """ImageNet-S 50, 300 or 919 from the one file of all (its header tells where the words come from)."""
+    size = name.rsplit("_", 1)[1]
+    classes: list[LabelClass] = []
+    for line in (_FOLDER / "imagenet_s.tsv").read_text("utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        _, smallest, label, synonyms, hyponyms = line.split("\t")
+        if int(smallest) <= int(size):
+            words = synonyms.split("; ")
+            others = tuple(words[1:]) + tuple(filter(None, hyponyms.split("; ")))
+            base = tuple(dict.fromkeys(form for word in words for form in (word, plural(word))))
+            classes.append(LabelClass(label, base, others, default_colour(len(classes) + 1)))
+    return ClassTable(name, tuple(classes), "other")
