@@ -1,0 +1,332 @@
+"""The built-in offline grammar: captions in the manner of COCO's, for any class table and for the drawn worlds.
+
+``caption`` writes what a build paints when no captions are given; ``sentence`` is what it and the captions of drawn
+scenes share. ``SCENE_WORDS`` are words of scenes that the embedded tokenizer knows besides, for captions of other kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from attn2mask.builders.english import UNCOUNTABLE, article, plural
+from attn2mask.builders.labels import ClassTable, LabelClass, spelling
+
+NUMBERS = {2: ("two", "two", "a couple of"), 3: ("three", "three", "several")}
+OPENINGS = ("", "", "", "", "", "a picture of ", "a photo of ", "there is ", "a close up of ", "a view of ")
+ADJECTIVES = ("large", "small", "big", "little", "old", "new", "nice", "colorful", "bright")
+VERBS = (
+    "",
+    "",
+    "",
+    "",
+    "standing",
+    "sitting",
+    "shown",
+    "seen",
+    "resting",
+    "waiting",
+    "that is",
+    "parked",
+    "placed",
+)
+JOINTS = ("and", "and", "and", "next to", "beside", "with", "near", "by")
+
+#: Where a thing may be; a table of things draws from all of them, whatever the class.
+PLACES = (
+    *("in a grassy field", "on the grass", "in a meadow", "in a park", "on the beach", "by the sea"),
+    *(
+        "on a road",
+        "on a city street",
+        "in a parking lot",
+        "on a dirt road",
+        "in a living room",
+        "in a bedroom",
+    ),
+    *("on a wooden floor", "on a rug", "in a kitchen", "on a tiled floor", "in the snow", "in the desert"),
+    *("in front of mountains", "at night", "at sunset", "in front of a plain background", "", ""),
+)
+#: Where the classes of some words usually are: their captions choose here three times out of four.
+HAUNTS = {
+    "boat": ("on the water", "in the ocean", "on a lake", "on a river", "on the beach"),
+    "airplane": ("in the sky", "in a blue sky", "on a runway", "at an airport", "in the clouds"),
+    "train": ("on the tracks", "on train tracks", "on a railway", "in front of mountains"),
+    "bus": ("on a road", "on the street", "on a city street", "in a parking lot"),
+    "sofa": ("in a living room", "in a room", "on a wooden floor", "against a plain wall"),
+    "monitor": ("in a room", "in an office", "on the floor", "against a plain wall"),
+    "table": ("in a kitchen", "in a room", "on a wooden floor", "on a rug"),
+    "bottle": ("in a kitchen", "in front of a plain background", "on the floor", "on a tiled floor"),
+    "chair": ("in a room", "in an office", "on a rug", "on a wooden floor"),
+}
+#: Words of street scenes, weather, light and rooms, known to the embedded tokenizer beyond those above.
+SCENE_WORDS = [
+    "city",
+    "town",
+    "village",
+    "urban",
+    "street",
+    "streets",
+    "road",
+    "roads",
+    "avenue",
+    "highway",
+    "lane",
+    "crossing",
+    "crosswalk",
+    "intersection",
+    "corner",
+    "curb",
+    "downtown",
+    "suburb",
+    "district",
+    "square",
+    "bridge",
+    "tunnel",
+    "sunny",
+    "cloudy",
+    "rainy",
+    "foggy",
+    "misty",
+    "snowy",
+    "wet",
+    "dry",
+    "rain",
+    "fog",
+    "snow",
+    "overcast",
+    "clear",
+    "morning",
+    "noon",
+    "afternoon",
+    "evening",
+    "dusk",
+    "dawn",
+    "night",
+    "day",
+    "light",
+    "dark",
+    "shadow",
+    "shadows",
+    "sun",
+    "moon",
+    "autumn",
+    "summer",
+    "winter",
+    "spring",
+    "lined",
+    "busy",
+    "empty",
+    "quiet",
+    "narrow",
+    "wide",
+    "long",
+    "straight",
+    "traffic",
+    "ahead",
+    "behind",
+    "left",
+    "right",
+    "both",
+    "side",
+    "sides",
+    "along",
+    "through",
+    "across",
+    "toward",
+    "towards",
+    "driving",
+    "riding",
+    "walking",
+    "crossing",
+    "passing",
+    "parked",
+    "moving",
+    "trees",
+    "houses",
+    "buildings",
+    "cars",
+    "people",
+    "front",
+    "back",
+    "middle",
+    "distance",
+    "background",
+    "foreground",
+    "view",
+    "scene",
+    "picture",
+    "photo",
+    "image",
+    "drawing",
+    "style",
+    "frame",
+    "camera",
+    "dashboard",
+    "german",
+    "european",
+    "city's",
+    "in",
+    "a",
+    "an",
+    "the",
+    "of",
+    "on",
+    "at",
+    "to",
+    "and",
+    "with",
+    "for",
+    "from",
+    "by",
+    "is",
+    "are",
+    "it",
+    "its",
+    "his",
+    "her",
+    "their",
+    "some",
+    "many",
+    "few",
+    "several",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "no",
+    "not",
+    "this",
+    "that",
+    "up",
+    "down",
+    "over",
+    "under",
+    "above",
+    "below",
+    "around",
+    "between",
+    "into",
+    "out",
+    "off",
+    "sks",
+    "man",
+    "woman",
+    "boy",
+    "girl",
+    "child",
+    "group",
+    "young",
+    "old",
+    "tall",
+    "short",
+    "very",
+    "all",
+    "other",
+    "another",
+    "each",
+    "same",
+    "different",
+    "sidewalk",
+    "sidewalks",
+    "pavement",
+    "building",
+    "wall",
+    "walls",
+    "fence",
+    "fences",
+    "railing",
+    "pole",
+    "poles",
+    "post",
+    "lamp",
+    "streetlight",
+    "sign",
+    "signs",
+    "signal",
+    "stoplight",
+    "vegetation",
+    "tree",
+    "bush",
+    "bushes",
+    "hedge",
+    "plants",
+    "grass",
+    "lawn",
+    "terrain",
+    "ground",
+    "soil",
+    "dirt",
+    "hill",
+    "sky",
+    "clouds",
+    "pedestrian",
+    "pedestrians",
+    "rider",
+    "riders",
+    "cyclist",
+    "cyclists",
+    "biker",
+    "truck",
+    "trucks",
+    "lorry",
+    "van",
+    "vans",
+    "tram",
+    "motorcycles",
+    "bicycles",
+]
+
+
+def nouns(label: LabelClass) -> list[str]:
+    """The singular base names of a class: its base names less those that are another's plural."""
+    base = list(label.base)
+    many = {spelling(plural(word)) for word in base} | {"people", "men", "women", "busses"}
+    single = [word for word in base if spelling(word) not in many or plural(word) == word]
+    return single or base
+
+
+def phrase(noun: str, count: int, rng: np.random.Generator, adjective: str = "") -> str:
+    """A noun phrase: "a red bus", "two dogs", "three sheep", "greenery"."""
+    words = f"{adjective} {noun}" if adjective else noun
+    if count > 1:
+        options = NUMBERS[min(count, 3)]
+        return f"{options[rng.integers(len(options))]} {adjective + ' ' if adjective else ''}{plural(noun)}"
+    if noun in UNCOUNTABLE:
+        return words
+    return f"{article(words)} {words}"
+
+
+def sentence(phrases: Sequence[str], place: str, rng: np.random.Generator) -> str:
+    """Noun phrases and a place joined to a caption in COCO's manner."""
+    opening = OPENINGS[rng.integers(len(OPENINGS))]
+    verb = VERBS[rng.integers(len(VERBS))]
+    if len(phrases) == 3:
+        subject = f"{phrases[0]}, {phrases[1]} and {phrases[2]}"
+    else:
+        subject = f" {JOINTS[rng.integers(len(JOINTS))]} ".join(phrases)
+    if verb and place:
+        place = f"{verb} {place}"
+    text = f"{opening}{subject} {place}".strip()
+    if rng.random() < 0.5:
+        text = text[:1].upper() + text[1:]
+    return text + ("." if rng.random() < 0.5 else "")
+
+
+def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
+    """A caption that names 1 to 3 classes of ``table``, ``balance_class`` (a position in ``table.classes``) first if given."""
+    first = int(rng.integers(len(table.classes))) if balance_class is None else balance_class
+    count = min(int(rng.choice([1, 2, 3], p=[0.65, 0.28, 0.07])), len(table.classes))
+    others = [c for c in rng.permutation(len(table.classes))[: count + 1] if c != first][: count - 1]
+    chosen = [table.classes[c] for c in (first, *others)]
+    phrases = []
+    for label in chosen:
+        options = nouns(label)
+        noun = options[rng.integers(min(2, len(options)))]
+        number = 2 if label.thing and count == 1 and rng.random() < 0.12 else 1
+        adjective = ADJECTIVES[rng.integers(len(ADJECTIVES))] if rng.random() < 0.1 else ""
+        phrases.append(phrase(noun, number, rng, adjective) if label.thing else f"the {noun}")
+    places = PLACES
+    if rng.random() < 0.75:
+        places = next((HAUNTS[word] for word in chosen[0].base if word in HAUNTS), PLACES)
+    return sentence(phrases, places[rng.integers(len(places))], rng)
