@@ -1,0 +1,92 @@
+"""The one path from a picture and its stored scores to labels.
+
+The build, `remask`, the preview and the demo all go through it. It starts from the quantised scores and the
+lossless picture, the two things that a row can keep, so the same rules give the same labels bit for bit. It
+runs in one thread; more pictures at once need more processes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from attn2mask.builders import reliability
+from attn2mask.builders.crf import refine
+from attn2mask.builders.labels import ClassTable
+from attn2mask.builders.masks import agreement_threshold, coarse_mask, fixed_threshold, otsu, upsample
+from attn2mask.builders.rules import Rules
+from attn2mask.builders.scores import dequantise
+
+# The least part of the picture that a class must own: below it, what the CRF left is specks.
+MIN_AREA = 0.001
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of one picture, local to it.
+
+    0 is background, 1 + k the picture's class k, -1 ignore (only in tables without background). `mask` (H, W)
+    int32 after the CRF and `coarse` (H, W) int32 before it; `reliability` (H, W) uint8, 0 to 255;
+    `thresholds` (K,) float32.
+    """
+
+    mask: np.ndarray
+    coarse: np.ndarray
+    reliability: np.ndarray
+    thresholds: np.ndarray
+
+
+def label_picture(image: np.ndarray, scores: np.ndarray, rules: Rules, background: bool) -> Labels:
+    """Labels of an `image` (H, W, 3) uint8 from its quantised `scores` (K, h, w) uint8; K may be 0.
+
+    `background` says whether the class table has one. Raises UserError where the dense CRF is not installed.
+    """
+    small = dequantise(scores)
+    large = upsample(small, image.shape[:2])
+    if rules.threshold == "agreement":
+        thresholds, coarse, refined = agreement_threshold(image, large, otsu(small), rules.crf, background)
+    else:
+        fixed = torch.full((len(scores),), fixed_threshold(rules.beta))
+        thresholds = otsu(small) if rules.threshold == "otsu" else fixed
+        coarse = coarse_mask(large, thresholds, background).numpy()
+        refined = refine(image, coarse, rules.crf)
+
+    if rules.reliability == "agreement":
+        trust = reliability.agreement(coarse, refined, rules.graded)
+    elif rules.reliability == "two-threshold":
+        trust = reliability.two_threshold(
+            image, large, thresholds, refined, rules.crf, background, rules.graded
+        )
+    else:
+        trust = reliability.margin(refined, rules.graded)
+    return Labels(refined.labels, coarse.astype(np.int32), trust, thresholds.numpy())
+
+
+def to_ids(local: np.ndarray, classes: Sequence[int], table: ClassTable) -> np.ndarray:
+    """Local labels (H, W) as the table's ids: uint8, or uint16 for tables whose ignore value needs it.
+
+    `classes` are the mask ids of the picture's classes, in the order of its scores.
+    """
+    background = 0 if table.background is not None else table.ignore_index
+    dtype = np.uint8 if table.ignore_index <= 255 else np.uint16
+    return np.array([table.ignore_index, background, *classes], dtype)[local + 1]
+
+
+def faults(labels: Labels, peaks: Sequence[float], words: Sequence[str]) -> dict[int, str]:
+    """The gate: which of the picture's classes have no label to be used, by position, and why.
+
+    `peaks` are the raw maxima of the class maps, `words` the classes' words in the prompt, which name them in
+    the reasons. Empty where all are sound.
+    """
+    found = {}
+    for position, (peak, word) in enumerate(zip(peaks, words, strict=True)):
+        owned = np.count_nonzero(labels.mask == 1 + position)
+        if np.isnan(peak):
+            found[position] = f"{word}: its attention is not a number (the painter overflowed)"
+        elif peak <= 0:
+            found[position] = f"{word}: its map is empty"
+        elif not np.any(labels.coarse == 1 + position):
+            found[position] = f"{word}: its map is flat, or below another class everywhere"
+        elif owned < MIN_AREA * labels.mask.size:
+            found[position] = f"{word}: it owns {owned} of {labels.mask.size} pixels after the CRF"
+    return found

@@ -1,0 +1,60 @@
+"""From the recorder's maps of a picture to one score map a class, small enough to be stored with the row.
+
+Maps of several resolutions are resized to the largest of them and averaged: fine ones place the edges, coarse
+ones are surer of the class. Scores are stored in 8 bits, and masks are always computed from these, so that
+they can be computed again bit for bit.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from attn2mask.builders.masks import upsample
+from attn2mask.builders.rules import Rules
+
+# A map that varies by less than this part of its maximum says nothing of where its class is; maps of objects
+# vary by nearly all of it, even where the object fills the picture.
+FLAT = 0.25
+
+
+def class_scores(
+    maps: Sequence[Mapping[tuple[int, int], torch.Tensor]], rules: Rules
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores (K, h, w) in [0, 1] and raw peaks (K,) of one picture's K classes: float32, on the CPU.
+
+    `maps` holds for each class its maps by (h, w), the same sizes for all, K at least 1. (h, w) of the scores
+    is the largest size that the rules choose. A peak is the maximum of the averaged map before normalising:
+    NaN where the attention was not finite. Such maps, and flat ones, have scores of 0.
+    """
+    sizes = _chosen(list(maps[0]), rules.map_sides)
+    largest = max(sizes)
+    resized = [
+        upsample(torch.stack([of_class[size] for of_class in maps]).float().cpu(), largest) for size in sizes
+    ]
+    averaged = torch.stack(resized).mean(dim=0)
+
+    low, high = averaged.amin(dim=(1, 2), keepdim=True), averaged.amax(dim=(1, 2), keepdim=True)
+    peaks = torch.where(high.isfinite(), high, torch.nan).flatten()
+    floor = low if rules.normalise == "minmax" else torch.zeros_like(low)
+    readable = high - low > FLAT * high
+    scores = torch.where(readable, (averaged - floor) / (high - floor), 0.0)
+    return scores.clamp(0, 1), peaks
+
+
+def quantise(scores: torch.Tensor) -> np.ndarray:
+    """Scores (K, h, w) in [0, 1] as uint8, to the nearest of 256 levels."""
+    return (scores * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def dequantise(scores: np.ndarray) -> torch.Tensor:
+    """The inverse of `quantise`, float32, within half a level (1 / 510)."""
+    return torch.from_numpy(scores).float() / 255
+
+
+def _chosen(sizes: list[tuple[int, int]], sides: tuple[int, int]) -> list[tuple[int, int]]:
+    """The sizes whose shorter side lies in the closed range `sides`; if none does, the nearest (and larger)."""
+    distance = {size: max(sides[0] - min(size), min(size) - sides[1], 0) for size in sizes}
+    nearest = min(sizes, key=lambda size: (distance[size], -min(size)))
+    if distance[nearest] > 0:
+        return [nearest]
+    return [size for size in sizes if distance[size] == 0]
