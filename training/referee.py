@@ -1,0 +1,163 @@
+"""The referee: a small segmenter trained on drawn scenes with exact masks, which judges what has no ground truth.
+
+    python training/referee.py --scenes runs/painter --output-dir builders/embedded/referee
+
+Painted pictures have no exact masks, so the demo asks the referee: which pixels of a painted picture look like which of
+VOC's classes? It has never seen a painted picture; a third of its training pictures went through the painter's
+autoencoder, so that its blur is not taken for something else. Its own accuracy stands beside everything it says.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+EMBEDDED = Path(__file__).parent.parent / "builders" / "embedded" / "referee"
+CLASSES = 21
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions with a shortcut; ``stride`` 2 halves height and width."""
+
+    def __init__(self, inside: int, outside: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inside, outside, 3, stride, 1)
+        self.second = nn.Conv2d(outside, outside, 3, 1, 1)
+        self.norms = nn.ModuleList([nn.GroupNorm(8, outside), nn.GroupNorm(8, outside)])
+        self.shortcut = nn.Conv2d(inside, outside, 1, stride) if stride > 1 or inside != outside else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.silu(self.norms[0](self.first(x)))
+        return F.silu(self.shortcut(x) + self.norms[1](self.second(y)))
+
+
+class Referee(nn.Module):
+    """A U-Net: (N, 3, H, W) in [-1, 1], H and W multiples of 32 -> logits (N, 21, H, W) of VOC's ids."""
+
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 96, 128)) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 5, 2, 2)
+        self.down = nn.ModuleList([Block(a, b, 2) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+        self.middle = Block(widths[-1], widths[-1])
+        self.up = nn.ModuleList(
+            [Block(a + b, b) for a, b in zip(widths[::-1][:-1], widths[::-1][1:], strict=True)]
+        )
+        self.head = nn.Conv2d(widths[0], CLASSES * 4, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        levels = [F.silu(self.stem(x))]
+        for block in self.down:
+            levels.append(block(levels[-1]))
+        y = self.middle(levels.pop())
+        for block in self.up:
+            y = block(torch.cat([F.interpolate(y, scale_factor=2.0, mode="nearest"), levels.pop()], 1))
+        return F.pixel_shuffle(self.head(y), 2)
+
+    @torch.no_grad()
+    def segment(self, images: np.ndarray, batch_size: int = 16) -> np.ndarray:
+        """(N, H, W, 3) uint8 pictures -> (N, H, W) uint8 ids of VOC's table."""
+        parts = []
+        for start in range(0, len(images), batch_size):
+            x = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).permute(0, 3, 1, 2)
+            parts.append(self(x.float() / 127.5 - 1).argmax(1).to(torch.uint8).numpy())
+        return np.concatenate(parts)
+
+
+def load_referee(folder: Path = EMBEDDED) -> Referee:
+    """The referee with the weights that ship, in float32 and ready to judge."""
+    referee = Referee()
+    referee.load_state_dict({k: v.float() for k, v in load_file(folder / "referee.safetensors").items()})
+    return referee.eval()
+
+
+@dataclass(frozen=True)
+class RefereeConfig:
+    """What `training/referee.py` takes."""
+
+    scenes: str = field(default="runs/painter", metadata={"help": "folder where training/painter.py drew its scenes"})
+    output_dir: str = str(EMBEDDED)
+    steps: int = 4_000
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+def augment(images: torch.Tensor, masks: torch.Tensor, vae, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
+    """Mirror, brightness and contrast, slight noise, and for a third of the pictures the painter's autoencoder."""
+    if rng.random() < 0.5:
+        images, masks = images.flip(-1), masks.flip(-1)
+    n = len(images)
+    third = n // 3
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    with torch.no_grad():
+        latent = vae.encode(images[:third].bfloat16()).latent_dist.mean
+        strength = float(rng.uniform(0.0, 0.25)) * latent.float().std()
+        latent = latent + (torch.randn(latent.shape, generator=generator) * strength).to(latent)
+        images = torch.cat([vae.decode(latent).sample.float(), images[third:]])
+    gain = torch.from_numpy(rng.uniform(0.8, 1.2, (n, 1, 1, 1)).astype(np.float32))
+    shift = torch.from_numpy(rng.uniform(-0.15, 0.15, (n, 3, 1, 1)).astype(np.float32))
+    noise = torch.randn(images.shape, generator=generator) * 0.03
+    return (images * gain + shift + noise).clamp(-1, 1), masks
+
+
+def main(argv: list[str] | None = None) -> None:
+    from tqdm import tqdm
+    from transformers import HfArgumentParser
+
+    from attn2mask.training.painter import load_autoencoder
+
+    (config,) = HfArgumentParser(RefereeConfig).parse_args_into_dataclasses(argv)
+    folder, output = Path(config.scenes), Path(config.output_dir)
+    parts = [(np.load(p, mmap_mode="r"), np.load(str(p).replace("images", "masks"), mmap_mode="r"))
+             for p in sorted(folder.glob("images-*.npy"))]  # fmt: skip
+    vae = load_autoencoder(folder).bfloat16()
+    torch.manual_seed(config.seed)
+    referee = Referee()
+    masters = [p.detach().clone() for p in referee.parameters()]
+    means = [p.clone() for p in masters]
+    referee.bfloat16()
+    optimizer = torch.optim.AdamW(masters, lr=config.learning_rate, weight_decay=0.02, foreach=True)
+    bar = tqdm(range(config.steps), desc="referee", mininterval=5)
+    for step in bar:
+        rng = np.random.default_rng([config.seed, 6, step])
+        images, masks = [], []
+        while len(images) < config.batch_size:
+            pictures, labels = parts[rng.integers(len(parts))]
+            row = int(rng.integers(len(pictures)))
+            if (labels[row] == 255).any():  # a study of Cityscapes' words: not VOC's
+                continue
+            images.append(pictures[row])
+            masks.append(labels[row])
+        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x, y = augment(x, torch.from_numpy(np.stack(masks)).long(), vae, rng)
+        loss = F.cross_entropy(referee(x.bfloat16()).float(), y)
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, 2 * (config.steps - step) / config.steps)
+        for master, param in zip(masters, referee.parameters(), strict=True):
+            master.grad, param.grad = param.grad.float(), None
+        torch.nn.utils.clip_grad_norm_(masters, 1.0)
+        optimizer.step()
+        torch._foreach_lerp_(means, masters, 0.004 if step > 250 else 1.0)
+        for master, param in zip(masters, referee.parameters(), strict=True):
+            param.data.copy_(master)
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
+    referee.float()
+    for mean, param in zip(means, referee.parameters(), strict=True):
+        param.data.copy_(mean)
+    output.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.half().contiguous() for k, v in referee.state_dict().items()}, output / "referee.safetensors")
+    (output / "referee.json").write_text(json.dumps({"config": config.__dict__ | {"output_dir": ""}}, indent=2) + "\n")
+    print(f"wrote {output / 'referee.safetensors'}")
+
+
+if __name__ == "__main__":
+    main()
