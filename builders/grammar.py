@@ -1,7 +1,9 @@
-"""The built-in offline grammar: captions in the manner of COCO's, for any class table and for the drawn worlds.
+"""The built-in offline grammar: captions in the manner of COCO's, for any class table and for the drawn
+worlds.
 
-``caption`` writes what a build paints when no captions are given; ``sentence`` is what it and the captions of drawn
-scenes share. ``SCENE_WORDS`` are words of scenes that the embedded tokenizer knows besides, for captions of other kinds.
+``caption`` writes what a build paints when no captions are given; ``sentence`` is what it and the captions
+of drawn scenes share. ``SCENE_WORDS`` are words of scenes that the embedded tokenizer knows besides, for
+captions of other kinds.
 """
 
 from __future__ import annotations
@@ -314,7 +316,9 @@ def sentence(phrases: Sequence[str], place: str, rng: np.random.Generator) -> st
 
 
 def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
-    """A caption that names 1 to 3 classes of ``table``, ``balance_class`` (a position in ``table.classes``) first if given."""
+    """A caption that names 1 to 3 classes of ``table``, ``balance_class`` (a position in
+    ``table.classes``) first if given.
+    """
     first = int(rng.integers(len(table.classes))) if balance_class is None else balance_class
     count = min(int(rng.choice([1, 2, 3], p=[0.65, 0.28, 0.07])), len(table.classes))
     others = [c for c in rng.permutation(len(table.classes))[: count + 1] if c != first][: count - 1]

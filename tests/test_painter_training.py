@@ -64,7 +64,11 @@ def trainer(path, steps):
 def run(net, worker, until):
     def loss(step):
         x = torch.from_numpy(np.random.default_rng(step).normal(size=(16, 4)).astype(np.float32))
-        return (net(x.to(worker.params[0])).float() - x.sum(1, keepdim=True).to(worker.params[0].device)).square().mean()
+        return (
+            (net(x.to(worker.params[0])).float() - x.sum(1, keepdim=True).to(worker.params[0].device))
+            .square()
+            .mean()
+        )
 
     while worker.step < until:
         worker.update(loss(worker.step))

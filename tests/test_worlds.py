@@ -1,11 +1,13 @@
-"""The drawn worlds: exact masks, every class there in two kinds or more, and colours that do not tell the class."""
+"""The drawn worlds: exact masks, every class there in two kinds or more, and colours that do not tell the
+class.
+"""
 
 import numpy as np
 import pytest
 from attn2mask.builders.labels import load_table
 from attn2mask.builders.worlds.canvas import PALETTE, SUPERSAMPLE, Pen, Style, smooth
 from attn2mask.builders.worlds.kinds import KINDS, kinds_of
-from attn2mask.builders.worlds.scenes import STUDY_THINGS, VOC_THINGS, WORLDS, draw_scene
+from attn2mask.builders.worlds.scenes import VOC_THINGS, WORLDS, draw_scene
 from attn2mask.builders.worlds.street import BACKDROPS, GROUNDS, draw_backdrop, draw_ground
 from attn2mask.training.evaluation import confusion_matrix, mean_iou
 
@@ -126,7 +128,10 @@ def test_colour_alone_does_not_tell_the_class():
     counts = np.ones((4096, 21))
     for colour, mask in scenes(0, 400):
         np.add.at(counts, (colour.ravel(), mask.ravel()), 1)
-    for weights in (np.ones(21), 1 / counts.sum(0)):  # the likeliest class, and the same with all classes alike
+    for weights in (
+        np.ones(21),
+        1 / counts.sum(0),
+    ):  # the likeliest class, and the same with all classes alike
         best = (counts * weights).argmax(1)
         matrix = sum(confusion_matrix(best[colour], mask, 21) for colour, mask in scenes(5000, 100))
         assert mean_iou(matrix) < 0.25

@@ -3,11 +3,12 @@
     python training/evidence.py --out runs/evidence [--model runs/painter/pipeline]
 
 Four measurements, on seeds that nothing was trained on:
-- rendered: drawn scenes with exact masks are encoded, noised and denoised by one pass under the recorder, so the masks
-  from attention can be held against the truth;
+- rendered: drawn scenes with exact masks are encoded, noised and denoised by one pass under the recorder,
+so the masks from attention can be held against the truth;
 - recognised: of pictures painted from a caption with one class, how many the referee takes for that class;
 - pairs: of captions with two classes, in how many pictures the referee finds both;
-- painted: the masks of those pictures under each preset, threshold and reliability rule against the referee.
+- painted: the masks of those pictures under each preset, threshold and reliability rule against the
+  referee.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from attn2mask.training.evaluation import confusion_matrix, mean_iou
 from attn2mask.training.referee import Referee, load_referee
 from tqdm import tqdm
 
-HELD_OUT = 77_000_000  # seeds of scenes from here on belong to evaluation; training draws from other sequences
+HELD_OUT = (
+    77_000_000  # seeds of scenes from here on belong to evaluation; training draws from other sequences
+)
 PRESENT = 0.01  # a class is in a picture where the referee gives it at least this share of the pixels
 
 
@@ -54,7 +57,9 @@ class EvidenceConfig:
 
 def prompt_of(table: ClassTable, text: str, painter: Painter) -> Prompt:
     """``text`` as a prompt, its words left as they are."""
-    return PromptSource(table, [Caption(text, "evidence")], painter.tokenizers, seed=0, alias_probability=0.0).prompt(0, 0)
+    return PromptSource(
+        table, [Caption(text, "evidence")], painter.tokenizers, seed=0, alias_probability=0.0
+    ).prompt(0, 0)
 
 
 def drawn_scenes(world: str, count: int) -> Iterator:
@@ -72,7 +77,9 @@ def referee_accuracy(referee: Referee, world: str, count: int) -> float:
 
 @torch.no_grad()
 def rendered_scores(painter: Painter, table: ClassTable, count: int, timestep: int = 350) -> list[tuple]:
-    """(image, exact mask, scores, classes) of drawn scenes: encode, add the noise of ``timestep``, one pass."""
+    """(image, exact mask, scores, classes) of drawn scenes: encode, add the noise of ``timestep``, one
+    pass.
+    """
     pipe, out = painter.pipe, []
     alpha = pipe.scheduler.alphas_cumprod[timestep]
     for index, scene in enumerate(tqdm(drawn_scenes("objects", count), "rendered", count, mininterval=5)):
@@ -83,7 +90,9 @@ def rendered_scores(painter: Painter, table: ClassTable, count: int, timestep: i
         x = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 127.5 - 1
         latent = pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(index))
-        ids = pipe.tokenizer(prompt.text, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        ids = pipe.tokenizer(
+            prompt.text, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
         text = pipe.text_encoder(ids).last_hidden_state
         spans = [dict(zip(prompt.words, prompt.spans, strict=True))]
         with AttentionRecorder(SimpleNamespace(unet=pipe.unet), spans) as recorder:
@@ -99,19 +108,26 @@ def paint(painter: Painter, prompts: Sequence[Prompt], seed: int, desc: str) -> 
     for start in tqdm(range(0, len(prompts), 8), desc, mininterval=5):
         batch = prompts[start : start + 8]
         images, maps, _ = painter.paint(
-            batch, [seed + start + k for k in range(len(batch))], steps=d.steps, guidance_scale=d.guidance_scale,
+            batch, [seed + start + k for k in range(len(batch))], steps=d.steps,
+            guidance_scale=d.guidance_scale,
             height=d.height, width=d.width,
         )  # fmt: skip
         for prompt, image, of_word in zip(batch, images, maps, strict=True):
             yield image, [of_word[word] for word in prompt.words], prompt.classes
 
 
-def mask_iou(samples: Sequence[tuple], truth: Sequence[np.ndarray], rules: Rules, table: ClassTable) -> dict[str, float]:
-    """Mean IoU of coarse and refined masks, and inside and outside the reliable part, of (image, maps, classes)."""
+def mask_iou(
+    samples: Sequence[tuple], truth: Sequence[np.ndarray], rules: Rules, table: ClassTable
+) -> dict[str, float]:
+    """Mean IoU of coarse and refined masks, and inside and outside the reliable part, of (image, maps,
+    classes).
+    """
     n = len(table.names)
     coarse, refined, inside, outside = (np.zeros((n, n + 1), np.int64) for _ in range(4))
     for (image, maps, classes), target in zip(samples, truth, strict=True):
-        labels = label_picture(image, quantise(class_scores(maps, rules)[0]), rules, table.background is not None)
+        labels = label_picture(
+            image, quantise(class_scores(maps, rules)[0]), rules, table.background is not None
+        )
         mask = to_ids(labels.mask, classes, table)
         coarse += confusion_matrix(to_ids(labels.coarse, classes, table), target, n)
         matrix = confusion_matrix(mask, np.where(labels.reliability > 127, target, 255), n)
@@ -180,9 +196,12 @@ def measure(config: EvidenceConfig) -> None:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "evidence.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(f"referee: mIoU {report['referee_miou']:.3f} on objects, {report['referee_miou_shifted']:.3f} on shifted")
+    print(
+        f"referee: {report['referee_miou']:.3f} on objects, {report['referee_miou_shifted']:.3f} on shifted"
+    )
     good = sum(v >= 0.8 for v in report["recognised"].values())
-    print(f"recognised: {np.mean(list(report['recognised'].values())):.3f} of single things; {good} of 20 classes in 80 %")
+    mean = np.mean(list(report["recognised"].values()))
+    print(f"recognised: {mean:.3f} of single things; {good} of 20 classes in 80 % or more")
     print("  " + ", ".join(f"{k} {v:.2f}" for k, v in report["recognised"].items()))
     print(f"pairs: both classes in {report['pairs']:.3f}")
     print(f"{'rules':24}{'rendered':>18}{'painted':>18}{'inside':>9}{'outside':>9}{'reliable':>10}")

@@ -1,14 +1,17 @@
-"""The referee: a small segmenter trained on drawn scenes with exact masks, which judges what has no ground truth.
+"""The referee: a small segmenter trained on drawn scenes with exact masks, which judges what has no ground
+truth.
 
     python training/referee.py --scenes runs/painter --output-dir builders/embedded/referee
 
-Painted pictures have no exact masks, so the demo asks the referee: which pixels of a painted picture look like which of
-VOC's classes? It has never seen a painted picture; a third of its training pictures went through the painter's
-autoencoder, so that its blur is not taken for something else. Its own accuracy stands beside everything it says.
+Painted pictures have no exact masks, so the demo asks the referee: which pixels of a painted picture look
+like which of VOC's classes? It has never seen a painted picture; a third of its training pictures went
+through the painter's autoencoder, so that its blur is not taken for something else. Its own accuracy stands
+beside everything it says.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +34,9 @@ class Block(nn.Module):
         self.first = nn.Conv2d(inside, outside, 3, stride, 1)
         self.second = nn.Conv2d(outside, outside, 3, 1, 1)
         self.norms = nn.ModuleList([nn.GroupNorm(8, outside), nn.GroupNorm(8, outside)])
-        self.shortcut = nn.Conv2d(inside, outside, 1, stride) if stride > 1 or inside != outside else nn.Identity()
+        self.shortcut = (
+            nn.Conv2d(inside, outside, 1, stride) if stride > 1 or inside != outside else nn.Identity()
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.silu(self.norms[0](self.first(x)))
@@ -44,7 +49,7 @@ class Referee(nn.Module):
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 96, 128)) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, widths[0], 5, 2, 2)
-        self.down = nn.ModuleList([Block(a, b, 2) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+        self.down = nn.ModuleList([Block(a, b, 2) for a, b in itertools.pairwise(widths)])
         self.middle = Block(widths[-1], widths[-1])
         self.up = nn.ModuleList(
             [Block(a + b, b) for a, b in zip(widths[::-1][:-1], widths[::-1][1:], strict=True)]
@@ -81,7 +86,9 @@ def load_referee(folder: Path = EMBEDDED) -> Referee:
 class RefereeConfig:
     """What `training/referee.py` takes."""
 
-    scenes: str = field(default="runs/painter", metadata={"help": "folder where training/painter.py drew its scenes"})
+    scenes: str = field(
+        default="runs/painter", metadata={"help": "folder where training/painter.py drew its scenes"}
+    )
     output_dir: str = str(EMBEDDED)
     steps: int = 4_000
     batch_size: int = 16
@@ -89,8 +96,12 @@ class RefereeConfig:
     seed: int = 0
 
 
-def augment(images: torch.Tensor, masks: torch.Tensor, vae, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
-    """Mirror, brightness and contrast, slight noise, and for a third of the pictures the painter's autoencoder."""
+def augment(
+    images: torch.Tensor, masks: torch.Tensor, vae, rng: np.random.Generator
+) -> tuple[torch.Tensor, ...]:
+    """Mirror, brightness and contrast, slight noise, and for a third of the pictures the painter's
+    autoencoder.
+    """
     if rng.random() < 0.5:
         images, masks = images.flip(-1), masks.flip(-1)
     n = len(images)
@@ -108,10 +119,9 @@ def augment(images: torch.Tensor, masks: torch.Tensor, vae, rng: np.random.Gener
 
 
 def main(argv: list[str] | None = None) -> None:
+    from attn2mask.training.painter import load_autoencoder
     from tqdm import tqdm
     from transformers import HfArgumentParser
-
-    from attn2mask.training.painter import load_autoencoder
 
     (config,) = HfArgumentParser(RefereeConfig).parse_args_into_dataclasses(argv)
     folder, output = Path(config.scenes), Path(config.output_dir)
@@ -140,7 +150,9 @@ def main(argv: list[str] | None = None) -> None:
         loss = F.cross_entropy(referee(x.bfloat16()).float(), y)
         loss.backward()
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, 2 * (config.steps - step) / config.steps)
+            group["lr"] = config.learning_rate * min(
+                1.0, (step + 1) / 100, 2 * (config.steps - step) / config.steps
+            )
         for master, param in zip(masters, referee.parameters(), strict=True):
             master.grad, param.grad = param.grad.float(), None
         torch.nn.utils.clip_grad_norm_(masters, 1.0)
@@ -154,8 +166,12 @@ def main(argv: list[str] | None = None) -> None:
     for mean, param in zip(means, referee.parameters(), strict=True):
         param.data.copy_(mean)
     output.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in referee.state_dict().items()}, output / "referee.safetensors")
-    (output / "referee.json").write_text(json.dumps({"config": config.__dict__ | {"output_dir": ""}}, indent=2) + "\n")
+    save_file(
+        {k: v.half().contiguous() for k, v in referee.state_dict().items()}, output / "referee.safetensors"
+    )
+    (output / "referee.json").write_text(
+        json.dumps({"config": config.__dict__ | {"output_dir": ""}}, indent=2) + "\n"
+    )
     print(f"wrote {output / 'referee.safetensors'}")
 
 

@@ -1,9 +1,10 @@
 """Vector drawing with exact masks: a pen that draws one thing as polygons, and the styles it draws in.
 
-Every primitive ends as a polygon in the thing's own box (x to the right, y DOWN, both 0 to 1), is mapped by one
-affine transform to the supersampled canvas, and is painted twice: its colour on the RGB layer, its area on the
-coverage layer. So a mask is exact by construction. A thing's kind never decides its colours: ``Pen.colour`` draws
-them from one palette that all kinds share, so that telling classes by colour is not enough.
+Every primitive ends as a polygon in the thing's own box (x to the right, y DOWN, both 0 to 1), is mapped by
+one affine transform to the supersampled canvas, and is painted twice: its colour on the RGB layer, its area
+on the coverage layer. So a mask is exact by construction. A thing's kind never decides its colours:
+``Pen.colour`` draws them from one palette that all kinds share, so that telling classes by colour is not
+enough.
 """
 
 from __future__ import annotations
@@ -100,9 +101,10 @@ def smooth(points: Points, closed: bool = True, steps: int = 6) -> np.ndarray:
 class Pen:
     """Draws one thing into its unit box; whatever it draws is the thing's mask.
 
-    ``pen.rng`` is the thing's own generator: use it for every random choice (shape, pose, parts). ``pen.body`` is the
-    body colour, ``pen.accent`` a second one that differs from it; ``pen.dark``, ``pen.light`` and ``pen.glass`` are
-    neutral colours for tyres, windows, eyes. Widths are in units of the box's height.
+    ``pen.rng`` is the thing's own generator: use it for every random choice (shape, pose, parts).
+    ``pen.body`` is the body colour, ``pen.accent`` a second one that differs from it; ``pen.dark``,
+    ``pen.light`` and ``pen.glass`` are neutral colours for tyres, windows, eyes. Widths are in units of the
+    box's height.
     """
 
     def __init__(
@@ -113,7 +115,9 @@ class Pen:
         rng: np.random.Generator,
         body: str | None = None,
     ) -> None:
-        """``size`` is (width, height) of the supersampled canvas, ``transform`` the 2 x 3 map from box to canvas."""
+        """``size`` is (width, height) of the supersampled canvas, ``transform`` the 2 x 3 map from box to
+        canvas.
+        """
         self.style, self.rng = style, rng
         self.transform = transform
         self.unit = float(np.sqrt(abs(np.linalg.det(transform[:, :2]))))  # canvas pixels per unit of the box
@@ -170,7 +174,14 @@ class Pen:
         self.polygon(smooth(points), colour, outline)
 
     def ellipse(
-        self, cx: float, cy: float, rx: float, ry: float, colour: Colour, angle: float = 0.0, outline: bool = True
+        self,
+        cx: float,
+        cy: float,
+        rx: float,
+        ry: float,
+        colour: Colour,
+        angle: float = 0.0,
+        outline: bool = True,
     ) -> None:
         """A filled ellipse about (cx, cy); ``angle`` in radians, clockwise as seen (y is down)."""
         t = np.linspace(0, 2 * np.pi, 28, endpoint=False)
@@ -179,7 +190,14 @@ class Pen:
         self.polygon(np.stack([cx + x * c - y * s, cy + x * s + y * c], 1), colour, outline)
 
     def rectangle(
-        self, x0: float, y0: float, x1: float, y1: float, colour: Colour, radius: float = 0.0, outline: bool = True
+        self,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        colour: Colour,
+        radius: float = 0.0,
+        outline: bool = True,
     ) -> None:
         """A filled rectangle with corners rounded by ``radius`` (in the box's units)."""
         r = min(radius, abs(x1 - x0) / 2, abs(y1 - y0) / 2)
@@ -213,7 +231,9 @@ class Pen:
 
     @contextmanager
     def atop(self) -> Iterator[None]:
-        """Within it, drawing only recolours what the thing covers already (stripes, patches), never adds to it."""
+        """Within it, drawing only recolours what the thing covers already (stripes, patches), never adds to
+        it.
+        """
         self._covers = False
         try:
             yield

@@ -13,8 +13,10 @@ class Kind:
     """One drawable kind of a class.
 
     Attributes:
-        thing: the class it belongs to: a VOC name ("bus", "diningtable") or a Cityscapes name ("traffic light").
-        names: words of this kind alone ("double-decker bus"); words of the class in general come from its table.
+        thing: the class it belongs to: a VOC name ("bus", "diningtable") or a Cityscapes name ("traffic
+            light").
+        names: words of this kind alone ("double-decker bus"); words of the class in general come from its
+            table.
         draw: draws it into the pen's unit box, facing right if it faces anywhere, standing on y = 1.
         aspect: width over height of its natural box.
         place: where it stands: "ground", "air" or "water".
@@ -32,7 +34,13 @@ class Kind:
 KINDS: list[Kind] = []
 
 
-def kind(thing: str, *names: str, aspect: float = 1.0, place: str = "ground", scale: tuple[float, float] = (0.62, 0.92)):
+def kind(
+    thing: str,
+    *names: str,
+    aspect: float = 1.0,
+    place: str = "ground",
+    scale: tuple[float, float] = (0.62, 0.92),
+):
     """Register the decorated ``draw(pen)`` as a kind of ``thing``."""
 
     def register(draw: Callable[[Pen], None]) -> Callable[[Pen], None]:

@@ -1,8 +1,9 @@
 """Scenes of the drawn worlds: pictures whose masks are exact, with what is in them for captions to say.
 
-``objects`` has one to three things of VOC's 20 classes before a calm backdrop. ``shifted`` has the same things in a
-look that the embedded painter never saw: pencil outlines, hatching and washed-out colours on toned paper. ``studies``
-shows Cityscapes' words as single things and plain grounds, never a street. Every scene is a function of its seed:
+``objects`` has one to three things of VOC's 20 classes before a calm backdrop. ``shifted`` has the same
+things in a look that the embedded painter never saw: pencil outlines, hatching and washed-out colours on
+toned paper. ``studies`` shows Cityscapes' words as single things and plain grounds, never a street. Every
+scene is a function of its seed:
 
     scene = draw_scene("objects", np.random.default_rng([seed, index]))
 """
@@ -21,16 +22,50 @@ from PIL import Image
 
 VOC_THINGS = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+    *(
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ),
 )
 STUDY_THINGS = (
-    *("building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain", "rider", "truck"),
+    *(
+        "building",
+        "wall",
+        "fence",
+        "pole",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+        "terrain",
+        "rider",
+        "truck",
+    ),
 )
 WORLDS = ("objects", "shifted", "studies")
 
 _WATER, _AIR = ("water", "beach"), ("sky", "sky", "mountains", "sunset", "night", "plain", "field")
 _INDOORS = ("room", "floor", "kitchen", "rug", "plain", "pattern", "room")
-_OUTDOORS = ("field", "field", "beach", "road", "dirt", "snow", "desert", "mountains", "night", "sunset", "plain")
+_OUTDOORS = (
+    "field",
+    "field",
+    "beach",
+    "road",
+    "dirt",
+    "snow",
+    "desert",
+    "mountains",
+    "night",
+    "sunset",
+    "plain",
+)
 _HABITAT = {
     "train": ("tracks", "tracks", "field", "mountains", "plain"),
     "aeroplane": ("sky", "sky", "runway", "mountains", "sunset", "plain"),
@@ -54,7 +89,8 @@ class Scene:
 
     Attributes:
         image: (H, W, 3) uint8.
-        mask: (H, W) uint8; 0 is background, k is the k-th of ``VOC_THINGS`` counted from 1. Studies: 255 on the thing.
+        mask: (H, W) uint8; 0 is background, k is the k-th of ``VOC_THINGS`` counted from 1. Studies: 255 on
+            the thing.
         things: from back to front; empty for a plain ground.
         place: the phrase of the backdrop ("on a sandy beach", may be empty), or the ground's name.
     """
@@ -66,7 +102,9 @@ class Scene:
 
 
 def random_style(world: str, rng: np.random.Generator) -> Style:
-    """A look for one scene: the painter's looks for ``objects`` and ``studies``, a foreign one for ``shifted``."""
+    """A look for one scene: the painter's looks for ``objects`` and ``studies``, a foreign one for
+    ``shifted``.
+    """
     if world == "shifted":
         return Style(
             outline=rng.uniform(1.2, 2.0),
@@ -88,8 +126,12 @@ def random_style(world: str, rng: np.random.Generator) -> Style:
     )
 
 
-def draw_scene(world: str, rng: np.random.Generator, size: int = 128, things: tuple[str, ...] | None = None) -> Scene:
-    """One scene of ``world``, ``size`` x ``size``; ``things`` fixes its classes, else they are drawn at random."""
+def draw_scene(
+    world: str, rng: np.random.Generator, size: int = 128, things: tuple[str, ...] | None = None
+) -> Scene:
+    """One scene of ``world``, ``size`` x ``size``; ``things`` fixes its classes, else they are drawn at
+    random.
+    """
     if world not in WORLDS:
         raise ValueError(f"no drawn world named {world!r}; there are {', '.join(WORLDS)}")
     style = random_style(world, rng)
@@ -145,7 +187,9 @@ def _choose_backdrop(kinds: list[Kind], rng: np.random.Generator) -> str:
 def _arrange(
     kinds: list[Kind], horizon: float, side: int, rng: np.random.Generator
 ) -> list[tuple[Kind, np.ndarray]]:
-    """Places for the things, back to front: side by side in random order, those lower in the picture in front."""
+    """Places for the things, back to front: side by side in random order, those lower in the picture in
+    front.
+    """
     n = len(kinds)
     shrink = {1: 1.0, 2: 0.7, 3: 0.55}[n]
     order = rng.permutation(n)
