@@ -130,7 +130,7 @@ def square(side=48, inner=16):
 
 
 def test_agreement_takes_the_threshold_that_the_crf_confirms():
-    """A ring about the square scores 0.55: a threshold below it lets the ring in, and the CRF throws it out."""
+    """A ring about the square scores 0.55: a threshold below it lets it in, and the CRF throws it out."""
     image, inside = square()
     ring = np.zeros_like(inside)
     ring[8:-8, 8:-8] = True

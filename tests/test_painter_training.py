@@ -12,14 +12,13 @@ from attn2mask.training.painter import (
     TOKENS,
     UNKNOWN,
     Captions,
-    Ranks,
-    Trainer,
     make_autoencoder,
     make_tokenizer,
     make_unet,
     timesteps,
     vocabulary,
 )
+from attn2mask.training.trainer import Ranks, Trainer
 
 
 def test_the_tokenizer_knows_every_class_word():

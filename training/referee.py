@@ -4,7 +4,7 @@ truth.
     python training/referee.py --scenes runs/painter --output-dir builders/embedded/referee
 
 Painted pictures have no exact masks, so the demo asks the referee: which pixels of a painted picture look
-like which of VOC's classes? It has never seen a painted picture; a third of its training pictures went
+like which of VOC's classes? It has never seen a painted picture; a fifth of its training pictures went
 through the painter's autoencoder, so that its blur is not taken for something else. Its own accuracy stands
 beside everything it says.
 """
@@ -12,7 +12,6 @@ beside everything it says.
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,7 +89,7 @@ class RefereeConfig:
         default="runs/painter", metadata={"help": "folder where training/painter.py drew its scenes"}
     )
     output_dir: str = str(EMBEDDED)
-    steps: int = 4_000
+    steps: int = 8_000
     batch_size: int = 16
     learning_rate: float = 2e-3
     seed: int = 0
@@ -99,19 +98,19 @@ class RefereeConfig:
 def augment(
     images: torch.Tensor, masks: torch.Tensor, vae, rng: np.random.Generator
 ) -> tuple[torch.Tensor, ...]:
-    """Mirror, brightness and contrast, slight noise, and for a third of the pictures the painter's
+    """Mirror, brightness and contrast, slight noise, and for a fifth of the pictures the painter's
     autoencoder.
     """
     if rng.random() < 0.5:
         images, masks = images.flip(-1), masks.flip(-1)
     n = len(images)
-    third = n // 3
+    through = n // 5
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     with torch.no_grad():
-        latent = vae.encode(images[:third].bfloat16()).latent_dist.mean
+        latent = vae.encode(images[:through].bfloat16()).latent_dist.mean
         strength = float(rng.uniform(0.0, 0.25)) * latent.float().std()
         latent = latent + (torch.randn(latent.shape, generator=generator) * strength).to(latent)
-        images = torch.cat([vae.decode(latent).sample.float(), images[third:]])
+        images = torch.cat([vae.decode(latent).sample.float(), images[through:]])
     gain = torch.from_numpy(rng.uniform(0.8, 1.2, (n, 1, 1, 1)).astype(np.float32))
     shift = torch.from_numpy(rng.uniform(-0.15, 0.15, (n, 3, 1, 1)).astype(np.float32))
     noise = torch.randn(images.shape, generator=generator) * 0.03
@@ -119,60 +118,48 @@ def augment(
 
 
 def main(argv: list[str] | None = None) -> None:
-    from attn2mask.training.painter import load_autoencoder
-    from tqdm import tqdm
+    from attn2mask.training.painter import load_autoencoder, to_tensor
+    from attn2mask.training.trainer import Ranks, Trainer
     from transformers import HfArgumentParser
 
     (config,) = HfArgumentParser(RefereeConfig).parse_args_into_dataclasses(argv)
     folder, output = Path(config.scenes), Path(config.output_dir)
-    parts = [(np.load(p, mmap_mode="r"), np.load(str(p).replace("images", "masks"), mmap_mode="r"))
-             for p in sorted(folder.glob("images-*.npy"))]  # fmt: skip
+    output.mkdir(parents=True, exist_ok=True)
+    ranks = Ranks()
+    parts = [
+        (np.load(path, mmap_mode="r"), np.load(folder / path.name.replace("images", "masks"), mmap_mode="r"))
+        for path in sorted(folder.glob("images-*.npy"))
+    ]
     vae = load_autoencoder(folder).bfloat16()
     torch.manual_seed(config.seed)
     referee = Referee()
-    masters = [p.detach().clone() for p in referee.parameters()]
-    means = [p.clone() for p in masters]
-    referee.bfloat16()
-    optimizer = torch.optim.AdamW(masters, lr=config.learning_rate, weight_decay=0.02, foreach=True)
-    bar = tqdm(range(config.steps), desc="referee", mininterval=5)
-    for step in bar:
-        rng = np.random.default_rng([config.seed, 6, step])
+    trainer = Trainer(
+        {"referee": referee},
+        ranks,
+        folder / "referee.safetensors",
+        learning_rate=config.learning_rate,
+        steps=config.steps,
+        ema=0.998,
+    )
+
+    def loss(step: int) -> torch.Tensor:
+        rng = np.random.default_rng([config.seed, 6, step, ranks.rank])
         images, masks = [], []
         while len(images) < config.batch_size:
             pictures, labels = parts[rng.integers(len(parts))]
             row = int(rng.integers(len(pictures)))
-            if (labels[row] == 255).any():  # a study of Cityscapes' words: not VOC's
-                continue
-            images.append(pictures[row])
-            masks.append(labels[row])
-        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        x, y = augment(x, torch.from_numpy(np.stack(masks)).long(), vae, rng)
-        loss = F.cross_entropy(referee(x.bfloat16()).float(), y)
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(
-                1.0, (step + 1) / 100, 2 * (config.steps - step) / config.steps
-            )
-        for master, param in zip(masters, referee.parameters(), strict=True):
-            master.grad, param.grad = param.grad.float(), None
-        torch.nn.utils.clip_grad_norm_(masters, 1.0)
-        optimizer.step()
-        torch._foreach_lerp_(means, masters, 0.004 if step > 250 else 1.0)
-        for master, param in zip(masters, referee.parameters(), strict=True):
-            param.data.copy_(master)
-        if step % 50 == 0:
-            bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
-    referee.float()
-    for mean, param in zip(means, referee.parameters(), strict=True):
-        param.data.copy_(mean)
-    output.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.half().contiguous() for k, v in referee.state_dict().items()}, output / "referee.safetensors"
-    )
-    (output / "referee.json").write_text(
-        json.dumps({"config": config.__dict__ | {"output_dir": ""}}, indent=2) + "\n"
-    )
-    print(f"wrote {output / 'referee.safetensors'}")
+            if not (labels[row] == 255).any():  # else a study of Cityscapes' words: not VOC's
+                images.append(pictures[row])
+                masks.append(labels[row])
+        x, y = augment(to_tensor(np.stack(images)), torch.from_numpy(np.stack(masks)).long(), vae, rng)
+        return F.cross_entropy(referee(x.bfloat16()).float(), y)
+
+    trainer.run("referee", loss)
+    trainer.mean_weights()
+    if ranks.main:
+        weights = {k: v.half().contiguous() for k, v in referee.state_dict().items()}
+        save_file(weights, output / "referee.safetensors")
+        print(f"wrote {output / 'referee.safetensors'}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,184 @@
+"""The command line: help, YAML and flags, and one clear line for each mistake."""
+
+import subprocess
+import sys
+
+import pytest
+from attn2mask.builders.arguments import parse
+from attn2mask.builders.build import BuildConfig
+from attn2mask.builders.errors import UserError
+from attn2mask.hub.cli import main
+
+
+def config(*argv: str) -> BuildConfig:
+    return parse(BuildConfig, argv, "attn2mask build", "")
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
+def test_help_lists_the_commands(capsys, argv):
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    for command in ("build", "show", "remask", "demo"):
+        assert f"\n  {command} " in text
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("attn2mask 0.")
+
+
+def test_help_of_build_is_grouped_short_and_hyphenated(capsys):
+    with pytest.raises(SystemExit) as leave:
+        main(["build", "--help"])
+    assert leave.value.code == 0
+    text = capsys.readouterr().out
+    for expected in ("the model and how it paints:", "prompts:", "labels:", "the build:", "--num-images N"):
+        assert expected in text
+    assert "--num_images" not in text
+    assert len(text.splitlines()) < 70
+
+
+def test_help_and_import_load_no_heavy_library():
+    code = (
+        "import sys, attn2mask.builders; from attn2mask.hub.cli import main; main(['--help'])\n"
+        "sys.exit(bool({'torch', 'diffusers', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+    )
+
+
+def test_every_public_name_of_the_builders_exists():
+    import attn2mask.builders as builders
+
+    for name in builders.__all__:
+        assert getattr(builders, name) is not None
+    with pytest.raises(AttributeError):
+        _ = builders.nothing
+
+
+def test_defaults_and_flags():
+    assert config("voc") == BuildConfig("voc")
+    assert config("--seed", "3", "voc", "--store-scores", "--graded").seed == 3
+    given = config("voc", "--threshold", "fixed", "--beta", "0.3", "--store-scores", "--graded", "--balance")
+    assert (given.threshold, given.beta, given.store_scores, given.graded, given.balance) == (
+        *("fixed", 0.3),
+        *(True, True, True),
+    )
+
+
+def test_flags_win_over_yaml(tmp_path):
+    file = tmp_path / "build.yaml"
+    file.write_text("table: voc\nnum-images: 24\nalias_probability: 0.25\nstore_scores: true\nheight: null\n")
+    assert config("--config", str(file)) == BuildConfig(
+        "voc", num_images=24, alias_probability=0.25, store_scores=True
+    )
+    given = config("cityscapes", "--config", str(file), "--num-images", "5", "--store-scores", "false")
+    assert (given.table, given.num_images, given.store_scores) == ("cityscapes", 5, False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("num_imagse: 3\nsede: 1", "unknown num_imagse, sede; known are"),
+        ("num_images: many", "--num-images: invalid int value: 'many'"),
+        ("preset: best", "invalid choice: 'best'"),
+        ("seed: [1, 2]", "seed must be one value"),
+        ("- voc", "must hold lines of `option: value`"),
+        ("a: b: c", "cannot be read"),
+        ("batch_size: 0", "--batch-size 0: it must be at least 1"),
+    ],
+)
+def test_mistakes_in_yaml_are_named(tmp_path, content, message):
+    file = tmp_path / "build.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError) as error:
+        config("voc", "--config", str(file))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nothing"], "no command 'nothing'"),
+        (["build"], "TABLE is missing"),
+        (["build", "voc", "--nothing"], "unrecognized arguments: --nothing"),
+        (["build", "vox"], "no class table 'vox'"),
+        (["build", "missing.yaml"], "missing.yaml can't be read"),
+        (["build", "voc", "--config", "missing.yaml"], "--config missing.yaml cannot be read"),
+        (["build", "voc", "--captions", "missing.jsonl"], "missing.jsonl can't be read"),
+        (["build", "voc", "--model", "./missing"], "no model './missing'"),
+        (["build", "voc", "--num-images", "0"], "--num-images 0: it must be at least 1"),
+        (["build", "voc", "--num-images", "-4"], "--num-images -4: it must be at least 1"),
+        (["build", "voc", "--num-images", "x"], "invalid int value: 'x'"),
+        (["build", "voc", "--steps", "0"], "--steps 0: it must be at least 1"),
+        (["build", "voc", "--height", "-64"], "--height -64: it must be at least 1"),
+        (["build", "voc", "--workers", "0"], "--workers 0: it must be at least 1"),
+        (["build", "voc", "--shard-size", "0"], "--shard-size 0: it must be at least 1"),
+        (["build", "voc", "--seed", "-1"], "--seed -1: it must not be negative"),
+        (["build", "voc", "--guidance-scale", "nan"], "--guidance-scale nan: it must not be negative"),
+        (["build", "voc", "--alias-probability", "1.5"], "must lie between 0 and 1"),
+        (["build", "voc", "--alias-probability", "nan"], "must lie between 0 and 1"),
+        (
+            ["build", "voc", "--threshold", "fixed", "--beta", "-0.1"],
+            "--beta -0.1: it must lie between 0 and 1",
+        ),
+        (["build", "voc", "--beta", "0.3"], "--beta belongs to --threshold fixed"),
+        (["build", "voc", "--threshold", "best"], "invalid choice: 'best'"),
+        (["build", "voc", "--push-to-hub", "a/b/c"], "--push-to-hub a/b/c"),
+        (["show", "missing"], "missing holds no build"),
+        (["show", "missing", "--rows", "0"], "--rows 0: it must be at least 1"),
+        (["remask", "missing"], "missing holds no build"),
+        (["remask", "missing", "--beta", "2"], "must lie between 0 and 1"),
+    ],
+)
+def test_a_mistake_is_one_line_status_2_and_leaves_nothing(tmp_path, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert err.startswith("attn2mask: error: ")
+    assert out == ""
+    assert [
+        file for file in tmp_path.rglob("*") if file.is_file() and not file.name.startswith(".lock")
+    ] == []
+
+
+def test_sizes_and_steps_that_the_model_cannot_make(tiny_model, tmp_path, capsys):
+    model = ["--model", str(tiny_model("sd15")), "--out", str(tmp_path / "out")]
+    assert main(["build", "voc", *model, "--height", "100"]) == 2
+    assert "multiples of 8 pixels, not 100 x 128" in capsys.readouterr().err
+    assert main(["build", "voc", *model, "--steps", "5000"]) == 2
+    assert "--steps 5000: the model's scheduler has 1000" in capsys.readouterr().err
+
+
+def test_captions_without_a_class(tiny_model, tmp_path, capsys):
+    (tmp_path / "captions.txt").write_text("nothing to see\nhot dog on a stick\n")
+    options = ["--captions", str(tmp_path / "captions.txt"), "--model", str(tiny_model("sd15"))]
+    assert main(["build", "voc", "--out", str(tmp_path / "out"), *options]) == 2
+    assert "none of 2 captions names a class" in capsys.readouterr().err
+
+
+def test_places_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert main(["build", "voc", "--out", str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
+    assert main(["build", "voc", "--out", str(tmp_path / "file" / "below")]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    assert main(["build", "voc", "--out", str(tmp_path / "mine")]) == 2
+    assert "not empty, and no build made it" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_publishing_is_checked_before_painting(monkeypatch, capsys, tmp_path):
+    def offline(self):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", offline)
+    assert main(["build", "voc", "--out", str(tmp_path / "out"), "--push-to-hub", "org/name"]) == 2
+    assert "--push-to-hub org/name: no network (log in with `hf auth login`)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
