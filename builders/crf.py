@@ -53,7 +53,7 @@ def refine(image: np.ndarray, labels: np.ndarray, crf: CRF) -> Refined:
     field.addPairwiseBilateral(
         sxy=crf.bilateral_sxy * scale,
         srgb=crf.bilateral_srgb,
-        rgbim=np.ascontiguousarray(image),
+        rgbim=np.array(image, order="C"),
         compat=crf.bilateral_compat,
     )
     probabilities = np.array(field.inference(crf.iterations), np.float32).reshape(-1, height, width)

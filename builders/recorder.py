@@ -26,7 +26,7 @@ CHUNK = 2**25
 
 
 class UNetLayout:
-    """Where pixels attend to text in the UNets of Stable Diffusion 1.x, 2.x and XL: the layers named `attn2`."""
+    """Where pixels attend to text in UNets (Stable Diffusion 1.x, 2.x, XL): the layers named `attn2`."""
 
     def __init__(self, pipe: Any):
         self.denoiser = pipe.unet
@@ -193,7 +193,7 @@ class AttentionRecorder:
 
 
 class _Tap:
-    """A layer's own processor, wrapped: runs it unchanged, then hands its queries and keys to the recorder."""
+    """A layer's own processor, wrapped: runs it unchanged, then hands queries and keys to the recorder."""
 
     def __init__(self, recorder: AttentionRecorder, name: str, layer: nn.Module):
         self.recorder, self.name, self.layer = recorder, name, layer

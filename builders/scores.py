@@ -52,7 +52,7 @@ def dequantise(scores: np.ndarray) -> torch.Tensor:
 
 
 def _chosen(sizes: list[tuple[int, int]], sides: tuple[int, int]) -> list[tuple[int, int]]:
-    """The sizes whose shorter side lies in the closed range `sides`; if none does, the nearest (and larger)."""
+    """The sizes whose shorter side lies in the closed range `sides`, or else the nearest (and larger)."""
     distance = {size: max(sides[0] - min(size), min(size) - sides[1], 0) for size in sizes}
     nearest = min(sizes, key=lambda size: (distance[size], -min(size)))
     if distance[nearest] > 0:

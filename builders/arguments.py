@@ -1,0 +1,128 @@
+"""A command is one frozen dataclass; flags and YAML are read into it by one parser.
+
+`HfArgumentParser` makes the flags from the fields. On top of it come groups in the help, one positional
+argument, `--config FILE.yaml` whose values go through the same checks as flags (and lose against them), and
+mistakes as `UserError`.
+"""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from attn2mask.builders.errors import UserError
+from transformers import HfArgumentParser
+
+Command = TypeVar("Command")
+
+
+def option(help: str, default: Any = MISSING, group: str = "options", **argument: Any) -> Any:
+    """A dataclass field that is a flag; `positional=True` makes it the positional argument instead."""
+    return field(default=default, metadata={"help": help, "group": group, **argument})
+
+
+class CommandParser(HfArgumentParser):
+    """Options stand in their groups, in the hyphenated form alone; a mistake raises UserError."""
+
+    def __init__(self, command: type, prog: str, description: str):
+        self._named_groups: dict[str, argparse._ArgumentGroup] = {}
+        self.positional: str | None = None
+        super().__init__(
+            command,
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
+        )
+        self.add_argument("--config", metavar="FILE", help="YAML file of these options; flags win over it")
+
+    def add_argument(
+        self, *names: str, group: str | None = None, positional: bool = False, **argument: Any
+    ) -> argparse.Action:
+        if positional:
+            self.positional = names[0].removeprefix("--")
+            del argument["required"]
+            return super().add_argument(self.positional, nargs="?", **argument)
+        if group is None:
+            return super().add_argument(*names, **argument)
+        if group not in self._named_groups:
+            self._named_groups[group] = self.add_argument_group(group)
+        hyphenated = [name for name in names if "_" not in name]
+        return self._named_groups[group].add_argument(*hyphenated, **argument)
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def parse(command: type[Command], argv: Sequence[str], prog: str, description: str) -> Command:
+    """Read `argv`, and the YAML file that its `--config` names, into the dataclass `command`.
+
+    Raises UserError for an unknown key or flag, a value of the wrong kind or a missing positional argument.
+    """
+    parser = CommandParser(command, prog, description)
+    # Intermixed: an optional positional may stand after flags.
+    given = parser.parse_intermixed_args(argv)
+    if given.config is not None:
+        from_file = _flags(
+            parser, given.config, taken=getattr(given, parser.positional or "", None) is not None
+        )
+        given = parser.parse_intermixed_args([*from_file, *argv])
+    values = vars(given)
+    del values["config"]
+    if parser.positional is not None and values[parser.positional] is None:
+        parser.error(f"{parser.positional.upper()} is missing")
+    return command(**values)
+
+
+def _flags(parser: CommandParser, file: str, taken: bool) -> list[str]:
+    """The YAML file as flags, without its positional argument where the command line has one (`taken`)."""
+    try:
+        values = yaml.safe_load(Path(file).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--config {file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--config {file} must hold lines of `option: value`")
+    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    known = {action.dest for action in parser._actions} - {"help", "config"}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(
+            f"--config {file}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
+    flags = []
+    for key, value in values.items():
+        if isinstance(value, (list, dict)):
+            raise UserError(f"--config {file}: {key} must be one value")
+        if key == parser.positional:
+            flags += [] if taken else [str(value)]
+        elif value is not None:
+            flags.append(f"--{key.replace('_', '-')}={value}")
+    return flags
+
+
+def run_command(command: Callable[[], None]) -> int:
+    """Run a command; what a user can mend ends in one line on stderr. Returns the exit status (0, 2, 130)."""
+    # Threads that wait by spinning, torch's default, take the cores of the labelling processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        command()
+    except UserError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        print("attn2mask: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno is None:
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; make room and run the same command again: it goes on where it stopped" if full else ""
+        message = f"{error.filename or 'writing'}: {error.strerror}{advice}"
+    else:
+        return 0
+    print(f"attn2mask: error: {message}", file=sys.stderr)
+    return 2

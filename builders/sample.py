@@ -1,0 +1,79 @@
+"""The one record that flows from the painter to the shards: a row of the dataset and how it came about.
+
+Pictures are kept as the PNG bytes that the row stores, so that each is encoded once, in the process that
+labelled it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import datasets
+    from attn2mask.builders.labels import ClassTable
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row; `classes`, `words`, `peaks` and the first axis of `scores` are parallel.
+
+    `image` is an RGB PNG; `mask` a PNG of mask ids, 8 bits, or 16 where the table has over 254 names;
+    `reliability` an 8-bit PNG, 0 to 255. `scores` is (K, h, w) uint8. What follows them is not in the row
+    but in the build's report.
+    """
+
+    sample_id: str
+    image: bytes
+    mask: bytes
+    reliability: bytes
+    prompt: str
+    caption: str
+    classes: tuple[int, ...]
+    words: tuple[str, ...]
+    seed: int
+    peaks: tuple[float, ...]
+    scores: np.ndarray
+    dropped: tuple[str, ...]  # why classes of the prompt are not in the row
+    rejected: tuple[str, ...]  # why each earlier attempt at this sample was rejected
+    foreground: float  # share of pixels that are one of the classes, 0 to 1
+    reliable: float  # mean reliability, 0 to 1
+
+    def to_row(self, store_scores: bool) -> dict[str, Any]:
+        """The row as `features` encodes it."""
+        row = {
+            "image": {"bytes": self.image, "path": None},
+            "mask": {"bytes": self.mask, "path": None},
+            "reliability": {"bytes": self.reliability, "path": None},
+            "prompt": self.prompt,
+            "caption": self.caption,
+            "classes": list(self.classes),
+            "words": list(self.words),
+            "seed": self.seed,
+            "sample_id": self.sample_id,
+            "peaks": list(self.peaks),
+        }
+        return {**row, "scores": self.scores.tolist()} if store_scores else row
+
+
+def features(table: ClassTable, store_scores: bool) -> datasets.Features:
+    """The columns of a build: label ids are mask ids, `scores` is there only where it is stored."""
+    from datasets import ClassLabel, Features, Image, List, Value
+
+    columns = {
+        "image": Image(mode="RGB"),
+        "mask": Image(mode="I;16" if table.ignore_index > 255 else "L"),
+        "reliability": Image(mode="L"),
+        "prompt": Value("string"),
+        "caption": Value("string"),
+        "classes": List(ClassLabel(names=list(table.names))),
+        "words": List(Value("string")),
+        "seed": Value("int64"),
+        "sample_id": Value("string"),
+        "peaks": List(Value("float32")),
+    }
+    if store_scores:
+        columns["scores"] = List(List(List(Value("uint8"))))
+    return Features(columns)

@@ -1,0 +1,316 @@
+"""A directory of a build: its shards, the manifest that vouches for them, the record, and the lock.
+
+    build.json                  what the rows are a function of; written first
+    data/train-00000.parquet    a shard; written under a hidden name, synced and renamed
+    manifest/00000.json         its checksum and its gate's report; written after it
+    report.json, README.md      totals and card; only while the build is complete
+    .lock-0                     held by the process of this rank while it lives
+
+A shard counts as made when its manifest stands and the checksum is right. So whatever `kill -9` leaves behind
+is either whole or made again, and nothing needs repair.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.labels import ClassTable, LabelClass
+from attn2mask.builders.rules import CRF, Rules
+from pyarrow.parquet import ParquetFile
+
+if TYPE_CHECKING:
+    import datasets
+
+# Seconds that a process waits for its siblings to name their locks, and for process 0 to write build.json.
+PATIENCE, START = 2, 600
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Samples `rows` stand in shard `number`."""
+
+    number: int
+    rows: range
+
+
+def plan(num_images: int, shard_size: int) -> list[Shard]:
+    """All shards of a build; the last may be smaller."""
+    starts = range(0, num_images, shard_size)
+    return [Shard(n, range(s, min(s + shard_size, num_images))) for n, s in enumerate(starts)]
+
+
+@dataclass(frozen=True)
+class BuildDirectory:
+    """The files of a build under `path`."""
+
+    path: Path
+
+    def shard_file(self, shard: Shard) -> Path:
+        return self.path / "data" / f"train-{shard.number:05d}.parquet"
+
+    def manifest_file(self, shard: Shard) -> Path:
+        return self.path / "manifest" / f"{shard.number:05d}.json"
+
+    def record(self) -> dict[str, Any]:
+        """What build.json holds; raises UserError where there is none."""
+        try:
+            return json.loads((self.path / "build.json").read_bytes())
+        except (OSError, json.JSONDecodeError) as error:
+            raise UserError(f"{self.path} holds no build (its build.json can't be read)") from error
+
+    @property
+    def table(self) -> ClassTable:
+        """The class table of the rows, as it was when they were made."""
+        values = self.record()["table"]
+        classes = [
+            {k: tuple(v) if isinstance(v, list) else v for k, v in c.items()} for c in values["classes"]
+        ]
+        compounds = tuple(values["compounds"])
+        return ClassTable(
+            **values | {"classes": tuple(LabelClass(**c) for c in classes), "compounds": compounds}
+        )
+
+    @property
+    def rules(self) -> Rules:
+        """The rules of the masks."""
+        values = self.record()["identity"]["rules"]
+        pairs = {name: tuple(values[name]) for name in ("steps", "map_sides")}
+        return Rules(**values | pairs | {"crf": CRF(**values["crf"])})
+
+    def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
+        """The rows of a shard, pictures as `{"bytes": PNG}`, classes as mask ids."""
+        for batch in ParquetFile(self.shard_file(shard)).iter_batches(batch_size=16):
+            yield from batch.to_pylist()
+
+    def check_free(self) -> None:
+        """Raises UserError where the directory holds files that no build made."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--out {self.path} is a file")
+        visible = [] if not self.path.exists() else [p for p in self.path.iterdir() if p.name[0] != "."]
+        if visible and not (self.path / "build.json").exists():
+            raise UserError(f"--out {self.path} is not empty, and no build made it: choose another directory")
+
+    @contextmanager
+    def locked(self, rank: int, run: str) -> Iterator[None]:
+        """Keep other runs out until the block, or this process, ends; processes of one run share its name.
+
+        Creates the directory. Raises UserError while another run is at work in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / f".lock-{rank}", "a+") as own:
+            if not _patiently(lambda: _take(own)):
+                raise UserError(f"another build is at work in {self.path}: {_content(own)}")
+            own.truncate(0)
+            own.write(run)
+            own.flush()
+            for path in self.path.glob(".lock-*"):
+                if path.name == f".lock-{rank}":
+                    continue
+                with open(path, "a+") as other:
+                    # A process of this run may hold its lock already, and write its name a moment later.
+                    if not _patiently(lambda other=other: _take(other) or _content(other) == run):
+                        raise UserError(f"another build is at work in {self.path}: {_content(other)}")
+            yield
+
+    def claim(self, record: dict[str, Any], rank: int) -> None:
+        """Write build.json, or compare with it: `num_images` may have grown, `identity` must be the same.
+
+        Process 0 writes; the others wait for it. Raises UserError naming the values that differ.
+        """
+        record = _as_read(record)
+        file = self.path / "build.json"
+        if rank:
+            deadline = time.monotonic() + START
+            while not (file.exists() and _same(self.record(), record)):
+                if time.monotonic() > deadline:
+                    raise UserError(f"process 0 of this build did not begin within {START} seconds")
+                time.sleep(0.1)
+            return
+        if file.exists():
+            before = self.record()
+            self.check_identity(record["identity"])
+            if record["num_images"] < before["num_images"]:
+                raise UserError(
+                    f"{self.path} was made with --num-images {before['num_images']}, which can only grow, "
+                    f"not {record['num_images']}"
+                )
+            if changed := [
+                name
+                for name in record["versions"]
+                if record["versions"][name] != before["versions"].get(name)
+            ]:
+                print(
+                    f"attn2mask: warning: {self.path} goes on with another {', '.join(changed)}",
+                    file=sys.stderr,
+                )
+        write(file, json.dumps(record, indent=1).encode())
+
+    def check_identity(self, identity: dict[str, Any]) -> None:
+        """Raises UserError where a value of `identity` is not that of build.json, if it stands."""
+        if not (self.path / "build.json").exists():
+            return
+        before, now = (_flat(part) for part in (self.record()["identity"], _as_read(identity)))
+        different = [
+            f"{key} (there {before.get(key)!r}, here {now[key]!r})"
+            for key in now
+            if now[key] != before.get(key)
+        ]
+        if different:
+            raise UserError(
+                f"{self.path} was made with other values: {'; '.join(different)}. Use these, or another --out"
+            )
+
+    def state(self, shard: Shard) -> Literal["missing", "damaged", "made"]:
+        """Whether a shard stands, with all its rows, as it was written."""
+        try:
+            manifest = json.loads(self.manifest_file(shard).read_bytes())
+        except (OSError, json.JSONDecodeError):
+            return "missing"
+        if manifest["rows"] != len(shard.rows):
+            return "missing"
+        try:
+            with open(self.shard_file(shard), "rb") as content:
+                sound = hashlib.file_digest(content, "sha256").hexdigest() == manifest["sha256"]
+        except OSError:
+            sound = False
+        return "made" if sound else "damaged"
+
+    def missing(self, shards: Iterable[Shard]) -> list[Shard]:
+        """Those of the shards that are still to be made. Damaged ones are removed, and named on stderr.
+
+        Where there is any, the build is not complete, and its report and card go.
+        """
+        missing = []
+        for shard in shards:
+            state = self.state(shard)
+            if state == "damaged":
+                print(
+                    f"attn2mask: warning: {self.shard_file(shard)} is damaged; it is made again",
+                    file=sys.stderr,
+                )
+                self.manifest_file(shard).unlink()
+                self.shard_file(shard).unlink(missing_ok=True)
+            if state != "made":
+                missing.append(shard)
+        if missing:
+            for name in ("report.json", "README.md"):
+                (self.path / name).unlink(missing_ok=True)
+        return missing
+
+    def write_shard(
+        self,
+        shard: Shard,
+        features: "datasets.Features",
+        rows: Iterable[dict[str, Any]],
+        report: dict[str, Any],
+    ) -> None:
+        """Write the rows as a shard, then its manifest, which keeps the `report`.
+
+        Nothing is left of a shard that fails.
+        """
+        from datasets.arrow_writer import ParquetWriter
+
+        file = self.shard_file(shard)
+        file.parent.mkdir(exist_ok=True)
+        self.manifest_file(shard).parent.mkdir(exist_ok=True)
+        with _replacing(file) as stream:
+            # Row groups of 16 keep pictures streamable.
+            with ParquetWriter(features=features, stream=stream, writer_batch_size=16) as writer:
+                for row in rows:
+                    writer.write(features.encode_example(row))
+                writer.finalize(close_stream=False)
+            stream.seek(0)
+            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+            size = stream.tell()
+        manifest = {"rows": len(shard.rows), "bytes": size, "sha256": checksum, **report}
+        write(self.manifest_file(shard), json.dumps(manifest, indent=1).encode())
+
+    def manifests(self, shards: Iterable[Shard]) -> list[dict[str, Any]] | None:
+        """The manifests of all shards; None while one is missing."""
+        found = []
+        for shard in shards:
+            try:
+                found.append(json.loads(self.manifest_file(shard).read_bytes()))
+            except (OSError, json.JSONDecodeError):
+                return None
+            if found[-1]["rows"] != len(shard.rows):
+                return None
+        return found
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """One process at a time."""
+        with open(self.path / ".finish", "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def write(file: Path, content: bytes) -> None:
+    """Write a file so that it is always either the old or the new one, also on the disk."""
+    with _replacing(file) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[IO[bytes]]:
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        with open(temporary, "w+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY)
+    with suppress(OSError):  # not every file system can sync a directory
+        os.fsync(folder)
+    os.close(folder)
+
+
+def _take(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _content(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def _patiently(check: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while not check():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one[key] == other[key] for key in ("identity", "num_images"))
+
+
+def _as_read(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(values))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

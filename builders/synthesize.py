@@ -1,0 +1,152 @@
+"""The main path, to read first: from prompts through the painter and the recorder to labelled samples.
+
+    prompt -> painter under the recorder -> class scores (8 bits) -> mask and reliability -> gate -> sample
+
+The painter runs here, labelling in a pool of processes beside it. A sample that fails the gate is tried
+again with its own next prompt and seed. A shard is painted alone and in order: attempt 0 of its samples in
+batches, then attempt 1 of the rejected ones, and so on; so the company in which a picture is painted, and
+with it its last bit, is the same whenever and wherever its shard is made. The price is a short wait for the
+labels at the end of each attempt.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.labels import ClassTable
+from attn2mask.builders.painter import ADVICE, Painter
+from attn2mask.builders.prompts import Prompt, PromptSource, picture_seed
+from attn2mask.builders.rules import Rules
+from attn2mask.builders.sample import Sample
+from attn2mask.builders.scores import class_scores, quantise
+from attn2mask.builders.workers import Labelled, label
+
+# A sample is painted at most so often; then the best attempt is taken, without the classes that failed.
+ATTEMPTS = 4
+# When this many pictures of a shard were painted and none can be used, the model is at fault, and not chance.
+HOPELESS = 16
+
+
+@dataclass(frozen=True)
+class Synthesizer:
+    """All that the samples of a build are a function of, besides their index. `batch_size` is in pictures."""
+
+    table: ClassTable
+    source: PromptSource
+    painter: Painter
+    rules: Rules
+    pool: ProcessPoolExecutor
+    seed: int
+    steps: int
+    guidance_scale: float
+    height: int
+    width: int
+    batch_size: int
+
+    def samples(
+        self, indices: Sequence[int], settled: Callable[[], object] = lambda: None
+    ) -> Iterator[Sample]:
+        """The samples of one shard, in the order of `indices`; `settled` is called as each is decided.
+
+        Raises UserError when no picture of the shard can be used.
+        """
+        best: dict[int, _Candidate] = {}
+        rejected: dict[int, list[str]] = {index: [] for index in indices}
+        painted = usable = 0
+        tried = list(indices)
+        for attempt in range(ATTEMPTS):
+            failed = []
+            for candidate in self._candidates(tried, attempt):
+                index = candidate.index
+                best[index] = max(best.get(index, candidate), candidate, key=_Candidate.rank)
+                painted, usable = painted + 1, usable + (candidate.fault is None)
+                if not usable and (painted == HOPELESS or painted == ATTEMPTS * len(indices)):
+                    raise UserError(f"none of {painted} pictures can be used: {candidate.fault}; {ADVICE}")
+                if reasons := candidate.reasons():
+                    failed.append(index)
+                    rejected[index].append(f"attempt {attempt}: {'; '.join(reasons)}")
+                if not reasons or attempt == ATTEMPTS - 1:
+                    settled()
+            tried = failed
+        for index in indices:
+            yield self._sample(best[index], tuple(rejected[index]))
+
+    def _candidates(self, indices: Sequence[int], attempt: int) -> Iterator["_Candidate"]:
+        """One attempt at each index, in order; the first ones are labelled while the next are painted."""
+        waiting: deque[_Candidate] = deque()
+        for start in range(0, len(indices), self.batch_size):
+            waiting += self._paint(indices[start : start + self.batch_size], attempt)
+            while waiting and waiting[0].labels.done():
+                yield waiting.popleft()
+        yield from waiting
+
+    def _paint(self, indices: Sequence[int], attempt: int) -> Iterator["_Candidate"]:
+        prompts = [self.source.prompt(index, attempt) for index in indices]
+        seeds = [picture_seed(self.seed, index, attempt) for index in indices]
+        images, maps, faults = self.painter.paint(
+            prompts,
+            seeds,
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            height=self.height,
+            width=self.width,
+            window=self.rules.steps,
+        )
+        for index, prompt, seed, image, of_word, fault in zip(
+            indices, prompts, seeds, images, maps, faults, strict=True
+        ):
+            if fault is None:
+                scores, peaks = class_scores([of_word[word] for word in prompt.words], self.rules)
+                classes, scores, peaks = prompt.classes, quantise(scores), tuple(peaks.tolist())
+            else:
+                classes, scores, peaks = (), np.zeros((0, 1, 1), np.uint8), ()
+            words = prompt.words[: len(classes)]
+            labels = self.pool.submit(label, image, scores, peaks, classes, words, self.rules, self.table)
+            yield _Candidate(index, prompt, seed, fault, scores, peaks, labels)
+
+    def _sample(self, candidate: "_Candidate", rejected: tuple[str, ...]) -> Sample:
+        prompt, labels = candidate.prompt, candidate.labels.result()
+        kept = list(labels.kept)
+        return Sample(
+            sample_id=f"{self.table.name}-{self.seed}-{candidate.index:08d}",
+            image=labels.image,
+            mask=labels.mask,
+            reliability=labels.reliability,
+            prompt=prompt.text,
+            caption=prompt.caption,
+            classes=tuple(prompt.classes[k] for k in kept),
+            words=tuple(prompt.words[k] for k in kept),
+            seed=candidate.seed,
+            peaks=tuple(candidate.peaks[k] for k in kept),
+            scores=candidate.scores[kept],
+            dropped=(*prompt.dropped, *candidate.reasons()),
+            rejected=rejected,
+            foreground=labels.foreground,
+            reliable=labels.reliable,
+        )
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An attempt at a sample: a picture that is being labelled. `fault` says why the picture itself cannot
+    be used.
+    """
+
+    index: int
+    prompt: Prompt
+    seed: int
+    fault: str | None
+    scores: np.ndarray
+    peaks: tuple[float, ...]
+    labels: Future[Labelled]
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why the gate rejects it; empty if it is accepted."""
+        return (self.fault,) if self.fault else self.labels.result().dropped
+
+    def rank(self) -> tuple[bool, int]:
+        """What makes a failed attempt better than another: a picture that can be used, then more classes."""
+        return self.fault is None, len(self.labels.result().kept)

@@ -1,0 +1,86 @@
+"""The build as a `datasets.GeneratorBasedBuilder`: the same engine and rows, kept by the datasets library.
+
+    builder = Attn2MaskVOC(num_images=64, seed=1)
+    builder.download_and_prepare("data/voc", file_format="parquet", num_proc=2)
+    load_dataset("data/voc", split="train")
+
+The library's preparation does not resume; for long runs `attn2mask build` does. `num_proc` splits the shards
+over processes that import the main module anew, so a script needs its `if __name__ == "__main__":`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, fields, make_dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from attn2mask.builders.build import BuildConfig, assemble, captions_of, identity, resolve, with_options
+from attn2mask.builders.labels import load_table
+from attn2mask.builders.painter import digest, folder_of, load_painter
+from attn2mask.builders.rules import PRESETS
+from attn2mask.builders.sample import features
+from attn2mask.builders.shards import plan
+from attn2mask.builders.workers import labelling_pool
+
+_OPTIONS = [f for f in fields(BuildConfig) if f.name not in ("table", "out", "push_to_hub")]
+
+# The options of `attn2mask build` by the same names and with the same defaults, as datasets wants them.
+Attn2MaskConfig = make_dataclass(
+    "Attn2MaskConfig", [(f.name, f.type, f.default) for f in _OPTIONS], bases=(datasets.BuilderConfig,)
+)
+Attn2MaskConfig.__module__ = __name__  # so that processes of num_proc find it
+
+
+class Attn2MaskVOC(datasets.GeneratorBasedBuilder):
+    """Painted and labelled pictures in the 21 classes of PASCAL VOC; keyword arguments are those of
+    `BuildConfig`.
+
+    Raises UserError as `attn2mask build` does.
+    """
+
+    TABLE = "voc"
+    BUILDER_CONFIG_CLASS = Attn2MaskConfig
+    DEFAULT_WRITER_BATCH_SIZE = 16
+
+    def __init__(self, *args: Any, hash: str | None = None, **kwargs: Any):
+        # The library's cache knows neither code nor captions nor weights: without a hash of them it gives
+        # stale rows.
+        given = {option.name: kwargs[option.name] for option in _OPTIONS if option.name in kwargs}
+        super().__init__(*args, hash=hash or self._digest(BuildConfig(self.TABLE, **given)), **kwargs)
+
+    @property
+    def _build(self) -> BuildConfig:
+        return BuildConfig(
+            self.TABLE, **{option.name: getattr(self.config, option.name) for option in _OPTIONS}
+        )
+
+    def _digest(self, config: BuildConfig) -> str:
+        table, rules = load_table(self.TABLE), with_options(PRESETS[config.preset], config)
+        folder = folder_of(config.model)
+        parts = {
+            "code": digest(Path(__file__).parent, "*.py"),
+            "options": asdict(config),
+            "identity": identity(config, table, rules, captions_of(config)),
+            "model": digest(folder) if folder else None,
+        }
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=features(load_table(self.TABLE), self.config.store_scores))
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        shards = plan(self.config.num_images, self.config.shard_size)
+        return [datasets.SplitGenerator(datasets.Split.TRAIN, {"shards": shards})]
+
+    def _generate_examples(self, shards: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        config = self._build
+        table, rules = load_table(self.TABLE), with_options(PRESETS[config.preset], config)
+        painter = load_painter(config.model, config.revision, config.lora, config.lora_scale)
+        config = resolve(config, painter)
+        with labelling_pool(config.workers) as pool:
+            synthesizer = assemble(config, table, rules, captions_of(config), painter, pool)
+            for shard in shards:
+                for sample in synthesizer.samples(shard.rows):
+                    yield sample.sample_id, sample.to_row(config.store_scores)

@@ -1,0 +1,67 @@
+"""`attn2mask`: the command line. A subcommand imports what it needs as it runs, so `--help` is quick."""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+USAGE = """usage: attn2mask COMMAND ...
+
+Semantic segmentation datasets without pixel labels: a diffusion model paints, its cross-attention labels.
+
+  build TABLE    captions in, a labelled dataset out
+  show DIR       a sheet of rows to look at: picture, class maps, mask, reliability, prompt
+  remask DIR     the same pictures with masks by other rules, without painting
+  demo           the whole way on a small scale, offline, measured
+
+`attn2mask COMMAND --help` lists a command's options; `attn2mask --version` prints the version."""
+
+
+def _build(argv: Sequence[str]) -> int:
+    from attn2mask.builders.build import main
+
+    return main(argv, "attn2mask build")
+
+
+def _show(argv: Sequence[str]) -> int:
+    from attn2mask.builders.sheet import main
+
+    return main(argv)
+
+
+def _remask(argv: Sequence[str]) -> int:
+    from attn2mask.builders.remask import main
+
+    return main(argv)
+
+
+def _demo(argv: Sequence[str]) -> int:
+    from attn2mask.hub.demo import main
+
+    return main(argv)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "build": _build,
+    "show": _show,
+    "remask": _remask,
+    "demo": _demo,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `attn2mask ARGV`; returns the exit status: 0, 2 after a mistake of the user, 130 after Ctrl-C."""
+    command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if command == "--version":
+        print(f"attn2mask {version('attn2mask')}")
+        return 0
+    if command not in COMMANDS:
+        print(f"attn2mask: error: no command {command!r}: there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return COMMANDS[command](rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
