@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from attn2mask.builders.errors import UserError
 from transformers import HfArgumentParser
+
+from attn2mask.builders.errors import UserError
 
 Command = TypeVar("Command")
 

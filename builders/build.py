@@ -24,6 +24,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tqdm import tqdm
+
 from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.captions import Caption, read_captions
 from attn2mask.builders.errors import UserError
@@ -32,7 +34,6 @@ from attn2mask.builders.report import card, shard_report, totals
 from attn2mask.builders.rules import PRESETS, Rules
 from attn2mask.builders.sample import Sample, features
 from attn2mask.builders.shards import BuildDirectory, Shard, plan, write
-from tqdm import tqdm
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -154,6 +155,7 @@ def run(config: BuildConfig) -> None:
     with directory.locked(process.rank, run_name(process.world_size)):
         directory.check_identity(identity(config, table, rules, captions))
         import torch
+
         from attn2mask.builders.painter import load_painter
         from attn2mask.builders.workers import labelling_pool
 

@@ -8,6 +8,7 @@ and keeps the interpreter's lock: more pictures at once need more processes.
 from dataclasses import dataclass
 
 import numpy as np
+
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.rules import CRF
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from attn2mask.builders.english import UNCOUNTABLE, article, plural
 from attn2mask.builders.labels import ClassTable, LabelClass, spelling
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
 from attn2mask.builders import reliability
 from attn2mask.builders.crf import refine
 from attn2mask.builders.labels import ClassTable

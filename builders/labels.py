@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import yaml
+
 from attn2mask.builders.english import plural
 from attn2mask.builders.errors import UserError
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
+
 from attn2mask.builders.crf import Refined, refine
 from attn2mask.builders.rules import CRF
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.recorder import AttentionRecorder, layout_of

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
+
 from attn2mask.builders.captions import Caption
 from attn2mask.builders.english import UNCOUNTABLE, article, means_many, plural
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import ClassTable, gap, spelling, tokens
-from transformers import PreTrainedTokenizerBase
 
 # Streams of random numbers that must not meet: the captions' order, a prompt's draws, a picture's noise.
 _ORDER, _PROMPT, _PICTURE = range(3)

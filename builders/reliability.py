@@ -8,6 +8,7 @@ without a label (-1) are never reliable.
 
 import numpy as np
 import torch
+
 from attn2mask.builders.crf import Refined, refine
 from attn2mask.builders.masks import coarse_mask
 from attn2mask.builders.rules import CRF

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
 from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.build import (
     BOOL,

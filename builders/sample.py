@@ -13,6 +13,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import datasets
+
     from attn2mask.builders.labels import ClassTable
 
 

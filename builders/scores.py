@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+
 from attn2mask.builders.masks import upsample
 from attn2mask.builders.rules import Rules
 

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from pyarrow.parquet import ParquetFile
+
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import ClassTable, LabelClass
 from attn2mask.builders.rules import CRF, Rules
-from pyarrow.parquet import ParquetFile
 
 if TYPE_CHECKING:
     import datasets

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
 from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.build import check_numbers
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import ClassTable
 from attn2mask.builders.shards import BuildDirectory, plan
-from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from attn2mask.builders.painter import Painter

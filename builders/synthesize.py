@@ -15,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import ClassTable
 from attn2mask.builders.painter import ADVICE, Painter

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+
 from attn2mask.builders.build import BuildConfig, assemble, captions_of, identity, resolve, with_options
 from attn2mask.builders.labels import load_table
 from attn2mask.builders.painter import digest, folder_of, load_painter

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
+
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labeling import faults, label_picture, to_ids
 from attn2mask.builders.labels import ClassTable
 from attn2mask.builders.rules import Rules
-from PIL import Image
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from attn2mask.builders.arguments import option, parse, run_command
 from PIL import Image
 from tqdm import tqdm
+
+from attn2mask.builders.arguments import option, parse, run_command
 
 REFEREE_SCENES = 200  # drawn scenes that the referee's own accuracy is measured on
 TOKENS_PROMPT = "a red bus next to a horse on the street"
@@ -47,6 +48,9 @@ def measure(data: Path) -> dict:
     """Mean IoU of the rows' pseudo-masks against the referee, under each threshold rule, and inside and
     outside the reliable part under the rule of the build; all in 0 to 1.
     """
+    from datasets import Image as Picture
+    from datasets import load_dataset
+
     from attn2mask.builders.build import default_workers
     from attn2mask.builders.labeling import to_ids
     from attn2mask.builders.labels import load_table
@@ -55,8 +59,6 @@ def measure(data: Path) -> dict:
     from attn2mask.training.evaluation import confusion_matrix, mean_iou
     from attn2mask.training.evidence import referee_accuracy
     from attn2mask.training.referee import load_referee
-    from datasets import Image as Picture
-    from datasets import load_dataset
 
     table, referee = load_table("voc"), load_referee()
     rows = load_dataset(str(data), split="train").cast_column("image", Picture(decode=False))

@@ -23,6 +23,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from matplotlib import pyplot
+from PIL import Image
+from pydensecrf.densecrf import DenseCRF2D
+from pydensecrf.utils import unary_from_labels
+from tqdm import tqdm
+
 from attn2mask.builders.build import BuildConfig, provenance
 from attn2mask.builders.build import run as build
 from attn2mask.builders.crf import refine
@@ -34,11 +40,6 @@ from attn2mask.builders.recorder import AttentionRecorder
 from attn2mask.builders.rules import CRF, PRESETS
 from attn2mask.builders.scores import class_scores, quantise
 from attn2mask.builders.synthesize import ATTEMPTS
-from matplotlib import pyplot
-from PIL import Image
-from pydensecrf.densecrf import DenseCRF2D
-from pydensecrf.utils import unary_from_labels
-from tqdm import tqdm
 
 BATCH = 8
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import load_dataset
+from PIL import Image
+
 from attn2mask.builders import build, synthesize
 from attn2mask.builders.painter import Painter
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.hub.cli import main
-from datasets import load_dataset
-from PIL import Image
 
 CAPTIONS = [
     "a photo of a dog",

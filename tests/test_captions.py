@@ -5,10 +5,11 @@ from pathlib import Path
 
 import datasets
 import pytest
-from attn2mask.builders.captions import Caption, read_captions
-from attn2mask.builders.errors import UserError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from attn2mask.builders.captions import Caption, read_captions
+from attn2mask.builders.errors import UserError
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from attn2mask.builders.arguments import parse
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.errors import UserError

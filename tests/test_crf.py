@@ -2,10 +2,11 @@ import builtins
 
 import numpy as np
 import pytest
+from pydensecrf import densecrf
+
 from attn2mask.builders.crf import refine
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.rules import CRF, PRESETS
-from pydensecrf import densecrf
 
 DEFAULT = PRESETS["default"].crf
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from attn2mask.training.evaluation import class_iou, confusion_matrix, mean_iou
 
 

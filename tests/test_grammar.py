@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from attn2mask.builders.grammar import caption, nouns, phrase, sentence
 from attn2mask.builders.labels import TABLES, load_table
 from attn2mask.builders.prompts import find_occurrences

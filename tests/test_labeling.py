@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from attn2mask.builders.labeling import Labels, faults, label_picture, to_ids
 from attn2mask.builders.labels import load_table
 from attn2mask.builders.rules import PRESETS

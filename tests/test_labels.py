@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from attn2mask.builders.english import article, means_many, plural
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import TABLES, default_colour, load_table, spelling
-from hypothesis import given
-from hypothesis import strategies as st
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 

@@ -1,6 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
 from attn2mask.builders.masks import (
     CANDIDATES,
     agreement_threshold,
@@ -10,9 +14,6 @@ from attn2mask.builders.masks import (
     upsample,
 )
 from attn2mask.builders.rules import PRESETS
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 LEVELS = arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6)))
 UNIT = st.floats(0, 1, width=32)

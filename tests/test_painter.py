@@ -6,13 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+
 from attn2mask.builders import painter as module
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.painter import EMBEDDED, digest, load_painter
 from attn2mask.builders.prompts import Prompt
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig, get_peft_model_state_dict
 
 SMALL = {"steps": 2, "guidance_scale": 3.0, "height": 64, "width": 64}
 

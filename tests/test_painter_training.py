@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from attn2mask.builders.english import plural
 from attn2mask.builders.labels import load_table
 from attn2mask.builders.prompts import find_occurrences

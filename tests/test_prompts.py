@@ -6,6 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import CLIPTokenizer
+
 from attn2mask.builders.captions import Caption, read_captions
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import TABLES, ClassTable, LabelClass, load_table
@@ -17,9 +21,6 @@ from attn2mask.builders.prompts import (
     picture_seed,
     token_spans,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from transformers import CLIPTokenizer
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 VOC = load_table("voc")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
+
 from attn2mask.builders.arguments import parse
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.remask import RemaskConfig

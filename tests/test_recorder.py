@@ -7,15 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from attn2mask.builders.labeling import faults, label_picture
-from attn2mask.builders.recorder import AttentionRecorder
-from attn2mask.builders.rules import PRESETS
-from attn2mask.builders.scores import class_scores, quantise
 from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline, UNet2DModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+
+from attn2mask.builders.labeling import faults, label_picture
+from attn2mask.builders.recorder import AttentionRecorder
+from attn2mask.builders.rules import PRESETS
+from attn2mask.builders.scores import class_scores, quantise
 
 KINDS = ["sd15", "sd2", "sdxl"]
 # "cow" and "zebu" are spelt in several tokens, "cat" and "cow" stand twice.

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from attn2mask.builders.crf import Refined, refine
 from attn2mask.builders.masks import coarse_mask
 from attn2mask.builders.reliability import MARGIN, agreement, margin, two_threshold

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from attn2mask.builders.rules import PRESETS
-from attn2mask.builders.scores import class_scores, dequantise, quantise
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from attn2mask.builders.rules import PRESETS
+from attn2mask.builders.scores import class_scores, dequantise, quantise
 
 DEFAULT = PRESETS["default"]  # maps of 16 to 48, min-max
 

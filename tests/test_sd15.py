@@ -10,12 +10,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from attn2mask.builders import synthesize
-from attn2mask.hub.cli import main
 from datasets import load_dataset
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from attn2mask.builders import synthesize
+from attn2mask.hub.cli import main
 
 pytestmark = pytest.mark.slow
 

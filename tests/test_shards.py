@@ -8,10 +8,11 @@ import threading
 import time
 
 import pytest
+from datasets import Features, Value, load_dataset
+
 from attn2mask.builders import shards
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.shards import BuildDirectory, Shard, plan
-from datasets import Features, Value, load_dataset
 
 FEATURES = Features({"sample_id": Value("string")})
 VERSIONS = {"versions": {"torch": "1"}, "git_commit": None}

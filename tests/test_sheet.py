@@ -5,6 +5,8 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from attn2mask.builders.labels import load_table
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.sample import features
@@ -12,7 +14,6 @@ from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.sheet import HEAT, heat, overlay, sheet, token_sheet
 from attn2mask.builders.workers import encode
 from attn2mask.hub.cli import main
-from PIL import Image
 
 TABLE = load_table("voc")
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import psutil
+
 from attn2mask.builders.shards import BuildDirectory, plan
 
 ROWS, SHARD, KILLS = 30, 3, 10

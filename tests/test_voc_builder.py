@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from datasets import load_dataset
+
 from attn2mask.builders import voc
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.voc import Attn2MaskVOC
-from datasets import load_dataset
 
 OPTIONS = {"num_images": 4, "shard_size": 2, "steps": 2, "height": 64, "width": 64, "alias_probability": 0.0}
 

@@ -4,6 +4,7 @@ class.
 
 import numpy as np
 import pytest
+
 from attn2mask.builders.labels import load_table
 from attn2mask.builders.worlds.canvas import PALETTE, SUPERSAMPLE, Pen, Style, smooth
 from attn2mask.builders.worlds.kinds import KINDS, kinds_of

@@ -23,6 +23,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from tqdm import tqdm
+
 from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.captions import Caption
 from attn2mask.builders.grammar import HAUNTS, PLACES, nouns, phrase, sentence
@@ -35,8 +37,8 @@ from attn2mask.builders.rules import PRESETS, Rules
 from attn2mask.builders.scores import class_scores, quantise
 from attn2mask.builders.worlds.scenes import draw_scene
 from attn2mask.training.evaluation import confusion_matrix, mean_iou
+from attn2mask.training.painter import to_tensor
 from attn2mask.training.referee import Referee, load_referee
-from tqdm import tqdm
 
 HELD_OUT = (
     77_000_000  # seeds of scenes from here on belong to evaluation; training draws from other sequences
@@ -87,7 +89,7 @@ def rendered_scores(painter: Painter, table: ClassTable, count: int, timestep: i
         names = dict.fromkeys(t.kind.thing for t in scene.things)
         words = [nouns(table.classes[table.id_of(n) - table.first_id])[0] for n in names]
         prompt = prompt_of(table, sentence([phrase(w, 1, rng) for w in words], scene.place, rng), painter)
-        x = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 127.5 - 1
+        x = to_tensor(scene.image[None])
         latent = pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(index))
         ids = pipe.tokenizer(

@@ -22,6 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from tqdm import tqdm
+
 from attn2mask.builders.english import plural
 from attn2mask.builders.grammar import (
     ADJECTIVES,
@@ -42,12 +45,10 @@ from attn2mask.builders.worlds.kinds import KINDS, Kind, kinds_of
 from attn2mask.builders.worlds.scenes import STUDY_THINGS, draw_scene
 from attn2mask.builders.worlds.street import BACKDROPS
 from attn2mask.training.trainer import Ranks, Trainer
-from safetensors import safe_open
-from tqdm import tqdm
 
 SIZE, FACTOR, CHANNELS, TOKENS, WIDTH = 128, 8, 8, 32, 128
-#: The kinds that the painter learns, two or three of each VOC class: more looks than these are beyond its size. The
-#: names of the others (a canoe, an armchair) are learnt as further words of their class.
+#: The kinds that the painter learns, two or three of each VOC class: more looks than these are beyond its
+#: size. The names of the others (a canoe, an armchair) are learnt as further words of their class.
 PAINTED = frozenset(
     "airliner plane_from_below diamond_bicycle city_bike songbird owl sailboat ship bottle squeeze_bottle "
     "single_decker double_decker sedan pickup cat_sitting kitten dining_chair office_chair cow holstein "
@@ -246,7 +247,7 @@ class Pictures:
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
     """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 # --- stage 2: autoencoder -------------------------------------------------------------------------

@@ -118,9 +118,10 @@ def augment(
 
 
 def main(argv: list[str] | None = None) -> None:
+    from transformers import HfArgumentParser
+
     from attn2mask.training.painter import load_autoencoder, to_tensor
     from attn2mask.training.trainer import Ranks, Trainer
-    from transformers import HfArgumentParser
 
     (config,) = HfArgumentParser(RefereeConfig).parse_args_into_dataclasses(argv)
     folder, output = Path(config.scenes), Path(config.output_dir)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import wraps
 
 import numpy as np
+
 from attn2mask.builders.worlds.canvas import Colour, Pen, shade, smooth
 from attn2mask.builders.worlds.kinds import kind
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+
 from attn2mask.builders.worlds.canvas import Colour, Pen, Points, shade, smooth
 from attn2mask.builders.worlds.kinds import kind
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from PIL import Image
+
 from attn2mask.builders.worlds import animals, furnishings, street, vehicles  # noqa: F401 (they register their kinds)
 from attn2mask.builders.worlds.canvas import PALETTE, SUPERSAMPLE, Pen, Style
 from attn2mask.builders.worlds.kinds import Kind, kinds_of
 from attn2mask.builders.worlds.street import BACKDROPS, GROUNDS, draw_backdrop, draw_ground
-from PIL import Image
 
 VOC_THINGS = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -12,9 +12,10 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+from PIL import Image
+
 from attn2mask.builders.worlds.canvas import SUPERSAMPLE, Colour, Pen, Style, shade, smooth
 from attn2mask.builders.worlds.kinds import kind
-from PIL import Image
 
 
 def tone(colour: Colour, strength: float = 0.28) -> Colour:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 
 import numpy as np
+
 from attn2mask.builders.worlds.canvas import Colour, Pen, Points, shade
 from attn2mask.builders.worlds.kinds import kind
 
