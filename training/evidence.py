@@ -52,9 +52,9 @@ class EvidenceConfig:
 
     out: str = option("folder for evidence.json", "runs/evidence")
     model: str = option("the painter to measure", "embedded")
-    rendered: int = option("drawn scenes", 200)
-    singles: int = option("pictures for each class", 12)
-    pairs: int = option("pictures of two classes", 120)
+    rendered: int = option("drawn scenes (%(default)s)", 120)
+    singles: int = option("pictures for each class (%(default)s)", 8)
+    pairs: int = option("pictures of two classes (%(default)s)", 80)
 
 
 def prompt_of(table: ClassTable, text: str, painter: Painter) -> Prompt:

@@ -1,0 +1,23 @@
+"""The demo on a few pictures: everything it promises is there, and its numbers are numbers."""
+
+import json
+
+from PIL import Image
+
+from attn2mask.hub.demo import main
+
+
+def test_demo(tmp_path, capsys):
+    assert main(["--out", str(tmp_path), "--num-images", "8"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["rows"] == 8
+    assert 0.5 < report["referee_miou"] <= 1
+    for threshold in ("otsu", "agreement", "fixed"):
+        for stage in ("coarse", "crf"):
+            assert 0 < report["masks"][threshold][stage] <= 1
+    assert 0 <= report["iou_outside_reliable"] <= 1
+    assert 0 <= report["iou_inside_reliable"] <= 1
+    for name in ("sheet.png", "tokens.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 200
+    assert "after CRF" in capsys.readouterr().out
