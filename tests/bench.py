@@ -97,10 +97,10 @@ def refine_all(image: np.ndarray, ids: np.ndarray, names: int, crf: CRF) -> np.n
     return np.array(field.inference(crf.iterations)).argmax(axis=0).reshape(height, width)
 
 
-def recording(painter: Painter, prompts: list[Prompt], seeds: list[int], pairs: int) -> list[dict]:
+def recording(painter: Painter, prompts: list[Prompt], seeds: list[int], quick: bool) -> list[dict]:
     """Painting with the recorder over painting without it."""
     rows = []
-    for size in (1, BATCH):
+    for size, pairs in ((1, 7 if quick else 40), (BATCH, 3 if quick else 20)):
         recorded, plain = (partial(paint, painter, prompts[:size], seeds[:size]) for paint in (record, draw))
         row = measure(f"painting recorded / plain, batch {size}", recorded, plain, pairs)
         rows.append({**row, "equal_pictures": bool(np.array_equal(recorded(), plain()))})
@@ -190,7 +190,7 @@ def main() -> None:
     prompts = [source.prompt(index, 0) for index in range(BATCH)]
     seeds = [picture_seed(0, index, 0) for index in range(BATCH)]
     rows = [
-        *recording(painter, prompts, seeds, pairs=3 if options.quick else 20),
+        *recording(painter, prompts, seeds, options.quick),
         *crf(painter, prompts, seeds, pairs=3 if options.quick else 20),
         *building(options.model, source, 8 if options.quick else 64, pairs=2 if options.quick else 5),
     ]

@@ -25,7 +25,9 @@ import torch
 from safetensors import safe_open
 from tqdm import tqdm
 
+from attn2mask.builders.arguments import run_command
 from attn2mask.builders.english import plural
+from attn2mask.builders.errors import UserError
 from attn2mask.builders.grammar import (
     ADJECTIVES,
     HAUNTS,
@@ -40,6 +42,7 @@ from attn2mask.builders.grammar import (
     sentence,
 )
 from attn2mask.builders.labels import load_table
+from attn2mask.builders.painter import load_painter
 from attn2mask.builders.worlds.canvas import PALETTE
 from attn2mask.builders.worlds.kinds import KINDS, Kind, kinds_of
 from attn2mask.builders.worlds.scenes import STUDY_THINGS, draw_scene
@@ -72,6 +75,10 @@ class PainterConfig:
     batch_size: int = field(default=24, metadata={"help": "pictures a step and process"})
     learning_rate: float = 1e-3
     seed: int = 0
+    start_from: str = field(
+        default="",
+        metadata={"help": "pipeline to go on from where there is no checkpoint (its autoencoder stays)"},
+    )
     export: str = field(default="", metadata={"help": "folder that the finished pipeline is written to"})
 
 
@@ -376,13 +383,26 @@ def timesteps(count: int, rng: np.random.Generator) -> torch.Tensor:
 
 
 def train_painter(
-    config: PainterConfig, ranks: Ranks, folder: Path, vae, latents: np.ndarray, pictures: Pictures
+    config: PainterConfig,
+    ranks: Ranks,
+    folder: Path,
+    vae,
+    latents: np.ndarray,
+    pictures: Pictures,
+    start=None,
 ):
     from diffusers.models.attention_processor import AttnProcessor
 
     torch.manual_seed(config.seed + 1)
     tokenizer = make_tokenizer()
     text_encoder, unet = make_text_encoder(tokenizer), make_unet()
+    if start is not None:
+        if start.tokenizer.get_vocab() != tokenizer.get_vocab():
+            raise UserError(
+                f"--start_from {config.start_from}: its words are not those of today's vocabulary"
+            )
+        text_encoder.load_state_dict(start.text_encoder.state_dict())
+        unet.load_state_dict(start.unet.state_dict())
     unet.set_attn_processor(AttnProcessor())
     trainer = Trainer(
         {"text_encoder": text_encoder, "unet": unet}, ranks, folder / "painter.safetensors",
@@ -532,11 +552,13 @@ def main(argv: list[str] | None = None) -> None:
     started = time.time()
     draw(config, ranks, folder)
     pictures = Pictures(folder, ranks.rank)
-    vae = train_autoencoder(config, ranks, folder, pictures)
+    start = load_painter(config.start_from).pipe if config.start_from else None
+    vae = start.vae if start else train_autoencoder(config, ranks, folder, pictures)
     latents = encode(ranks, folder, vae, pictures)
-    spread = ranks.mean_(torch.tensor([float(latents[::7].astype(np.float32).std())]).to(ranks.device))
-    vae.register_to_config(scaling_factor=1 / float(spread))
-    tokenizer, text_encoder, unet = train_painter(config, ranks, folder, vae, latents, pictures)
+    if start is None:
+        spread = ranks.mean_(torch.tensor([float(latents[::7].astype(np.float32).std())]).to(ranks.device))
+        vae.register_to_config(scaling_factor=1 / float(spread))
+    tokenizer, text_encoder, unet = train_painter(config, ranks, folder, vae, latents, pictures, start)
     tune_decoder(config, ranks, folder, vae, pictures)
     if ranks.main:
         pipe = make_pipeline(vae.cpu(), tokenizer, text_encoder.cpu(), unet.cpu())
@@ -550,4 +572,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

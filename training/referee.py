@@ -12,6 +12,7 @@ beside everything it says.
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from attn2mask.builders.arguments import run_command
 
 EMBEDDED = Path(__file__).parent.parent / "builders" / "embedded" / "referee"
 CLASSES = 21
@@ -164,4 +167,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))
