@@ -5,7 +5,7 @@ draws.
 
 Stages, each resumable where it was killed: draw scenes -> autoencoder (f = 8) -> latents -> text encoder
 and UNet -> autoencoder's decoder once more -> export in diffusers' StableDiffusionPipeline format. The
-trade-off is size: 128 x 128 pictures and about 10 M parameters, so that two CPU cores train it in about two
+trade-off is size: 128 x 128 pictures and about 10 M parameters, so that two CPU cores train it in about three
 hours and paint in tenths of a second. Parameters and activations are bfloat16 with float32 master weights,
 attention is the plain one: on CPUs its backward pass is several times faster than the fused one's. Every
 random choice is a function of (seed, stage, step, rank).
@@ -68,10 +68,10 @@ class PainterConfig:
     """What `training/painter.py` takes."""
 
     output_dir: str = "runs/painter"
-    scenes: int = field(default=30_000, metadata={"help": "pictures drawn to train on"})
+    scenes: int = field(default=40_000, metadata={"help": "pictures drawn to train on"})
     autoencoder_steps: int = field(default=2_000, metadata={"help": "steps of 32 crops a process"})
     decoder_steps: int = field(default=1_000, metadata={"help": "last steps of the decoder alone"})
-    steps: int = field(default=4_500, metadata={"help": "steps of text encoder and UNet"})
+    steps: int = field(default=12_000, metadata={"help": "steps of text encoder and UNet"})
     batch_size: int = field(default=24, metadata={"help": "pictures a step and process"})
     learning_rate: float = 1e-3
     seed: int = 0
