@@ -1,7 +1,7 @@
 """`make bench`: what the builders cost, as ratios of two things timed side by side in one run.
 
     make bench              # minutes
-    make bench QUICK=1      # under a minute on idle cores
+    make bench QUICK=1      # about a minute on two idle cores
 
 The two of a pair run one right after the other, and who goes first alternates, so a machine that is busy or
 slows down changes both. Given are the median of the pairs' ratios and its bootstrap 95 % interval; seconds
@@ -45,9 +45,8 @@ BATCH = 8
 
 
 def measure(what: str, first: Callable[[], object], second: Callable[[], object], pairs: int) -> dict:
-    """Seconds of `first` over those of `second`, after one call of each to warm up."""
+    """Seconds of `first` over those of `second`; both have been called before, to warm up."""
     seconds = {first: [], second: []}
-    first(), second()
     for pair in tqdm(range(pairs), desc=what, leave=False):
         for timed in (first, second) if pair % 2 else (second, first):
             started = time.perf_counter()
@@ -100,10 +99,11 @@ def refine_all(image: np.ndarray, ids: np.ndarray, names: int, crf: CRF) -> np.n
 def recording(painter: Painter, prompts: list[Prompt], seeds: list[int], quick: bool) -> list[dict]:
     """Painting with the recorder over painting without it."""
     rows = []
-    for size, pairs in ((1, 7 if quick else 40), (BATCH, 3 if quick else 20)):
+    for size, pairs in ((1, 3 if quick else 40), (BATCH, 2 if quick else 20)):
         recorded, plain = (partial(paint, painter, prompts[:size], seeds[:size]) for paint in (record, draw))
+        equal = bool(np.array_equal(recorded(), plain()))
         row = measure(f"painting recorded / plain, batch {size}", recorded, plain, pairs)
-        rows.append({**row, "equal_pictures": bool(np.array_equal(recorded(), plain()))})
+        rows.append({**row, "equal_pictures": equal})
     return rows
 
 
@@ -153,6 +153,7 @@ def building(model: str, source: PromptSource, images: int, pairs: int) -> list[
             part = range(start, min(start + BATCH, images))
             draw(painter, [source.prompt(i, 0) for i in part], [picture_seed(0, i, 0) for i in part])
 
+    whole(), plain()
     row = measure(f"a build of {images} rows / plain painting", whole, plain, pairs)
     # The last attempt is kept, whatever the gate says.
     painted = images + sum(min(len(why), ATTEMPTS - 1) for why in reports[0]["rejected"].values())
