@@ -85,8 +85,8 @@ PRESETS: dict[str, Rules] = {
         ),
         reliability="agreement",
     ),
-    # Ahead of the other presets on the embedded painter (`make evidence`), on painted pictures by about 0.01 mIoU in one
-    # run; its CRF widths come from earlier trials and were not tuned on it.
+    # Ahead of the other presets on the embedded painter (`make evidence`), on painted pictures by about
+    # 0.01 mIoU in one run; its CRF widths come from earlier trials and were not tuned on it.
     "default": Rules(
         steps=(0.0, 1.0),
         map_sides=(16, 48),
