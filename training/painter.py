@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from tqdm import tqdm
 
 from attn2mask.builders.arguments import run_command
@@ -45,21 +44,12 @@ from attn2mask.builders.labels import load_table
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.worlds.canvas import PALETTE
 from attn2mask.builders.worlds.kinds import KINDS, Kind, kinds_of
-from attn2mask.builders.worlds.scenes import STUDY_THINGS, draw_scene
+from attn2mask.builders.worlds.scenes import STUDY_THINGS, draw_scene, shown_in
 from attn2mask.builders.worlds.street import BACKDROPS
 from attn2mask.training.trainer import Ranks, Trainer
 
 SIZE, FACTOR, CHANNELS, TOKENS, WIDTH = 128, 8, 8, 32, 128
-#: The kinds that the painter learns, two or three of each VOC class: more looks than these are beyond its
-#: size. The names of the others (a canoe, an armchair) are learnt as further words of their class.
-PAINTED = frozenset(
-    "airliner plane_from_below diamond_bicycle city_bike songbird owl sailboat ship bottle squeeze_bottle "
-    "single_decker double_decker sedan pickup cat_sitting kitten dining_chair office_chair cow holstein "
-    "dining_table round_table dog puppy horse pony motorcycle scooter person_standing woman portrait "
-    "leafy_plant cactus sheep frontal_sheep couch sectional steam_locomotive bullet_train flat_screen "
-    "tube_television".split()
-)
-STUDIES = 0.12  # share of Cityscapes' single things and grounds among the pictures of a step
+STUDIES = 0.12  # share of Cityscapes' single things and grounds among the scenes
 BOS, EOS, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 
 
@@ -141,7 +131,7 @@ class Captions:
         self.base = {label.name: nouns(label) for label in load_table("voc").classes}
         self.loose: dict[str, list[str]] = {}  # aliases that no kind claims: any kind may bear them
         for label in load_table("voc").classes:
-            painted = [kind for kind in kinds_of(label.name) if kind.draw.__name__ in PAINTED]
+            painted = [kind for kind in kinds_of(label.name) if shown_in("objects", kind)]
             claimed = {name.lower() for kind in painted for name in kind.names}
             self.loose[label.name] = [alias for alias in label.aliases if alias not in claimed]
 
@@ -202,12 +192,12 @@ class Captions:
 # --- stage 1: scenes ------------------------------------------------------------------------------
 
 
-def draw(config: PainterConfig, ranks: Ranks, folder: Path) -> None:
+def draw(scenes: int, seed: int, ranks: Ranks, folder: Path, studies: float = 0.0) -> None:
     """Draw the scenes once: pictures and masks as .npy files, what is in them as JSON lines, one part a
-    process.
+    process; a share of ``studies`` of Cityscapes' words among them.
     """
     done = folder / f"scenes-{ranks.rank}.jsonl"
-    mine = range(ranks.rank, config.scenes, ranks.size)
+    mine = range(ranks.rank, scenes, ranks.size)
     if not done.exists():
         images = np.lib.format.open_memmap(
             folder / f"images-{ranks.rank}.npy", "w+", np.uint8, (len(mine), SIZE, SIZE, 3)
@@ -217,8 +207,8 @@ def draw(config: PainterConfig, ranks: Ranks, folder: Path) -> None:
         )
         lines = []
         for row, index in enumerate(tqdm(mine, desc="drawing", disable=not ranks.main, mininterval=5)):
-            rng = np.random.default_rng([config.seed, 1, index])
-            scene = draw_scene("studies" if rng.random() < 0.15 else "objects", rng, SIZE)
+            rng = np.random.default_rng([seed, 1, index])
+            scene = draw_scene("studies" if rng.random() < studies else "objects", rng, SIZE)
             images[row], masks[row] = scene.image, scene.mask
             things = [[KINDS.index(t.kind), t.colour] for t in scene.things]
             lines.append(json.dumps({"things": things, "place": scene.place}))
@@ -301,15 +291,6 @@ def train_autoencoder(config: PainterConfig, ranks: Ranks, folder: Path, picture
     trainer.run("autoencoder", loss)
     trainer.mean_weights()
     return vae
-
-
-def load_autoencoder(folder: Path):
-    """The autoencoder that `train_autoencoder` left in ``folder``, its averaged weights in float32."""
-    vae = make_autoencoder()
-    with safe_open(folder / "autoencoder.safetensors", "pt") as file:
-        for name, param in vae.named_parameters():
-            param.data.copy_(file.get_tensor(f"mean/vae.{name}"))
-    return vae.eval()
 
 
 @torch.no_grad()
@@ -411,16 +392,10 @@ def train_painter(
     captions, signal = Captions(), alphas().to(ranks.device)
     scale = vae.config.scaling_factor
     count = len(pictures.scenes)
-    is_study = np.array([(mask == 255).any() for mask in pictures.masks])
-    painted = [
-        all(KINDS[k].draw.__name__ in PAINTED for k, _ in scene["things"]) for scene in pictures.scenes
-    ]
-    studies, objects = np.flatnonzero(is_study), np.flatnonzero(np.array(painted) & ~is_study)
     occupied = np.stack([m.reshape(16, 8, 16, 8).max((1, 3)) > 0 for m in pictures.masks])
 
     def batch(rng: np.random.Generator, size: int, dropout: float):
-        pools = (studies if study else objects for study in rng.random(size) < STUDIES)
-        rows = [int(pool[rng.integers(len(pool))]) + count * int(rng.integers(2)) for pool in pools]
+        rows = rng.integers(2 * count, size=size)  # the second half are mirror images
         texts = ["" if rng.random() < dropout else captions(pictures.scenes[r % count], rng) for r in rows]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         weight = np.stack([occupied[r % count][:, :: -1 if r >= count else 1] for r in rows])
@@ -550,7 +525,7 @@ def main(argv: list[str] | None = None) -> None:
             file=sys.stderr,
         )
     started = time.time()
-    draw(config, ranks, folder)
+    draw(config.scenes, config.seed, ranks, folder, STUDIES)
     pictures = Pictures(folder, ranks.rank)
     start = load_painter(config.start_from).pipe if config.start_from else None
     vae = start.vae if start else train_autoencoder(config, ranks, folder, pictures)

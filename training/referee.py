@@ -1,7 +1,7 @@
 """The referee: a small segmenter trained on drawn scenes with exact masks, which judges what has no ground
 truth.
 
-    python training/referee.py --scenes runs/painter --output-dir builders/embedded/referee
+    torchrun --nproc-per-node 2 training/referee.py --export builders/embedded/referee
 
 Painted pictures have no exact masks, so the demo asks the referee: which pixels of a painted picture look
 like which of VOC's classes? It has never seen a painted picture; a fifth of its training pictures went
@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from attn2mask.builders.arguments import run_command
+from attn2mask.builders.painter import load_painter
 
 EMBEDDED = Path(__file__).parent.parent / "builders" / "embedded" / "referee"
 CLASSES = 21
@@ -88,10 +89,10 @@ def load_referee(folder: Path = EMBEDDED) -> Referee:
 class RefereeConfig:
     """What `training/referee.py` takes."""
 
-    scenes: str = field(
-        default="runs/painter", metadata={"help": "folder where training/painter.py drew its scenes"}
-    )
-    output_dir: str = str(EMBEDDED)
+    output_dir: str = "runs/referee"
+    scenes: int = field(default=30_000, metadata={"help": "pictures drawn to train on"})
+    painter: str = field(default="embedded", metadata={"help": "pipeline whose autoencoder blurs a fifth"})
+    export: str = field(default="", metadata={"help": "folder that the finished weights are written to"})
     steps: int = 8_000
     batch_size: int = 16
     learning_rate: float = 2e-3
@@ -112,29 +113,27 @@ def augment(
     with torch.no_grad():
         latent = vae.encode(images[:through].bfloat16()).latent_dist.mean
         strength = float(rng.uniform(0.0, 0.25)) * latent.float().std()
-        latent = latent + (torch.randn(latent.shape, generator=generator) * strength).to(latent)
+        latent = latent + (torch.randn(latent.shape, generator=generator).to(latent) * strength).to(latent)
         images = torch.cat([vae.decode(latent).sample.float(), images[through:]])
-    gain = torch.from_numpy(rng.uniform(0.8, 1.2, (n, 1, 1, 1)).astype(np.float32))
-    shift = torch.from_numpy(rng.uniform(-0.15, 0.15, (n, 3, 1, 1)).astype(np.float32))
-    noise = torch.randn(images.shape, generator=generator) * 0.03
+    gain = torch.from_numpy(rng.uniform(0.8, 1.2, (n, 1, 1, 1)).astype(np.float32)).to(images)
+    shift = torch.from_numpy(rng.uniform(-0.15, 0.15, (n, 3, 1, 1)).astype(np.float32)).to(images)
+    noise = torch.randn(images.shape, generator=generator).to(images) * 0.03
     return (images * gain + shift + noise).clamp(-1, 1), masks
 
 
 def main(argv: list[str] | None = None) -> None:
     from transformers import HfArgumentParser
 
-    from attn2mask.training.painter import load_autoencoder, to_tensor
+    from attn2mask.training.painter import Pictures, draw, to_tensor
     from attn2mask.training.trainer import Ranks, Trainer
 
     (config,) = HfArgumentParser(RefereeConfig).parse_args_into_dataclasses(argv)
-    folder, output = Path(config.scenes), Path(config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
     ranks = Ranks()
-    parts = [
-        (np.load(path, mmap_mode="r"), np.load(folder / path.name.replace("images", "masks"), mmap_mode="r"))
-        for path in sorted(folder.glob("images-*.npy"))
-    ]
-    vae = load_autoencoder(folder).bfloat16()
+    draw(config.scenes, config.seed, ranks, folder)
+    pictures = Pictures(folder, ranks.rank)
+    vae = load_painter(config.painter).pipe.vae.to(ranks.device, torch.bfloat16)
     torch.manual_seed(config.seed)
     referee = Referee()
     trainer = Trainer(
@@ -148,22 +147,20 @@ def main(argv: list[str] | None = None) -> None:
 
     def loss(step: int) -> torch.Tensor:
         rng = np.random.default_rng([config.seed, 6, step, ranks.rank])
-        images, masks = [], []
-        while len(images) < config.batch_size:
-            pictures, labels = parts[rng.integers(len(parts))]
-            row = int(rng.integers(len(pictures)))
-            if not (labels[row] == 255).any():  # else a study of Cityscapes' words: not VOC's
-                images.append(pictures[row])
-                masks.append(labels[row])
-        x, y = augment(to_tensor(np.stack(images)), torch.from_numpy(np.stack(masks)).long(), vae, rng)
-        return F.cross_entropy(referee(x.bfloat16()).float(), y)
+        rows = np.sort(rng.integers(len(pictures.images), size=config.batch_size))
+        images, masks = to_tensor(pictures.images[rows]), torch.from_numpy(pictures.masks[rows]).long()
+        x, y = augment(images.to(ranks.device), masks.to(ranks.device), vae, rng)
+        return F.cross_entropy(referee(x.bfloat16()).float(), y, ignore_index=255)
 
     trainer.run("referee", loss)
     trainer.mean_weights()
     if ranks.main:
-        weights = {k: v.half().contiguous() for k, v in referee.state_dict().items()}
-        save_file(weights, output / "referee.safetensors")
-        print(f"wrote {output / 'referee.safetensors'}")
+        target = Path(config.export or folder / "weights")
+        target.mkdir(parents=True, exist_ok=True)
+        weights = {k: v.half().cpu().contiguous() for k, v in referee.state_dict().items()}
+        save_file(weights, target / "referee.safetensors")
+        print(f"wrote {target / 'referee.safetensors'}")
+    ranks.leave()
 
 
 if __name__ == "__main__":

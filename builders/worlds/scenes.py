@@ -1,9 +1,10 @@
 """Scenes of the drawn worlds: pictures whose masks are exact, with what is in them for captions to say.
 
-``objects`` has one to three things of VOC's 20 classes before a calm backdrop. ``shifted`` has the same
-things in a look that the embedded painter never saw: pencil outlines, hatching and washed-out colours on
-toned paper. ``studies`` shows Cityscapes' words as single things and plain grounds, never a street. Every
-scene is a function of its seed:
+``objects`` has one to three things of VOC's 20 classes before a calm backdrop. ``variety`` has all the kinds
+of them that can be drawn, most of which the embedded painter never saw. ``shifted`` has the things of
+``objects`` in a look that it never saw: pencil outlines, hatching and washed-out colours on toned paper.
+``studies`` shows Cityscapes' words as single things and plain grounds, never a street. Every scene is a
+function of its seed:
 
     scene = draw_scene("objects", np.random.default_rng([seed, index]))
 """
@@ -50,7 +51,17 @@ STUDY_THINGS = (
         "truck",
     ),
 )
-WORLDS = ("objects", "shifted", "studies")
+#: The kinds in ``objects`` and ``shifted``, two or three of each class: what the embedded painter learns.
+#: More looks are beyond its size; the words of the others (a canoe, an armchair) it knows as further words
+#: of their class.
+PAINTED = frozenset(
+    "airliner plane_from_below diamond_bicycle city_bike songbird owl sailboat ship bottle squeeze_bottle "
+    "single_decker double_decker sedan pickup cat_sitting kitten dining_chair office_chair cow holstein "
+    "dining_table round_table dog puppy horse pony motorcycle scooter person_standing woman portrait "
+    "leafy_plant cactus sheep frontal_sheep couch sectional steam_locomotive bullet_train flat_screen "
+    "tube_television".split()
+)
+WORLDS = ("objects", "variety", "shifted", "studies")
 
 _WATER, _AIR = ("water", "beach"), ("sky", "sky", "mountains", "sunset", "night", "plain", "field")
 _INDOORS = ("room", "floor", "kitchen", "rug", "plain", "pattern", "room")
@@ -102,10 +113,13 @@ class Scene:
     place: str
 
 
+def shown_in(world: str, kind: Kind) -> bool:
+    """Whether scenes of ``world`` may show ``kind``."""
+    return world == "variety" or kind.thing not in VOC_THINGS or kind.draw.__name__ in PAINTED
+
+
 def random_style(world: str, rng: np.random.Generator) -> Style:
-    """A look for one scene: the painter's looks for ``objects`` and ``studies``, a foreign one for
-    ``shifted``.
-    """
+    """A look for one scene: a foreign one for ``shifted``, the painter's for all others."""
     if world == "shifted":
         return Style(
             outline=rng.uniform(1.2, 2.0),
@@ -128,7 +142,10 @@ def random_style(world: str, rng: np.random.Generator) -> Style:
 
 
 def draw_scene(
-    world: str, rng: np.random.Generator, size: int = 128, things: tuple[str, ...] | None = None
+    world: str,
+    rng: np.random.Generator,
+    size: int = 128,
+    things: tuple[str, ...] | None = None,
 ) -> Scene:
     """One scene of ``world``, ``size`` x ``size``; ``things`` fixes its classes, else they are drawn at
     random.
@@ -146,7 +163,7 @@ def draw_scene(
         things = tuple(pool[i] for i in rng.integers(len(pool), size=count))
         if count > 1 and rng.random() < 0.15:
             things = (things[0],) * count
-    kinds = [_choose(kinds_of(t), rng) for t in things]
+    kinds = [_choose([k for k in kinds_of(t) if shown_in(world, k)], rng) for t in things]
     backdrop = _choose_backdrop(kinds, rng)
     picture, horizon = draw_backdrop(backdrop, (size, size), style, rng)
     side = size * SUPERSAMPLE
