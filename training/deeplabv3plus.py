@@ -1,0 +1,212 @@
+"""DeepLabv3+ on the hierarchical backbones of transformers: ResNet, Swin, ConvNeXt and their like.
+
+    AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True)
+
+Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation", ECCV 2018,
+https://arxiv.org/abs/1802.02611. Every saved model takes a copy of this file along, which is why it imports
+torch and transformers alone.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+# Pictures are padded to multiples of it, so that the feature maps of all strides line up with the pixels.
+COARSEST_STRIDE = 32
+
+
+class DeepLabV3PlusConfig(PreTrainedConfig):
+    """The configuration of a `DeepLabV3PlusForSemanticSegmentation`.
+
+    Args:
+        backbone_config: of a backbone with the stages `stage1` (stride 4) and `stage4`; a ResNet-50 by default.
+        output_stride: the stride of the last feature map. A ResNet is dilated to 8 or 16; None keeps the
+            backbone's own, as every other family must.
+        atrous_rates: dilations of the pyramid, in steps of the last feature map. The paper's 6, 12, 18 are for
+            stride 16; they double at 8, and halve at 32.
+        decoder_channels: width of the pyramid and of the decoder.
+        low_level_channels: width to which the decoder narrows the features of stride 4.
+        dropout: share of the pyramid's output that training drops.
+        semantic_loss_ignore_index: the label that the loss leaves out.
+    """
+
+    model_type = "deeplabv3plus"
+    sub_configs: ClassVar[dict[str, type]] = {"backbone_config": AutoConfig}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    output_stride: int | None = 16
+    atrous_rates: Sequence[int] = (6, 12, 18)
+    decoder_channels: int = 256
+    low_level_channels: int = 48
+    dropout: float = 0.1
+    semantic_loss_ignore_index: int = 255
+
+    def __post_init__(self, **kwargs) -> None:
+        if not isinstance(self.backbone_config, PreTrainedConfig):
+            described = {"model_type": "resnet"} | (self.backbone_config or {})
+            self.backbone_config = AutoConfig.for_model(**described)
+        self.backbone_config.out_features = ["stage1", "stage4"]
+        super().__post_init__(**kwargs)
+
+
+class ConvNormReLU(nn.Sequential):
+    """A convolution that keeps height and width, batch normalisation and ReLU."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1, groups: int = 1
+    ) -> None:
+        padding = dilation * (kernel_size // 2)
+        super().__init__(
+            nn.Conv2d(
+                in_channels,
+                out_channels,
+                kernel_size,
+                padding=padding,
+                dilation=dilation,
+                groups=groups,
+                bias=False,
+            ),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        )
+
+
+class SeparableConv(nn.Sequential):
+    """A 3 x 3 convolution of each channel by itself, then a 1 x 1 one over the channels."""
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+        super().__init__(
+            ConvNormReLU(in_channels, in_channels, 3, dilation, groups=in_channels),
+            ConvNormReLU(in_channels, out_channels),
+        )
+
+
+class AtrousSpatialPyramidPooling(nn.Module):
+    """Context at several reaches: a point, atrous convolutions, the whole picture."""
+
+    def __init__(self, in_channels: int, channels: int, rates: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [
+                ConvNormReLU(in_channels, channels),
+                *(SeparableConv(in_channels, channels, rate) for rate in rates),
+            ]
+        )
+        # Without normalisation, as in Detectron2: one value per channel and picture has no statistics in a
+        # small batch, and none at all in a batch of one.
+        self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(in_channels, channels, 1), nn.ReLU())
+        self.projection = nn.Sequential(
+            ConvNormReLU(channels * (len(rates) + 2), channels), nn.Dropout(dropout)
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        maps = [branch(features) for branch in self.branches]
+        maps.append(self.pooling(features).expand_as(maps[0]))
+        return self.projection(torch.cat(maps, dim=1))
+
+
+class DeepLabV3PlusHead(nn.Module):
+    """The pyramid on the last feature map, and the decoder that joins it with the features of stride 4."""
+
+    def __init__(self, config: DeepLabV3PlusConfig, low_level: int, high_level: int) -> None:
+        super().__init__()
+        channels = config.decoder_channels
+        self.pyramid = AtrousSpatialPyramidPooling(high_level, channels, config.atrous_rates, config.dropout)
+        self.low_level = ConvNormReLU(low_level, config.low_level_channels)
+        self.decoder = nn.Sequential(
+            SeparableConv(channels + config.low_level_channels, channels), SeparableConv(channels, channels)
+        )
+        self.classifier = nn.Conv2d(channels, config.num_labels, 1)
+
+    def forward(self, low_level: torch.Tensor, high_level: torch.Tensor) -> torch.Tensor:
+        """Feature maps (N, C1, H/4, W/4) and (N, C4, H/s, W/s) -> logits (N, classes, H/4, W/4)."""
+        context = self.pyramid(high_level)
+        context = F.interpolate(context, size=low_level.shape[-2:], mode="bilinear", align_corners=False)
+        return self.classifier(self.decoder(torch.cat([context, self.low_level(low_level)], dim=1)))
+
+
+class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
+    """`model(pixel_values=...)` gives logits at the input's size.
+
+    Batches of one picture are fine in training too, if the last feature map has more than one point.
+    Raises ValueError for an output stride that the backbone cannot have.
+    """
+
+    config_class = DeepLabV3PlusConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def __init__(self, config: DeepLabV3PlusConfig) -> None:
+        super().__init__(config)
+        self.backbone = AutoBackbone.from_config(config.backbone_config)
+        if config.output_stride is not None:
+            if config.backbone_config.model_type != "resnet" or config.output_stride not in (8, 16, 32):
+                raise ValueError(
+                    f"no output stride of {config.output_stride} on {config.backbone_config.model_type}: "
+                    "ResNets have 8, 16 or 32, other backbones their own (None)"
+                )
+            dilate(self.backbone, config.output_stride)
+        self.decode_head = DeepLabV3PlusHead(config, *self.backbone.channels)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            # By fan-in, which is right for depthwise convolutions as well.
+            init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> SemanticSegmenterOutput:
+        """
+        Args:
+            pixel_values: (N, 3, H, W), normalised as the image processor does; any H and W.
+            labels: class ids (N, H, W), int64, with `semantic_loss_ignore_index` where there is none.
+
+        Returns: `logits` (N, classes, H, W), and with labels `loss`, their mean cross-entropy.
+        """
+        height, width = pixel_values.shape[-2:]
+        padding = (0, -width % COARSEST_STRIDE, 0, -height % COARSEST_STRIDE)
+        padded = F.pad(pixel_values, padding, mode="replicate")
+        logits = self.decode_head(*self.backbone(padded).feature_maps)
+        logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+        logits = logits[..., :height, :width]
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits, labels, ignore_index=self.config.semantic_loss_ignore_index)
+        return SemanticSegmenterOutput(loss=loss, logits=logits)
+
+
+def dilate(resnet: nn.Module, output_stride: int) -> None:
+    """Exchange the strides of a `ResNetBackbone` beyond `output_stride` for dilation, in place.
+
+    The weights stay, and so does what they compute: on a grid that is finer by the strides taken away, each
+    old value stands where it stood. (A strided convolution itself reads undecimated features, hence with the
+    dilation before it.)
+    """
+    stride, dilation = 4, 1  # of the stem
+    for stage in resnet.encoder.stages:
+        convolutions = [module for module in stage.modules() if isinstance(module, nn.Conv2d)]
+        strided = [convolution for convolution in convolutions if convolution.stride == (2, 2)]
+        before = dilation
+        if strided and stride == output_stride:
+            dilation *= 2
+            for convolution in strided:
+                convolution.stride = (1, 1)
+        elif strided:
+            stride *= 2
+        for convolution in convolutions:
+            if convolution.kernel_size == (3, 3):
+                rate = before if convolution in strided else dilation
+                convolution.dilation = convolution.padding = (rate, rate)
+
+
+DeepLabV3PlusConfig.register_for_auto_class()
+DeepLabV3PlusForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")

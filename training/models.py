@@ -1,0 +1,184 @@
+"""Segmentation networks: an architecture on a backbone of transformers, pretrained or from scratch.
+
+    build_network("deeplabv3plus", "microsoft/resnet-50", load_table("voc"), seed=0)
+
+A backbone is a Hub id; a local folder, with weights or with a configuration alone (then from scratch); or
+`scratch:NAME` with a name of `SCRATCH`. Two networks of different seeds share pretrained weights and differ in
+their heads, as co-training wants them.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+from transformers import (
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+    UperNetConfig,
+)
+
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.labels import ClassTable
+from attn2mask.training.deeplabv3plus import DeepLabV3PlusConfig
+
+ARCHITECTURES = ("deeplabv3plus", "upernet")
+
+SCRATCH: dict[str, dict[str, Any]] = {
+    # A thin ResNet-18, for pictures of 128 pixels and CPUs.
+    "small": {
+        "model_type": "resnet",
+        "layer_type": "basic",
+        "depths": [2, 2, 2, 2],
+        "embedding_size": 32,
+        "hidden_sizes": [32, 64, 128, 256],
+    },
+    "resnet50": {"model_type": "resnet"},
+    "swin-tiny": {"model_type": "swin"},
+    "swin-base": {
+        "model_type": "swin",
+        "embed_dim": 128,
+        "depths": [2, 2, 18, 2],
+        "num_heads": [4, 8, 16, 32],
+    },
+    "convnext-tiny": {"model_type": "convnext"},
+}
+
+# Backbones that are built from scratch where the Hub is out of reach, so that the presets run everywhere.
+OFFLINE = {
+    "microsoft/resnet-50": "resnet50",
+    "microsoft/swin-base-patch4-window7-224": "swin-base",
+    "microsoft/swin-base-patch4-window7-224-in22k": "swin-base",
+}
+
+_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+def build_network(architecture: str, backbone: str, table: ClassTable, seed: int) -> PreTrainedModel:
+    """A network on the CPU, in float32: `network(pixel_values=(N, 3, H, W)).logits` is (N, len(table.names),
+    H, W) for any H, W of 32 or more.
+
+    What no pretrained weights are there for is drawn from `seed`; torch's own random state stays as it was.
+    Its configuration has the names of the classes, the table's name as `class_table`, and
+    `backbone_from_scratch`.
+
+    Raises UserError for an unknown architecture or scratch name, a backbone that cannot be found or fetched
+    (but those of `OFFLINE` are built from scratch then, with a warning), or one without stages.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"no architecture {architecture!r}: choose {' or '.join(ARCHITECTURES)}")
+    backbone_config, pretrained = _describe(backbone)
+    if not set(_STAGES) <= set(getattr(backbone_config, "stage_names", None) or ()):
+        raise UserError(
+            f"backbone {backbone}: {backbone_config.model_type} has no feature maps of four scales; "
+            "take a ResNet, Swin, ConvNeXt or the like"
+        )
+    make_config = _upernet if architecture == "upernet" else _deeplabv3plus
+    config = make_config(
+        backbone_config,
+        id2label=dict(enumerate(table.names)),
+        label2id={name: index for index, name in enumerate(table.names)},
+        semantic_loss_ignore_index=table.ignore_index,
+        class_table=table.name,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        network = AutoModelForSemanticSegmentation.from_config(config, dtype=torch.float32)
+    network.config.backbone_from_scratch = not (pretrained and _load_weights(network.backbone, backbone))
+    return network
+
+
+def backbone_parameters(network: PreTrainedModel) -> list[Parameter]:
+    """The parameters that pretrained weights, where there are some, have set."""
+    return list(network.backbone.parameters())
+
+
+def head_parameters(network: PreTrainedModel) -> list[Parameter]:
+    """All other parameters."""
+    of_backbone = {id(parameter) for parameter in network.backbone.parameters()}
+    return [parameter for parameter in network.parameters() if id(parameter) not in of_backbone]
+
+
+def _deeplabv3plus(backbone_config: PreTrainedConfig, **shared: Any) -> DeepLabV3PlusConfig:
+    """At output stride 16 on ResNets; at 32 elsewhere, where half the rates reach as many pixels."""
+    is_resnet = backbone_config.model_type == "resnet"
+    return DeepLabV3PlusConfig(
+        backbone_config=backbone_config,
+        output_stride=16 if is_resnet else None,
+        atrous_rates=(6, 12, 18) if is_resnet else (3, 6, 9),
+        decoder_channels=min(256, _width(backbone_config) // 2),
+        **shared,
+    )
+
+
+def _upernet(backbone_config: PreTrainedConfig, **shared: Any) -> UperNetConfig:
+    """Without the auxiliary head, whose logits transformers keeps to itself."""
+    backbone_config.out_features = _STAGES
+    return UperNetConfig(
+        backbone_config=backbone_config,
+        hidden_size=min(512, _width(backbone_config)),
+        use_auxiliary_head=False,
+        loss_ignore_index=shared["semantic_loss_ignore_index"],
+        **shared,
+    )
+
+
+def _width(backbone_config: PreTrainedConfig) -> int:
+    """The channels of the last stage, by which narrow backbones get narrow heads."""
+    widths = getattr(backbone_config, "hidden_sizes", None)
+    return widths[-1] if widths else backbone_config.hidden_size
+
+
+def _describe(backbone: str) -> tuple[PreTrainedConfig, bool]:
+    """The backbone's configuration, and whether there should be weights to it."""
+    source, _, name = backbone.partition(":")
+    if source == "scratch":
+        if name not in SCRATCH:
+            raise UserError(f"no backbone {backbone!r}: from scratch there are {', '.join(SCRATCH)}")
+        return AutoConfig.for_model(**SCRATCH[name]), False
+    folder = Path(backbone)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"backbone {backbone} holds no config.json")
+    try:
+        config = AutoConfig.from_pretrained(backbone)
+    except (OSError, ValueError) as error:
+        _needs_scratch(backbone, error)
+        return AutoConfig.for_model(**SCRATCH[OFFLINE[backbone]]), False
+    # The names of what it was pretrained on are not those of the segmenter.
+    config.id2label = config.label2id = None
+    return config, not folder.is_dir() or any((folder / name).exists() for name in _WEIGHTS)
+
+
+def _load_weights(module: PreTrainedModel, backbone: str) -> bool:
+    """Put pretrained weights into a backbone; False where it has to stay as it was drawn."""
+    try:
+        pretrained, report = type(module).from_pretrained(
+            backbone, config=module.config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        _needs_scratch(backbone, error)
+        return False
+    # Norms of the feature maps are new in every backbone that has them.
+    missing = [name for name in report["missing_keys"] if "hidden_states_norms" not in name]
+    if missing:
+        raise UserError(f"backbone {backbone}: its weights lack {len(missing)} tensors, such as {missing[0]}")
+    module.load_state_dict(pretrained.state_dict())
+    return True
+
+
+def _needs_scratch(backbone: str, error: Exception) -> None:
+    """Warn that a backbone goes without its weights; raises UserError for one that must not."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if backbone not in OFFLINE:
+        raise UserError(
+            f"backbone {backbone!r} is no folder, no scratch:NAME, and not to be had from the Hub: {reason}"
+        ) from error
+    print(
+        f"attn2mask: warning: NO PRETRAINED WEIGHTS: {backbone} cannot be fetched and starts from random "
+        f"ones, so scores will be far lower ({reason})",
+        file=sys.stderr,
+    )
