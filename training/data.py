@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import TABLES, ClassTable, LabelClass, default_colour, load_table
+from attn2mask.training.layouts import recorded_table
 
 if TYPE_CHECKING:
     import datasets
@@ -211,10 +212,8 @@ def open_rows(
 
 def table_of(dataset: str, features: dict) -> ClassTable:
     """The class table of a dataset of rows: a build's own, else by the names of its `classes` column."""
-    from attn2mask.builders.shards import BuildDirectory
-
-    if (Path(dataset) / "build.json").exists():
-        return BuildDirectory(Path(dataset)).table
+    if (recorded := recorded_table(dataset)) is not None:
+        return recorded
     try:
         names = tuple(features["classes"].feature.names)
     except (KeyError, AttributeError):

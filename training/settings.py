@@ -102,7 +102,7 @@ class TrainConfig:
     streaming: bool = option("read the rows as they are needed, without a copy", False, "data")
     workers: int = option("processes that load rows (%(default)s)", 2, "data", metavar="N")
     eval_dataset: str = option("pictures with masks to score on as it trains", "", "evaluation")
-    eval_split: str = option("their split (%(default)s)", "val", "evaluation")
+    eval_split: str | None = option("their split (the layout's validation split)", None, "evaluation")
     eval_every: int = option("steps between scores (a tenth of all)", 0, "evaluation", metavar="N")
     preset: str = option(
         "settings to start from (%(default)s)", "demo", "method", choices=tuple(PRESETS), metavar="NAME"

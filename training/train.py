@@ -58,7 +58,7 @@ def train(config: TrainConfig) -> None:
         settings.batch_size, accelerator.num_processes, config.micro_batch, settings.mixing
     )
     rows, table = open_rows(config.dataset, config.streaming, settings.reliability)
-    start = prepare_directory(output, config, accelerator)
+    start = steps_done(output, config)
     if start >= settings.max_steps:
         accelerator.print(f"{output} has all its {settings.max_steps} steps; nothing to do")
         return
@@ -68,6 +68,10 @@ def train(config: TrainConfig) -> None:
     pair = make_pair(settings, table, config.seed, batches, accelerator)
     optimizer = make_optimizer(pair, settings)
     pair, optimizer = accelerator.prepare(pair, optimizer)
+    if accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "run.json").write_text(json.dumps(config.identity(), indent=2) + "\n")
+    accelerator.wait_for_everyone()
     run = Run(config, settings, table, accelerator, pair, optimizer, output)
     if start:
         run.load()
@@ -264,9 +268,9 @@ class Run:
         """Score both networks, each process on its share; keep the best, and a picture of predictions."""
         from attn2mask.training.charts import prediction_sheet
         from attn2mask.training.evaluation import report, score
+        from attn2mask.training.scoring import extremes
 
         networks, accelerator = self.networks(), self.accelerator
-        self.pair.eval()
         mine = range(accelerator.process_index, len(pictures), accelerator.num_processes)
         scores = score(
             networks, self.processor, pictures, self.table, device=accelerator.device,
@@ -275,14 +279,14 @@ class Run:
         for matrix in scores.matrices.values():
             whole = accelerator.reduce(torch.from_numpy(matrix).to(accelerator.device), "sum")
             matrix[:] = whole.cpu().numpy()
-        self.pair.train()
         found = report(scores, self.table) | {"step": self.step, "num_images": len(pictures)}
         self.log({f"eval_{name}": found[name] for name in ("mean_iou", "pixel_accuracy")})
         if accelerator.is_main_process:
             self.metrics = found
             folder = self.output / "predictions"
             folder.mkdir(exist_ok=True)
-            prediction_sheet(scores.rows, self.table, folder / f"step-{self.step:06d}.png")
+            shown = extremes(scores, networks, self.processor, pictures)
+            prediction_sheet(shown, self.table, folder / f"step-{self.step:06d}.png")
             tqdm.write(f"step {self.step}: mIoU {found['mean_iou']:.4f} on {len(pictures)} pictures")
             if found["mean_iou"] > self.best:
                 self.best = found["mean_iou"]
@@ -334,29 +338,20 @@ def trim_log(path: Path, step: int, main: bool) -> None:
         path.write_text("".join(f"{line}\n" for line in lines))
 
 
-def prepare_directory(output: Path, config: TrainConfig, accelerator: Accelerator) -> int:
+def steps_done(output: Path, config: TrainConfig) -> int:
     """The step to go on from. Raises UserError for a directory that is not this run's, or not to be gone on
     with.
     """
     record, state = output / "run.json", output / "state.safetensors"
-    identity = json.loads(json.dumps(config.identity()))
-    problem = None
     if record.exists():
-        was = json.loads(record.read_text())
-        differ = [f"{k} ({was.get(k)} there, {v} now)" for k, v in identity.items() if was.get(k) != v]
+        was, now = json.loads(record.read_text()), json.loads(json.dumps(config.identity()))
+        differ = [f"{k} ({was.get(k)} there, {v} now)" for k, v in now.items() if was.get(k) != v]
         if differ:
-            problem = f"{output} holds another run: {', '.join(differ)}; choose another --output-dir"
-        elif not config.resume:
-            problem = f"{output} holds this run already: give --resume to go on with it"
+            raise UserError(f"{output} holds another run: {', '.join(differ)}; choose another --output-dir")
+        if not config.resume:
+            raise UserError(f"{output} holds this run already: give --resume to go on with it")
     elif output.exists() and any(output.iterdir()):
-        problem = f"{output} is not empty and holds no run; choose another --output-dir"
-    accelerator.wait_for_everyone()
-    if problem:
-        raise UserError(problem)
-    if accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(identity, indent=2) + "\n")
-    accelerator.wait_for_everyone()
+        raise UserError(f"{output} is not empty and holds no run; choose another --output-dir")
     if not state.exists():
         return 0
     with safe_open(state, "pt") as file:
