@@ -11,6 +11,7 @@ Semantic segmentation datasets without pixel labels: a diffusion model paints, i
   build TABLE    captions in, a labelled dataset out
   show DIR       a sheet of rows to look at: picture, class maps, mask, reliability, prompt
   remask DIR     the same pictures with masks by other rules, without painting
+  evaluate       a trained segmenter held against masks: IoU by class, a chart, the best and worst pictures
   demo           the whole way on a small scale, offline, measured
 
 `attn2mask COMMAND --help` lists a command's options; `attn2mask --version` prints the version."""
@@ -34,6 +35,12 @@ def _remask(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _evaluate(argv: Sequence[str]) -> int:
+    from attn2mask.training.scoring import main
+
+    return main(argv)
+
+
 def _demo(argv: Sequence[str]) -> int:
     from attn2mask.hub.demo import main
 
@@ -44,6 +51,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "build": _build,
     "show": _show,
     "remask": _remask,
+    "evaluate": _evaluate,
     "demo": _demo,
 }
 

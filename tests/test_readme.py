@@ -22,11 +22,18 @@ from attn2mask.builders.remask import RemaskConfig
 from attn2mask.builders.sheet import ShowConfig
 from attn2mask.hub.cli import COMMANDS
 from attn2mask.hub.demo import DemoConfig
+from attn2mask.training.scoring import EvaluateConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 MARK = "<!-- tested -->"
-CONFIGS = {"build": BuildConfig, "show": ShowConfig, "remask": RemaskConfig, "demo": DemoConfig}
+CONFIGS = {
+    "build": BuildConfig,
+    "show": ShowConfig,
+    "remask": RemaskConfig,
+    "evaluate": EvaluateConfig,
+    "demo": DemoConfig,
+}
 SCRIPTS = {"builders/build.py": BuildConfig}
 
 

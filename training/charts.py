@@ -1,0 +1,107 @@
+"""Pictures of an evaluation: a bar for each class, and a sheet of what the networks found.
+
+iou_chart(report(scores, table), "metrics_iou.png")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.labels import ClassTable
+from attn2mask.builders.sheet import overlay
+from attn2mask.builders.workers import encode
+
+MOST = 60  # bars of a chart; of more classes the best and the worst are drawn
+SIDE = 512  # pixels: the longer side of a picture on the sheet
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A row of `prediction_sheet`: image (H, W, 3) uint8; target and prediction (H, W) ids, with the table's
+    `ignore_index` where nothing is measured.
+    """
+
+    title: str
+    image: np.ndarray
+    target: np.ndarray
+    prediction: np.ndarray
+
+
+def shown_classes(per_class_iou: dict[str, float | None], most: int = MOST) -> list[tuple[str, float]]:
+    """(name, IoU) of the classes that were measured, in the table's order; of more than `most` of them the
+    best half of `most`, and then the worst.
+    """
+    measured = [(name, iou) for name, iou in per_class_iou.items() if iou is not None]
+    if len(measured) <= most:
+        return measured
+    ranked = sorted(measured, key=lambda item: -item[1])
+    return ranked[: most // 2] + ranked[-(most // 2) :]
+
+
+def iou_chart(report: dict[str, Any], path: str | Path) -> None:
+    """A bar for each class's IoU and a line at their mean, from what `evaluation.report` returns.
+
+    Raises UserError where the file's name has no ending of a picture.
+    """
+    bars = shown_classes(report["per_class_iou"])
+    measured = sum(iou is not None for iou in report["per_class_iou"].values())
+    figure = Figure(figsize=(8, 1.2 + 0.24 * max(len(bars), 1)), layout="constrained")
+    axes = figure.subplots()
+    names, values = [name for name, _ in bars], [100 * iou for _, iou in bars]
+    drawn = axes.barh(range(len(bars)), values, color="#4c78a8")
+    axes.bar_label(drawn, fmt="%.1f", padding=3, fontsize=8)
+    axes.set_yticks(range(len(bars)), names, fontsize=9)
+    axes.set(xlim=(0, 106), xlabel="IoU, %")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    part = f"; the best and worst {len(bars)} of {measured} classes" if len(bars) < measured else ""
+    if report["mean_iou"] is not None:
+        mean = 100 * report["mean_iou"]
+        axes.axvline(mean, color="#e45756", linewidth=1)
+        axes.set_title(f"mean IoU {mean:.1f} % on {report['num_images']:,} pictures{part}", fontsize=10)
+    _save(figure, path)
+
+
+def prediction_sheet(rows: Sequence[Shown], table: ClassTable, path: str | Path) -> None:
+    """Picture | target | prediction, a line for each row, with the colours of the classes in them below.
+
+    Raises UserError where the file's name has no ending of a picture.
+    """
+    figure = Figure(figsize=(9.6, 3.1 * len(rows) + 0.8), layout="constrained")
+    grid = figure.subplots(len(rows), 3, squeeze=False)
+    present: set[int] = set()
+    for line, row in zip(grid, rows, strict=True):
+        picture = Image.fromarray(row.image)
+        tiles = [picture]
+        for ids in (row.target, row.prediction):
+            present |= set(np.unique(ids).tolist())
+            depth = np.uint16 if table.ignore_index > 255 else np.uint8
+            tiles.append(overlay(picture, {"bytes": encode(ids.astype(depth))}, table))
+        for axes, tile, title in zip(line, tiles, (row.title, "target", "prediction"), strict=True):
+            tile.thumbnail((SIDE, SIDE))
+            axes.imshow(tile)
+            axes.set_title(title, fontsize=9)
+            axes.axis("off")
+    legend = [
+        Patch(facecolor=table.palette[i] / 255, edgecolor="black", label=table.names[i])
+        for i in sorted(present - {table.ignore_index} - ({0} if table.background else set()))
+    ]
+    if legend:
+        figure.legend(handles=legend, loc="outside lower center", ncols=6, fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    try:
+        figure.savefig(path, dpi=120)
+    except ValueError as error:
+        raise UserError(f"{path}: the ending must be that of a picture, such as .png") from error
