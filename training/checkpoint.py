@@ -1,7 +1,7 @@
 """Checkpoints: a folder in transformers' format with network A at its root and network B in `peer/`.
 
-    checkpoint = load_checkpoint("runs/r50")                        # ours: both networks, a folder or a Hub id
-    pipeline("image-segmentation", model="runs/r50")                # anyone's: network A
+    checkpoint = load_checkpoint("runs/r50")            # ours: both networks, of a folder or a Hub id
+    pipeline("image-segmentation", model="runs/r50")    # anyone's: network A
 
 A folder is replaced as a whole: what is killed while it saves leaves the former checkpoint or the new one.
 """
@@ -23,6 +23,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 
 import attn2mask.training  # noqa: F401 (makes DeepLabv3+ known)
 from attn2mask.builders.errors import UserError
+from attn2mask.training.models import quiet
 
 PEER, CONFIG = "peer", "training_config.json"
 _WRITING, _WRITTEN = ".checkpoint-writing", ".checkpoint-written"
@@ -66,10 +67,11 @@ def save_checkpoint(
     writing = folder / _WRITING
     _settle(folder)
     shutil.rmtree(writing, ignore_errors=True)
-    network.save_pretrained(writing)
-    processor.save_pretrained(writing)
-    if peer is not None:
-        peer.save_pretrained(writing / PEER)
+    with quiet():
+        network.save_pretrained(writing)
+        processor.save_pretrained(writing)
+        if peer is not None:
+            peer.save_pretrained(writing / PEER)
     (writing / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     os.replace(writing, folder / _WRITTEN)  # from here on the new checkpoint is the one that counts
     _settle(folder)
@@ -115,7 +117,8 @@ def _local(path_or_hub_id: str | Path) -> Path:
     if Path(path_or_hub_id).is_dir():
         return Path(path_or_hub_id)
     try:
-        return Path(snapshot_download(str(path_or_hub_id), allow_patterns=["*.json", "*.safetensors"]))
+        with quiet():
+            return Path(snapshot_download(str(path_or_hub_id), allow_patterns=["*.json", "*.safetensors"]))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise UserError(
             f"checkpoint {path_or_hub_id!s} is no folder, and not to be had from the Hub: {_reason(error)}"
@@ -124,15 +127,16 @@ def _local(path_or_hub_id: str | Path) -> Path:
 
 def _load_network(folder: Path, source: str | Path) -> PreTrainedModel:
     try:
-        network, report = AutoModelForSemanticSegmentation.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
-        )
+        with quiet():
+            network, report = AutoModelForSemanticSegmentation.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"checkpoint {source}: {_reason(error)}") from error
     if report["missing_keys"]:
         raise UserError(
-            f"checkpoint {source}: {folder / 'model.safetensors'} lacks {len(report['missing_keys'])} tensors "
-            f"of a {type(network).__name__}, such as {min(report['missing_keys'])}"
+            f"checkpoint {source}: the weights in {folder} lack {len(report['missing_keys'])} tensors of a "
+            f"{type(network).__name__}, such as {min(report['missing_keys'])}"
         )
     return network.eval()
 

@@ -25,11 +25,11 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
     """The configuration of a `DeepLabV3PlusForSemanticSegmentation`.
 
     Args:
-        backbone_config: of a backbone with the stages `stage1` (stride 4) and `stage4`; a ResNet-50 by default.
+        backbone_config: of a backbone with the stages `stage1` (stride 4) and `stage4`; by default ResNet-50.
         output_stride: the stride of the last feature map. A ResNet is dilated to 8 or 16; None keeps the
             backbone's own, as every other family must.
-        atrous_rates: dilations of the pyramid, in steps of the last feature map. The paper's 6, 12, 18 are for
-            stride 16; they double at 8, and halve at 32.
+        atrous_rates: dilations of the pyramid, in steps of the last feature map. The paper's 6, 12, 18 are
+            for stride 16; they double at 8, and halve at 32.
         decoder_channels: width of the pyramid and of the decoder.
         low_level_channels: width to which the decoder narrows the features of stride 4.
         dropout: share of the pyramid's output that training drops.

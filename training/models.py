@@ -3,15 +3,21 @@
     build_network("deeplabv3plus", "microsoft/resnet-50", load_table("voc"), seed=0)
 
 A backbone is a Hub id; a local folder, with weights or with a configuration alone (then from scratch); or
-`scratch:NAME` with a name of `SCRATCH`. Two networks of different seeds share pretrained weights and differ in
-their heads, as co-training wants them.
+`scratch:NAME` with a name of `SCRATCH`. Two networks of different seeds share pretrained weights and differ
+in their heads, as co-training wants them.
 """
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers.utils.logging as transformers_logging
 from torch.nn import Parameter
 from transformers import (
     AutoConfig,
@@ -44,7 +50,7 @@ SCRATCH: dict[str, dict[str, Any]] = {
         "depths": [2, 2, 18, 2],
         "num_heads": [4, 8, 16, 32],
     },
-    "convnext-tiny": {"model_type": "convnext"},
+    "convnext-tiny": {"model_type": "convnext", "hidden_sizes": [96, 192, 384, 768]},
 }
 
 # Backbones that are built from scratch where the Hub is out of reach, so that the presets run everywhere.
@@ -71,11 +77,11 @@ def build_network(architecture: str, backbone: str, table: ClassTable, seed: int
     """
     if architecture not in ARCHITECTURES:
         raise UserError(f"no architecture {architecture!r}: choose {' or '.join(ARCHITECTURES)}")
-    backbone_config, pretrained = _describe(backbone)
-    if not set(_STAGES) <= set(getattr(backbone_config, "stage_names", None) or ()):
+    backbone_config, pretrained = deepcopy(_describe(backbone))
+    if list(getattr(backbone_config, "stage_names", None) or ())[1:] != _STAGES:
         raise UserError(
-            f"backbone {backbone}: {backbone_config.model_type} has no feature maps of four scales; "
-            "take a ResNet, Swin, ConvNeXt or the like"
+            f"backbone {backbone}: {backbone_config.model_type} does not have four stages; take a ResNet, "
+            "Swin, ConvNeXt or the like"
         )
     make_config = _upernet if architecture == "upernet" else _deeplabv3plus
     config = make_config(
@@ -89,6 +95,9 @@ def build_network(architecture: str, backbone: str, table: ClassTable, seed: int
         torch.default_generator.manual_seed(seed)
         network = AutoModelForSemanticSegmentation.from_config(config, dtype=torch.float32)
     network.config.backbone_from_scratch = not (pretrained and _load_weights(network.backbone, backbone))
+    if backbone_config.model_type == "swin":
+        # A classifier's last norm, which no feature map passes: training on several GPUs would wait for it.
+        network.backbone.swin.layernorm.requires_grad_(False)
     return network
 
 
@@ -101,6 +110,24 @@ def head_parameters(network: PreTrainedModel) -> list[Parameter]:
     """All other parameters."""
     of_backbone = {id(parameter) for parameter in network.backbone.parameters()}
     return [parameter for parameter in network.parameters() if id(parameter) not in of_backbone]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps back loading reports, retries and bars of the libraries, which say nothing to act on."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub.setLevel(level)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _deeplabv3plus(backbone_config: PreTrainedConfig, **shared: Any) -> DeepLabV3PlusConfig:
@@ -133,8 +160,12 @@ def _width(backbone_config: PreTrainedConfig) -> int:
     return widths[-1] if widths else backbone_config.hidden_size
 
 
+@cache
 def _describe(backbone: str) -> tuple[PreTrainedConfig, bool]:
-    """The backbone's configuration, and whether there should be weights to it."""
+    """The backbone's configuration, and whether there should be weights to it.
+
+    Kept, since co-training asks twice, and a Hub out of reach takes half a minute to say so.
+    """
     source, _, name = backbone.partition(":")
     if source == "scratch":
         if name not in SCRATCH:
@@ -144,7 +175,8 @@ def _describe(backbone: str) -> tuple[PreTrainedConfig, bool]:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"backbone {backbone} holds no config.json")
     try:
-        config = AutoConfig.from_pretrained(backbone)
+        with quiet():
+            config = AutoConfig.from_pretrained(backbone)
     except (OSError, ValueError) as error:
         _needs_scratch(backbone, error)
         return AutoConfig.for_model(**SCRATCH[OFFLINE[backbone]]), False
@@ -156,13 +188,14 @@ def _describe(backbone: str) -> tuple[PreTrainedConfig, bool]:
 def _load_weights(module: PreTrainedModel, backbone: str) -> bool:
     """Put pretrained weights into a backbone; False where it has to stay as it was drawn."""
     try:
-        pretrained, report = type(module).from_pretrained(
-            backbone, config=module.config, dtype=torch.float32, output_loading_info=True
-        )
+        with quiet():
+            pretrained, report = type(module).from_pretrained(
+                backbone, config=module.config, dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         _needs_scratch(backbone, error)
         return False
-    # Norms of the feature maps are new in every backbone that has them.
+    # Norms of the feature maps are not part of a classifier, so they start anew.
     missing = [name for name in report["missing_keys"] if "hidden_states_norms" not in name]
     if missing:
         raise UserError(f"backbone {backbone}: its weights lack {len(missing)} tensors, such as {missing[0]}")
@@ -172,13 +205,15 @@ def _load_weights(module: PreTrainedModel, backbone: str) -> bool:
 
 def _needs_scratch(backbone: str, error: Exception) -> None:
     """Warn that a backbone goes without its weights; raises UserError for one that must not."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if Path(backbone).is_dir():
+        raise UserError(f"backbone {backbone} can't be loaded: {reason}") from error
     if backbone not in OFFLINE:
         raise UserError(
-            f"backbone {backbone!r} is no folder, no scratch:NAME, and not to be had from the Hub: {reason}"
+            f"backbone {backbone} is no folder, no scratch:NAME, and not to be had from the Hub: {reason}"
         ) from error
     print(
-        f"attn2mask: warning: NO PRETRAINED WEIGHTS: {backbone} cannot be fetched and starts from random "
+        f"attn2mask: warning: NO PRETRAINED WEIGHTS: {backbone} can't be fetched and starts from random "
         f"ones, so scores will be far lower ({reason})",
         file=sys.stderr,
     )
