@@ -1,4 +1,4 @@
-"""`make bench`: what the builders cost, as ratios of two things timed side by side in one run.
+"""`make bench`: what building and co-training cost, as ratios of two things timed side by side in one run.
 
     make bench              # minutes
     make bench QUICK=1      # about a minute on two idle cores
@@ -17,6 +17,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,11 @@ from attn2mask.builders.recorder import AttentionRecorder
 from attn2mask.builders.rules import CRF, PRESETS
 from attn2mask.builders.scores import class_scores, quantise
 from attn2mask.builders.synthesize import ATTEMPTS
+from attn2mask.training.cotraining import Pair, cotraining_losses, normalise, photometric
+from attn2mask.training.data import Crops, loader, open_rows
+from attn2mask.training.drawn import draw_rows, write_rows
+from attn2mask.training.models import build_network
+from attn2mask.training.settings import PRESETS as PRESETS_OF_TRAINING
 
 BATCH = 8
 
@@ -164,6 +170,70 @@ def building(model: str, source: PromptSource, images: int, pairs: int) -> list[
     ]
 
 
+def training(pairs: int) -> list[dict]:
+    """The co-training step over the plain step of one network of the same kind on the same batch, of which 2
+    is the floor; and a batch of the loader, in this process, over that step.
+    """
+    table, settings, size, side = load_table("voc"), PRESETS_OF_TRAINING["demo"], 8, 112
+    rng = np.random.default_rng(0)
+    networks = [build_network(settings.architecture, settings.backbone, table, seed=k) for k in range(3)]
+    pair = Pair(*networks[:2]).to(memory_format=torch.channels_last).train()
+    alone = networks[2].to(memory_format=torch.channels_last).train()
+    batch = {
+        "pixels": torch.from_numpy(rng.integers(0, 256, (size, 3, side, side), np.uint8)),
+        "label": torch.from_numpy(
+            rng.integers(0, 21, (size, side // 16, side // 16)).repeat(16, 1).repeat(16, 2)
+        ),
+        "trusted": torch.from_numpy(rng.random((size, side, side)) < 0.7),
+    }
+
+    def plain() -> None:
+        images = normalise(photometric(batch["pixels"].float() / 255))
+        logits = alone(pixel_values=images).logits
+        torch.nn.functional.cross_entropy(logits, batch["label"]).backward()
+        alone.zero_grad()
+
+    def together(mixing: bool) -> None:
+        part = replace(settings, mixing=mixing)
+        sum(cotraining_losses(pair, pair.online, batch, part, True, 255, 0)).backward()
+        pair.zero_grad()
+
+    with tempfile.TemporaryDirectory() as out:
+        write_rows(draw_rows("objects", 4 * size, 5), Path(out))
+        rows, _ = open_rows(out, False, True)
+    crops = Crops(side, 0, 255, 21, True)
+    feed = iter(
+        loader(
+            rows, crops, per_process=size, batch=size, start=0, stop=10_000, rank=0, processes=1, workers=0
+        )
+    )
+    full, unmixed = partial(together, True), partial(together, False)
+    plain(), full(), unmixed(), next(feed)
+    found = [
+        measure(f"co-training step / one network's, {size} x {side}", full, plain, pairs),
+        measure("the same without mixing and online labels", unmixed, plain, pairs),
+        measure("loading a batch in one process / the step", partial(next, feed), full, pairs),
+    ]
+    for row, step in zip(found, (full, unmixed), strict=False):
+        row["images_per_second"] = [size / seconds for seconds in row["seconds"]]
+        row["peak_memory"] = [peak_memory(step), peak_memory(plain)]
+    return found
+
+
+def peak_memory(step: Callable[[], object]) -> int:
+    """Bytes that a step allocates at most on top of what is there, as torch's profiler sees them."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        step()
+    held = highest = 0
+    for event in trace.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            highest = max(highest, held)
+    return highest
+
+
 def figure(rows: list[dict], file: Path) -> None:
     matplotlib.use("Agg")
     chart, axes = pyplot.subplots(figsize=(9, 0.5 * len(rows) + 1), layout="constrained")
@@ -194,6 +264,7 @@ def main() -> None:
         *recording(painter, prompts, seeds, options.quick),
         *crf(painter, prompts, seeds, pairs=3 if options.quick else 20),
         *building(options.model, source, 8 if options.quick else 64, pairs=2 if options.quick else 5),
+        *training(pairs=3 if options.quick else 20),
     ]
 
     print(f"{'what':52}{'ratio':>7}  {'95 % interval':15}{'pairs':>6}  seconds")
@@ -207,6 +278,11 @@ def main() -> None:
     for row in rows:
         if "equal_pixels" in row:
             print(f"{row['what']}: {row['equal_pixels']:.2%} of the pixels equal")
+        if "peak_memory" in row:
+            (fast, slow), (more, less) = row["images_per_second"], row["peak_memory"]
+            print(
+                f"{row['what']}: {fast:.1f} and {slow:.1f} images/s, {more / 1e6:.0f} and {less / 1e6:.0f} MB"
+            )
     options.out.mkdir(parents=True, exist_ok=True)
     machine = {"cores": os.cpu_count(), "processor": platform.machine(), "device": str(painter.pipe.device)}
     report = {"quick": options.quick, "model": options.model, **machine, **provenance(), "rows": rows}

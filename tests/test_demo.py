@@ -4,11 +4,13 @@ import json
 
 from PIL import Image
 
-from attn2mask.hub.demo import main
+from attn2mask.hub import demo
+from attn2mask.training.checkpoint import load_checkpoint
 
 
-def test_demo(tmp_path, capsys):
-    assert main(["--out", str(tmp_path), "--num-images", "8"]) == 0
+def test_demo(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "HELD_OUT_SCENES", 6)
+    assert demo.main(["--out", str(tmp_path), "--num-images", "8", "--max-steps", "2"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["rows"] == 8
     assert 0.5 < report["referee_miou"] <= 1
@@ -17,7 +19,12 @@ def test_demo(tmp_path, capsys):
             assert 0 < report["masks"][threshold][stage] <= 1
     assert 0 <= report["iou_outside_reliable"] <= 1
     assert 0 <= report["iou_inside_reliable"] <= 1
-    for name in ("sheet.png", "tokens.png"):
+    for way in ("attention masks", "no co-training", "full"):
+        for world in ("objects", "shifted"):
+            assert 0 <= report["segmenters"][way][world] <= 1
+    assert load_checkpoint(tmp_path / "segmenter").peer is not None
+    assert load_checkpoint(tmp_path / "alone").peer is None
+    for name in ("sheet.png", "tokens.png", "segmenter/objects_pictures.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
     assert "after CRF" in capsys.readouterr().out

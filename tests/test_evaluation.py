@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from attn2mask.builders.labels import load_table
 from attn2mask.hub.cli import main
 from attn2mask.training import evaluation
+from attn2mask.training.charts import iou_chart, shown_classes
+from attn2mask.training.checkpoint import make_processor, save_checkpoint
 from attn2mask.training.evaluation import (
     class_iou,
     confusion_matrix,
@@ -28,9 +31,11 @@ from attn2mask.training.evaluation import (
     score,
     segment,
 )
-from attn2mask.training.layouts import Example
+from attn2mask.training.layouts import Example, open_pictures
+from attn2mask.training.models import build_network
 
 TABLE = load_table("voc")
+PHOTOS = Path("/work/shared/data/photos_voc/VOC2012")
 
 
 class Segmenter(nn.Module):
@@ -147,7 +152,7 @@ def test_logits_have_the_size_of_the_picture(size, stride):
     assert len(found) == 2
     for network, logits in zip(networks, found, strict=True):
         pixels = processor(size)(Image.fromarray(image), "pt")["pixel_values"]
-        with torch.inference_mode():
+        with torch.no_grad():
             expected = F.interpolate(network.eval()(pixels).logits, pixels.shape[-2:], mode="bilinear")
             expected = F.interpolate(expected, image.shape[:2], mode="bilinear")[0]
         assert logits.shape == (21, *image.shape[:2])
@@ -311,12 +316,12 @@ def test_the_command_writes_a_report_a_chart_and_a_sheet(dataset, checkpoint, tm
     assert found["evaluated"]["table"] == "voc"
     assert found["evaluated"]["scales"] == "0.75,1"
     said = capsys.readouterr().out
-    assert f"mean IoU{'':16}{100 * found['mean_iou']:8.1f}".split() == said.splitlines()[22].split()[:3]
+    assert f"mean IoU{'':16}{100 * found['mean_iou']:8.1f}".split() == said.splitlines()[23].split()[:3]
     assert "next: look at" in said
     chart, sheet = (Image.open(out.with_name(f"metrics_{name}.png")) for name in ("iou", "pictures"))
     assert chart.width > 500
     assert sheet.height > sheet.width  # six rows
-    assert f"made in 0 s: {out}" in said or "made in" in said
+    assert f" s: {out}, " in said
 
 
 def test_the_command_with_one_network_and_a_limit(dataset, checkpoint, tmp_path, capsys):
@@ -386,3 +391,37 @@ def test_a_broken_mask_is_named(dataset, checkpoint, tmp_path, monkeypatch, caps
     assert evaluate(dataset) == 2
     assert "picture 2.png has" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_the_command_reads_a_real_checkpoint(dataset, tmp_path, capsys):
+    networks = [build_network("deeplabv3plus", "scratch:small", TABLE, seed) for seed in (0, 1)]
+    save_checkpoint(tmp_path / "run", *networks, make_processor(64), {})
+    assert main(
+        ["evaluate", "--checkpoint", str(tmp_path / "run"), "--dataset", str(dataset)]
+        + ["--out", str(tmp_path / "m.json"), "--limit", "2"]
+    ) == 0  # fmt: skip
+    found = json.loads((tmp_path / "m.json").read_text())
+    pictures = open_pictures(str(dataset), None, TABLE)
+    scores = score(networks, make_processor(64), pictures, TABLE, picked=range(2), progress=False)
+    expected = report(scores, TABLE)
+    assert {name: found[name] for name in expected} == expected
+    capsys.readouterr()
+    assert main(["evaluate", "--checkpoint", str(dataset), "--dataset", str(dataset)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photographs are not here")
+def test_the_command_scores_real_photographs(checkpoint, tmp_path):
+    assert evaluate(PHOTOS, "--split", "val", "--limit", "3", "--out", str(tmp_path / "m.json")) == 0
+    assert json.loads((tmp_path / "m.json").read_text())["num_images"] == 3
+
+
+def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path):
+    ious = {f"class {i}": None if i % 10 == 0 else i / 100 for i in range(100)}
+    shown = shown_classes(ious, 6)
+    assert [name for name, _ in shown] == [f"class {i}" for i in (99, 98, 97, 3, 2, 1)]
+    found = {"mean_iou": 0.5, "per_class_iou": ious | {"$\\frac$": 0.5}, "num_images": 3}
+    iou_chart(found, tmp_path / "chart.png")
+    assert Image.open(tmp_path / "chart.png").height > 1000
+    nothing = {"mean_iou": None, "per_class_iou": {"a": None}, "num_images": 0}
+    iou_chart(nothing, tmp_path / "chart.png")

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import ClassTable
 from attn2mask.builders.sheet import overlay
 from attn2mask.builders.workers import encode
 
 MOST = 60  # bars of a chart; of more classes the best and the worst are drawn
-SIDE = 512  # pixels: the longer side of a picture on the sheet
+WIDTH, SIDE = 9.6, 512  # of the sheet in inches, and of the longer side of a picture on it in pixels
+AS_THEY_STAND = rc_context({"text.parse_math": False})  # a name with two dollar signs is no formula
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,9 @@ def shown_classes(per_class_iou: dict[str, float | None], most: int = MOST) -> l
     return ranked[: most // 2] + ranked[-(most // 2) :]
 
 
+@AS_THEY_STAND
 def iou_chart(report: dict[str, Any], path: str | Path) -> None:
-    """A bar for each class's IoU and a line at their mean, from what `evaluation.report` returns.
-
-    Raises UserError where the file's name has no ending of a picture.
-    """
+    """A bar for each class's IoU and a line at their mean, from what `evaluation.report` returns."""
     bars = shown_classes(report["per_class_iou"])
     measured = sum(iou is not None for iou in report["per_class_iou"].values())
     figure = Figure(figsize=(8, 1.2 + 0.24 * max(len(bars), 1)), layout="constrained")
@@ -68,16 +67,15 @@ def iou_chart(report: dict[str, Any], path: str | Path) -> None:
         mean = 100 * report["mean_iou"]
         axes.axvline(mean, color="#e45756", linewidth=1)
         axes.set_title(f"mean IoU {mean:.1f} % on {report['num_images']:,} pictures{part}", fontsize=10)
-    _save(figure, path)
+    figure.savefig(path, dpi=120)
 
 
+@AS_THEY_STAND
 def prediction_sheet(rows: Sequence[Shown], table: ClassTable, path: str | Path) -> None:
-    """Picture | target | prediction, a line for each row, with the colours of the classes in them below.
-
-    Raises UserError where the file's name has no ending of a picture.
-    """
-    figure = Figure(figsize=(9.6, 3.1 * len(rows) + 0.8), layout="constrained")
-    grid = figure.subplots(len(rows), 3, squeeze=False)
+    """Picture | target | prediction, a line for each row, with the colours of the classes in them below."""
+    heights = [WIDTH / 3 * row.image.shape[0] / row.image.shape[1] + 0.45 for row in rows]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.8), layout="constrained")
+    grid = figure.subplots(len(rows), 3, squeeze=False, height_ratios=heights)
     present: set[int] = set()
     for line, row in zip(grid, rows, strict=True):
         picture = Image.fromarray(row.image)
@@ -97,11 +95,4 @@ def prediction_sheet(rows: Sequence[Shown], table: ClassTable, path: str | Path)
     ]
     if legend:
         figure.legend(handles=legend, loc="outside lower center", ncols=6, fontsize=8)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    try:
-        figure.savefig(path, dpi=120)
-    except ValueError as error:
-        raise UserError(f"{path}: the ending must be that of a picture, such as .png") from error
+    figure.savefig(path, dpi=120)

@@ -97,7 +97,7 @@ def figures(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(
     networks: Sequence[nn.Module],
     processor: Any,
@@ -122,7 +122,7 @@ def predict(
     return [_resize(logits, image.shape[:2])[0] for logits in answers]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def segment(
     networks: Sequence[nn.Module],
     processor: Any,
@@ -182,14 +182,14 @@ def score(
     picked = range(len(pictures)) if picked is None else list(picked)
     for network in networks if device is not None else ():
         network.to(device)
-    with _evaluating(networks), torch.inference_mode():
+    with _evaluating(networks), torch.no_grad():
         for index in tqdm(picked, "evaluating", unit="picture", disable=not progress):
             example = pictures[index]
             answers = _answers(networks, processor, example.image, scales, flip, window)
             if len(answers) > 1:
                 answers.append(sum(answers) / len(answers))
             found = torch.stack([_labels(logits, example.target.shape) for logits in answers])
-            target = torch.from_numpy(example.target).to(found.device)
+            target = torch.from_numpy(example.target).to(found)
             counts = count_pixels(found, target, classes, ignore).cpu().numpy()
             # One network is its own mean.
             for matrix, count in zip(matrices.values(), [*counts, counts[-1]], strict=False):

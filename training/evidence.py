@@ -36,13 +36,11 @@ from attn2mask.builders.recorder import AttentionRecorder
 from attn2mask.builders.rules import PRESETS, Rules
 from attn2mask.builders.scores import class_scores, quantise
 from attn2mask.builders.worlds.scenes import draw_scene
+from attn2mask.training.drawn import HELD_OUT
 from attn2mask.training.evaluation import confusion_matrix, mean_iou
 from attn2mask.training.painter import to_tensor
 from attn2mask.training.referee import Referee, load_referee
 
-HELD_OUT = (
-    77_000_000  # seeds of scenes from here on belong to evaluation; training draws from other sequences
-)
 PRESENT = 0.01  # a class is in a picture where the referee gives it at least this share of the pixels
 
 
@@ -78,13 +76,15 @@ def referee_accuracy(referee: Referee, world: str, count: int) -> float:
 
 
 @torch.no_grad()
-def rendered_scores(painter: Painter, table: ClassTable, count: int, timestep: int = 350) -> list[tuple]:
-    """(image, exact mask, scores, classes) of drawn scenes: encode, add the noise of ``timestep``, one
-    pass.
-    """
+def rendered_scores(
+    painter: Painter, table: ClassTable, count: int, world: str = "objects", timestep: int = 350
+) -> list[tuple]:
+    """(image, exact mask, maps, classes) of drawn scenes: encode, add the noise of ``timestep``, one pass."""
     pipe, out = painter.pipe, []
     alpha = pipe.scheduler.alphas_cumprod[timestep]
-    for index, scene in enumerate(tqdm(drawn_scenes("objects", count), "rendered", count, mininterval=5)):
+    for index, scene in enumerate(
+        tqdm(drawn_scenes(world, count), f"rendered {world}", count, mininterval=5)
+    ):
         rng = np.random.default_rng([HELD_OUT, index, 1])
         names = dict.fromkeys(t.kind.thing for t in scene.things)
         words = [nouns(table.classes[table.id_of(n) - table.first_id])[0] for n in names]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -96,6 +97,8 @@ def run(config: EvaluateConfig) -> None:
     table = table_of(config, checkpoint)
     pictures = open_pictures(config.dataset, config.split, table)
     out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise UserError(f"--out {out} can't be written")
     networks = [network for network in (checkpoint.network, checkpoint.peer) if network is not None]
     looks = {"scales": config.factors, "flip": config.flip, "window": config.window}
     scores = score(
@@ -116,6 +119,7 @@ def run(config: EvaluateConfig) -> None:
     if rows:
         made.append(out.with_name(f"{out.stem}_pictures.png"))
         prediction_sheet(rows, table, made[-1])
+    print(f"{config.dataset} in the classes of {table.name}")
     print(as_text(found))
     print(f"\nmade in {time.time() - started:.0f} s: {', '.join(map(str, made))}")
     print(f"next: look at {made[-1]}" + (f", or `{thorough(config)}`" if config.factors == (1.0,) else ""))
@@ -149,9 +153,10 @@ def bare_table(checkpoint: Checkpoint) -> ClassTable:
     first = int(background is not None)
     classes = [LabelClass(name, (name,), (), default_colour(first + i)) for i, name in enumerate(names)]
     ignore = getattr(checkpoint.network.config, "semantic_loss_ignore_index", None)
-    return ClassTable(
-        checkpoint.table_name or "the checkpoint's table", tuple(classes), background, ignore=ignore
-    )
+    if ignore is not None and ignore < len(checkpoint.names):
+        ignore = None
+    name = checkpoint.table_name or "the checkpoint"
+    return ClassTable(name, tuple(classes), background, ignore=ignore)
 
 
 def extremes(

@@ -46,14 +46,10 @@ CHECK_EVERY = 20  # steps between looks at the losses, each of which waits for t
 
 def train(config: TrainConfig) -> None:
     """Train as ``config`` says; see the module's text for what is left in the output directory."""
-    from accelerate import Accelerator
     from accelerate.utils import set_seed
 
     settings, output = config.settings(), Path(config.output_dir)
-    tracker = None if config.report_to in ("", "none") else config.report_to
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision or None, log_with=tracker, project_dir=str(output)
-    )
+    accelerator = make_accelerator(config, output)
     batches = plan_batches(
         settings.batch_size, accelerator.num_processes, config.micro_batch, settings.mixing
     )
@@ -83,8 +79,8 @@ def train(config: TrainConfig) -> None:
             workers=config.workers,
         )
     )  # fmt: skip
-    if tracker:
-        start_tracker(accelerator, config)
+    values = {k: v for k, v in asdict(config).items() if isinstance(v, (int, float, str))}
+    accelerator.init_trackers("logs", config=values)
     bar = tqdm(
         total=settings.max_steps, initial=run.step, desc="training", unit="step",
         disable=not accelerator.is_main_process, mininterval=1,
@@ -110,6 +106,24 @@ def train(config: TrainConfig) -> None:
     run.finish()
     del feed, pair, optimizer
     end(accelerator)
+
+
+def make_accelerator(config: TrainConfig, output: Path) -> Accelerator:
+    """accelerate's own settings with `--mixed-precision` and `--report-to`. Raises UserError for a tracker
+    that is unknown or not installed, and a precision that the machine has not.
+    """
+    from accelerate import Accelerator
+
+    tracker = None if config.report_to in ("", "none") else config.report_to
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision or None, log_with=tracker, project_dir=str(output)
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--report-to or --mixed-precision: {' '.join(str(error).split())}") from error
+    if tracker and not accelerator.log_with:
+        raise UserError(f"--report-to {tracker}: it is not installed; install it, or give --report-to none")
+    return accelerator
 
 
 def training_step(run: Run, feed: Any, batches: BatchPlan) -> tuple[torch.Tensor, list[str]]:
@@ -382,6 +396,7 @@ def make_pair(
         for k in range(2 if settings.co_training else 1)
     ]
     pair = Pair(networks[0], networks[1] if settings.co_training else None)
+    pair = pair.to(memory_format=torch.channels_last)  # convolutions read it faster, on CPUs too
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         pair = torch.nn.SyncBatchNorm.convert_sync_batchnorm(pair)
     return pair
@@ -402,12 +417,6 @@ def make_optimizer(pair: Pair, settings: Settings) -> torch.optim.Optimizer:
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
-
-
-def start_tracker(accelerator: Accelerator, config: TrainConfig) -> None:
-    """Open the tracker of `--report-to`. Raises UserError where it is unknown or not installed."""
-    values = {k: v for k, v in asdict(config).items() if isinstance(v, (int, float, str))}
-    accelerator.init_trackers("logs", config=values)
 
 
 def hardware(accelerator: Accelerator) -> str:

@@ -1,0 +1,307 @@
+"""The paper's ablation (Table 4) on the embedded painter and the drawn worlds: `make evidence` runs it.
+
+    python training/ablation.py --out runs/ablation --seeds 3
+
+Every cell is one training of one variant with one seed, a process of its own that resumes; a second run of
+the command makes only what is missing. Three sets are scored: drawn scenes of the painter's own world, the
+same in a foreign style, and held-out painted pictures by the referee. Beside the paper's parts stand the two
+ends, the attention masks themselves and exact masks, and what tells pictures and masks apart: painted
+pictures with the referee's masks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from attn2mask.builders import build, remask
+from attn2mask.builders.arguments import option, parse, run_command
+from attn2mask.builders.build import default_workers
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.labeling import label_picture, to_ids
+from attn2mask.builders.labels import load_table
+from attn2mask.builders.rules import PRESETS
+from attn2mask.training.drawn import HELD_OUT, draw_rows, row, write_rows
+from attn2mask.training.evaluation import confusion_matrix, mean_iou
+from attn2mask.training.layouts import open_pictures
+
+TRAIN = Path(__file__).parent / "train.py"
+SETS = ("objects", "shifted", "painted")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table: which rows are trained on, with which flags, and what it stands for."""
+
+    name: str
+    data: str
+    flags: tuple[str, ...] = ()
+    means: str = ""
+
+
+VARIANTS = (
+    Variant("full", "default", means="co-training on pseudo-masks where reliable"),
+    Variant("no co-training", "default", ("--no-co-training",), "one network, unreliable pixels left out"),
+    Variant("no adaptive threshold", "fixed", means="the threshold (1 - beta) / 2 for every class"),
+    Variant("no prompt augmentation", "plain", means="class words as the captions have them"),
+    Variant("no reliability", "default", ("--no-reliability",), "every label trusted"),
+    Variant("no CRF", "coarse", ("--no-reliability",), "coarse masks, every label trusted"),
+    Variant("referee's masks", "referee", means="the same pictures, labelled by the referee"),
+    Variant("exact masks", "exact", means="as many drawn scenes, with the masks they were drawn from"),
+)
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """What `training/ablation.py` takes."""
+
+    out: str = option("directory of everything it makes (%(default)s)", "runs/ablation", metavar="DIR")
+    num_images: int = option("rows of each dataset (%(default)s)", 384, metavar="N")
+    held_out: int = option("pictures of each set that is scored (%(default)s)", 200, metavar="N")
+    max_steps: int = option("steps of each training (%(default)s)", 800, metavar="N")
+    seeds: int = option("trainings of each variant (%(default)s)", 3, metavar="N")
+    jobs: int = option("trainings at once (one a core)", 0, metavar="N")
+
+
+@dataclass
+class Cell:
+    """One training: where it is, and how it is started."""
+
+    variant: Variant
+    seed: int
+    folder: Path
+    command: list[str] = field(default_factory=list)
+
+    @property
+    def result(self) -> dict | None:
+        file = self.folder / "scores.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def build_rows(out: Path, count: int, seed: int = 0, alias_probability: float = 0.5) -> Path:
+    """Painted rows with their scores, made by the embedded painter, or gone on with."""
+    build.run(
+        build.BuildConfig(
+            "voc", str(out), num_images=count, seed=seed, alias_probability=alias_probability,
+            store_scores=True, balance=True,
+        )
+    )  # fmt: skip
+    return out
+
+
+def painted_samples(data: Path) -> list[dict]:
+    """What a build made, decoded: sample_id, image (H, W, 3), mask (H, W), scores (K, h, w), classes."""
+    from datasets import load_dataset
+
+    return [
+        {
+            "sample_id": r["sample_id"], "image": np.asarray(r["image"]), "mask": np.asarray(r["mask"]),
+            "scores": np.array(r["scores"], np.uint8), "classes": r["classes"],
+        }
+        for r in load_dataset(str(data), split="train")
+        if r["classes"]
+    ]  # fmt: skip
+
+
+def make_data(config: AblationConfig, out: Path) -> None:
+    """All datasets of the variants and the sets to score on, each written once."""
+    from attn2mask.training.referee import load_referee
+
+    table, referee = load_table("voc"), load_referee()
+    data, held = out / "data", out / "held-out"
+    default = build_rows(data / "default", config.num_images)
+    build_rows(data / "plain", config.num_images, alias_probability=0.0)
+    if not (data / "fixed" / "report.json").exists():
+        remask.run(remask.RemaskConfig(str(default), str(data / "fixed"), threshold="fixed"))
+    build_rows(held / "painted-build", config.held_out, seed=1_000_003)
+
+    def write(folder: Path, make) -> None:
+        if not list(folder.glob("*.parquet")):
+            write_rows(make(), folder)
+
+    def judged(build_dir: Path):
+        samples = painted_samples(build_dir)
+        masks = referee.segment(np.stack([s["image"] for s in samples]))
+        return (row(s["sample_id"], s["image"], mask) for s, mask in zip(samples, masks, strict=True))
+
+    def coarse():
+        for s in tqdm(painted_samples(default), "coarse masks", unit="row", mininterval=1):
+            labels = label_picture(s["image"], s["scores"], PRESETS["default"], True)
+            yield row(s["sample_id"], s["image"], to_ids(labels.coarse, s["classes"], table))
+
+    write(data / "coarse", coarse)
+    write(data / "referee", lambda: judged(default))
+    write(data / "exact", lambda: draw_rows("objects", config.num_images, 9))
+    write(held / "painted", lambda: judged(held / "painted-build"))
+    for world in ("objects", "shifted"):
+        write(held / world, lambda world=world: draw_rows(world, config.held_out, HELD_OUT))
+
+
+def attention_masks(held: Path, count: int) -> dict[str, float]:
+    """Mean IoU of the attention masks themselves: on held-out painted pictures by the referee; on drawn
+    scenes, each encoded, noised and passed once, against exact masks.
+    """
+    from attn2mask.builders.painter import load_painter
+    from attn2mask.training.evidence import mask_iou, rendered_scores
+
+    table = load_table("voc")
+    n = len(table.names)
+    truth = open_pictures(str(held / "painted"), None, table)
+    own = {s["sample_id"]: s["mask"] for s in painted_samples(held / "painted-build")}
+    matrix = sum(confusion_matrix(own[e.name], e.target, n) for e in truth)
+    found = {"painted": mean_iou(matrix)}
+    for world in ("objects", "shifted"):
+        rendered = rendered_scores(load_painter(), table, count, world)
+        samples, exact = [(i, m, c) for i, _, m, c in rendered], [t for _, t, _, _ in rendered]
+        found[world] = mask_iou(samples, exact, PRESETS["default"], table)["crf"]
+    return found
+
+
+# --- cells ----------------------------------------------------------------------------------------
+
+
+def make_cell(config: AblationConfig, out: Path, variant: Variant, seed: int) -> Cell:
+    """The training of one variant with one seed."""
+    folder = out / "cells" / f"{variant.name.replace(' ', '-').replace(chr(39), '')}-{seed}"
+    command = [
+        sys.executable, str(TRAIN), "--dataset", str(out / "data" / variant.data),
+        "--output-dir", str(folder / "run"), "--preset", "demo", "--max-steps", str(config.max_steps),
+        "--seed", str(seed), "--workers", "0", "--report-to", "none",
+        "--mixed-precision", fast_precision(), "--resume", *variant.flags,
+    ]  # fmt: skip
+    return Cell(variant, seed, folder, command)
+
+
+def run_cell(cell: Cell, held: Path) -> dict[str, float]:
+    """Train, if that is not done, and score. Raises UserError that names the log where training fails."""
+    from attn2mask.training.checkpoint import load_checkpoint
+    from attn2mask.training.evaluation import report, score
+
+    if cell.result:
+        return cell.result
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    log = cell.folder / "train.log"
+    with log.open("w") as file:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        code = subprocess.run(cell.command, stdout=file, stderr=file, env=environment).returncode
+    if code:
+        raise UserError(f"training of {cell.variant.name!r} with seed {cell.seed} failed: see {log}")
+    checkpoint, table = load_checkpoint(cell.folder / "run"), load_table("voc")
+    networks = [net for net in (checkpoint.network, checkpoint.peer) if net is not None]
+    scores = {}
+    for name in SETS:
+        pictures = open_pictures(str(held / name), None, table)
+        found = report(score(networks, checkpoint.processor, pictures, table, progress=False), table)
+        scores[name] = found["mean_iou"]
+    (cell.folder / "scores.json").write_text(json.dumps(scores))
+    return scores
+
+
+def fast_precision() -> str:
+    """bf16 where the CPU computes in it, else float32."""
+    import torch
+
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+
+
+# --- table ----------------------------------------------------------------------------------------
+
+
+def summary(results: dict[str, list[dict[str, float]]], attention: dict[str, float]) -> dict:
+    """Mean and standard deviation over the seeds of every variant and set."""
+    rows = {
+        name: {
+            s: {
+                "mean": float(np.mean([r[s] for r in found])),
+                "std": float(np.std([r[s] for r in found], ddof=1)) if len(found) > 1 else 0.0,
+                "seeds": [r[s] for r in found],
+            }
+            for s in SETS
+        }
+        for name, found in results.items()
+    }
+    return {"variants": rows, "attention masks": attention}
+
+
+def as_text(found: dict) -> str:
+    """The table as Markdown: mean and spread in per cent of mIoU."""
+    lines = ["| | drawn, in-domain | drawn, shifted | painted, by the referee |", "|---|---|---|---|"]
+    attention = found["attention masks"]
+    cells = [f"{100 * attention[s]:.1f}" if s in attention else "-" for s in SETS]
+    lines.append(f"| attention masks themselves | {' | '.join(cells)} |")
+    for name, scores in found["variants"].items():
+        cells = [f"{100 * scores[s]['mean']:.1f} ± {100 * scores[s]['std']:.1f}" for s in SETS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(found: dict, path: Path) -> None:
+    """Bars of every variant with the seeds as dots, one panel for each set."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    names = list(found["variants"])
+    for axis, s in zip(figure.subplots(1, len(SETS), sharey=True), SETS, strict=True):
+        for place, name in enumerate(names):
+            scores = found["variants"][name][s]
+            axis.barh(place, 100 * scores["mean"], color="#4477aa" if name == "full" else "#bbccdd")
+            axis.plot([100 * v for v in scores["seeds"]], [place] * len(scores["seeds"]), ".", color="black")
+        if s in found["attention masks"]:
+            axis.axvline(100 * found["attention masks"][s], color="#cc6677", ls="--", label="attention masks")
+            axis.legend(fontsize=7)
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.set_title(s, fontsize=9)
+        axis.set_xlabel("mIoU in %", fontsize=8)
+        axis.invert_yaxis() if s == SETS[0] else None
+    figure.savefig(path, dpi=150)
+
+
+def run(config: AblationConfig) -> None:
+    started, out = time.time(), Path(config.out)
+    for name in ("num_images", "held_out", "max_steps", "seeds"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}, but must be above 0")
+    make_data(config, out)
+    held, results = out / "held-out", {variant.name: [] for variant in VARIANTS}
+    cells = [make_cell(config, out, variant, seed) for seed in range(config.seeds) for variant in VARIANTS]
+    with ThreadPoolExecutor(config.jobs or default_workers() + 1) as pool:
+        jobs = {pool.submit(run_cell, cell, held): cell for cell in cells}
+        try:
+            for job in tqdm(as_completed(jobs), "training cells", len(jobs), unit="cell"):
+                results[jobs[job].variant.name].append(job.result())
+                tqdm.write(f"{jobs[job].variant.name}, seed {jobs[job].seed}: {job.result()}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    found = summary(results, attention_masks(held, config.held_out))
+    found["seconds"] = round(time.time() - started, 1)
+    (out / "ablation.json").write_text(json.dumps(found, indent=2) + "\n")
+    (out / "ablation.md").write_text(as_text(found) + "\n")
+    plot(found, out / "ablation.png")
+    print(as_text(found))
+    made = ", ".join(str(out / name) for name in ("ablation.json", "ablation.md", "ablation.png"))
+    print(f"made {made} in {found['seconds']:.0f} s; a second run makes only what is missing")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    return run_command(
+        lambda: run(parse(AblationConfig, argv, "training/ablation.py", __doc__.splitlines()[0]))
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
