@@ -396,10 +396,8 @@ def test_a_broken_mask_is_named(dataset, checkpoint, tmp_path, monkeypatch, caps
 def test_the_command_reads_a_real_checkpoint(dataset, tmp_path, capsys):
     networks = [build_network("deeplabv3plus", "scratch:small", TABLE, seed) for seed in (0, 1)]
     save_checkpoint(tmp_path / "run", *networks, make_processor(64), {})
-    assert main(
-        ["evaluate", "--checkpoint", str(tmp_path / "run"), "--dataset", str(dataset)]
-        + ["--out", str(tmp_path / "m.json"), "--limit", "2"]
-    ) == 0  # fmt: skip
+    options = ["--dataset", str(dataset), "--out", str(tmp_path / "m.json"), "--limit", "2"]
+    assert main(["evaluate", "--checkpoint", str(tmp_path / "run"), *options]) == 0
     found = json.loads((tmp_path / "m.json").read_text())
     pictures = open_pictures(str(dataset), None, TABLE)
     scores = score(networks, make_processor(64), pictures, TABLE, picked=range(2), progress=False)
