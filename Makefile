@@ -25,10 +25,11 @@ bench: $(STAMP)
 
 painter: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(CORES) training/painter.py --output-dir runs/painter
-	$(BIN)/python training/referee.py --scenes runs/painter --output-dir runs/painter/referee
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(CORES) training/referee.py --painter runs/painter/pipeline
 
 evidence: $(STAMP)
 	$(BIN)/python training/evidence.py --out runs/evidence
+	$(BIN)/python training/ablation.py --out runs/ablation
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \

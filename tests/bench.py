@@ -201,7 +201,7 @@ def training(pairs: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as out:
         write_rows(draw_rows("objects", 4 * size, 5), Path(out))
         rows, _ = open_rows(out, False, True)
-    crops = Crops(side, 0, 255, 21, True)
+    crops = Crops(side, 0, 0, 255, 21, True)
     feed = iter(
         loader(
             rows, crops, per_process=size, batch=size, start=0, stop=10_000, rank=0, processes=1, workers=0

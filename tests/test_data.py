@@ -49,7 +49,9 @@ def dataset(tmp_path):
 
 
 def crops(**changed) -> Crops:
-    return Crops(**{"size": 32, "seed": 3, "ignore": 255, "classes": 21, "reliability": True, **changed})
+    return Crops(
+        **{"size": 32, "resize": 0, "seed": 3, "ignore": 255, "classes": 21, "reliability": True, **changed}
+    )
 
 
 def test_picture_labels_and_trust_are_cut_alike():
@@ -150,3 +152,10 @@ def test_a_dataset_that_is_not_there(tmp_path):
         open_rows("", False, True)
     with pytest.raises(UserError, match="rows that can be read"):
         open_rows(str(tmp_path), False, True)
+
+
+def test_pictures_are_brought_to_a_size_before_they_are_scaled():
+    whole = [crops(size=64)(row(2), p)["label"] for p in range(8)]
+    small = [crops(size=64, resize=20)(row(2), p)["label"] for p in range(8)]
+    areas = [[int((label != 255).sum()) for label in labels] for labels in (whole, small)]
+    assert sum(areas[1]) < 0.5 * sum(areas[0])

@@ -23,6 +23,7 @@ from attn2mask.builders.sheet import ShowConfig
 from attn2mask.hub.cli import COMMANDS
 from attn2mask.hub.demo import DemoConfig
 from attn2mask.training.scoring import EvaluateConfig
+from attn2mask.training.settings import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -34,7 +35,7 @@ CONFIGS = {
     "evaluate": EvaluateConfig,
     "demo": DemoConfig,
 }
-SCRIPTS = {"builders/build.py": BuildConfig}
+SCRIPTS = {"builders/build.py": BuildConfig, "training/train.py": TrainConfig}
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ def test_tested_blocks_run(tmp_path):
     assert {block.language for block in tested} == {"console", "python"}
     work, home = tmp_path / "work", tmp_path / "home"
     work.mkdir()
+    for name in ("training", "accelerate_config.yaml"):  # as they stand beside a user in the repository
+        (work / name).symlink_to(ROOT / name)
     for block in tested:
         run(block, work, home)
 

@@ -37,6 +37,7 @@ class Crops:
 
     Attributes:
         size: side of the square crop in pixels.
+        resize: shortest side that pictures are brought to before the random scale; 0 leaves them.
         seed: of scale, place and mirroring.
         ignore: the mask's ignore value.
         classes: the number of ids; others are an error.
@@ -44,6 +45,7 @@ class Crops:
     """
 
     size: int
+    resize: int
     seed: int
     ignore: int
     classes: int
@@ -65,7 +67,7 @@ class Crops:
             if part.size != image.size:
                 raise UserError(f"row {name}: the picture is {image.size} pixels, its {kind} {part.size}")
         rng = np.random.default_rng([self.seed, position])
-        scale = rng.uniform(*SCALES)
+        scale = rng.uniform(*SCALES) * (self.resize / min(image.size) if self.resize else 1)
         size = tuple(max(1, round(side * scale)) for side in image.size)
         left, top = (int(rng.integers(min(0, self.size - s), max(0, self.size - s) + 1)) for s in size)
         mirror = rng.random() < 0.5

@@ -33,7 +33,8 @@ class Settings:
         warmup: share of the steps in which the networks learn reliable labels alone; after it each answers
             for the other and pictures are mixed. BECO: one epoch.
         clip: largest norm of the gradient; 0 is no limit.
-        resize: shortest side in pixels that pictures are brought to for prediction; 0 leaves them.
+        resize: shortest side in pixels that pictures are brought to, in training before they are scaled at
+            random, and in prediction; 0 leaves them as they are.
         co_training: two networks that answer for one another, or one that leaves unreliable pixels out.
         reliability: learn labels where the reliability map says so, or everywhere.
         mixing: ClassMix with online labels.
@@ -85,10 +86,10 @@ PRESETS: dict[str, Settings] = {
         head_multiplier=1.0,
         weight_decay=0.01,
         batch_size=16,
-        crop_size=112,
+        crop_size=64,
         max_steps=400,
         warmup=0.25,
-        resize=128,
+        resize=64,
     ),
 }
 

@@ -71,7 +71,14 @@ def train(config: TrainConfig) -> None:
     run = Run(config, settings, table, accelerator, pair, optimizer, output)
     if start:
         run.load()
-    crops = Crops(settings.crop_size, config.seed, table.ignore_index, len(table.names), settings.reliability)
+    crops = Crops(
+        settings.crop_size,
+        settings.resize,
+        config.seed,
+        table.ignore_index,
+        len(table.names),
+        settings.reliability,
+    )
     feed = iter(
         loader(
             rows, crops, per_process=batches.per_process, batch=settings.batch_size, start=run.step,
@@ -280,6 +287,8 @@ class Run:
 
     def evaluate(self, pictures: Sequence) -> None:
         """Score both networks, each process on its share; keep the best, and a picture of predictions."""
+        from accelerate.utils import gather_object
+
         from attn2mask.training.charts import prediction_sheet
         from attn2mask.training.evaluation import report, score
         from attn2mask.training.scoring import extremes
@@ -293,7 +302,9 @@ class Run:
         for matrix in scores.matrices.values():
             whole = accelerator.reduce(torch.from_numpy(matrix).to(accelerator.device), "sum")
             matrix[:] = whole.cpu().numpy()
-        found = report(scores, self.table) | {"step": self.step, "num_images": len(pictures)}
+        for part in gather_object([scores.pictures]):
+            scores.pictures |= part
+        found = report(scores, self.table) | {"step": self.step}
         self.log({f"eval_{name}": found[name] for name in ("mean_iou", "pixel_accuracy")})
         if accelerator.is_main_process:
             self.metrics = found
