@@ -152,6 +152,19 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(config, changed,
     module.train(replace(config, resume=True))  # finished: nothing to do
 
 
+def test_a_run_killed_before_its_last_export_makes_up_for_it(config, monkeypatch):
+    def killed(run):
+        raise Killed
+
+    finish = module.Run.finish
+    monkeypatch.setattr(module.Run, "finish", killed)
+    with pytest.raises(Killed):
+        module.train(config)
+    monkeypatch.setattr(module.Run, "finish", finish)
+    module.train(replace(config, resume=True))
+    assert load_checkpoint(config.output_dir).config["step"] == config.max_steps
+
+
 def test_the_learning_rate_follows_the_schedule(config):
     module.train(config)
     logged = [json.loads(line) for line in (Path(config.output_dir) / "log.jsonl").open()]

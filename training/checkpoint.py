@@ -129,7 +129,7 @@ def _load_network(folder: Path, source: str | Path) -> PreTrainedModel:
     try:
         with quiet():
             network, report = AutoModelForSemanticSegmentation.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
+                folder, dtype=torch.float32, output_loading_info=True, use_safetensors=True
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"checkpoint {source}: {_reason(error)}") from error

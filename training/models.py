@@ -2,9 +2,9 @@
 
     build_network("deeplabv3plus", "microsoft/resnet-50", load_table("voc"), seed=0)
 
-A backbone is a Hub id; a local folder, with weights or with a configuration alone (then from scratch); or
-`scratch:NAME` with a name of `SCRATCH`. Two networks of different seeds share pretrained weights and differ
-in their heads, as co-training wants them.
+A backbone is a Hub id; a local folder, with weights or with a configuration alone (then from scratch);
+`scratch:NAME` with a name of `SCRATCH`; or `embedded`, the small one that ships (`training/backbone.py`). Two
+networks of different seeds share pretrained weights and differ in their heads, as co-training wants them.
 """
 
 import logging
@@ -32,6 +32,7 @@ from attn2mask.builders.labels import ClassTable
 from attn2mask.training.deeplabv3plus import DeepLabV3PlusConfig
 
 ARCHITECTURES = ("deeplabv3plus", "upernet")
+EMBEDDED = Path(__file__).parent / "embedded" / "backbone"
 
 SCRATCH: dict[str, dict[str, Any]] = {
     # A thin ResNet-18, for pictures of 128 pixels and CPUs.
@@ -40,7 +41,7 @@ SCRATCH: dict[str, dict[str, Any]] = {
         "layer_type": "basic",
         "depths": [2, 2, 2, 2],
         "embedding_size": 32,
-        "hidden_sizes": [32, 64, 128, 256],
+        "hidden_sizes": [32, 64, 128, 192],
     },
     "resnet50": {"model_type": "resnet"},
     "swin-tiny": {"model_type": "swin"},
@@ -61,7 +62,7 @@ OFFLINE = {
 }
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 def build_network(architecture: str, backbone: str, table: ClassTable, seed: int) -> PreTrainedModel:
@@ -77,6 +78,7 @@ def build_network(architecture: str, backbone: str, table: ClassTable, seed: int
     """
     if architecture not in ARCHITECTURES:
         raise UserError(f"no architecture {architecture!r}: choose {' or '.join(ARCHITECTURES)}")
+    backbone = str(EMBEDDED) if backbone == "embedded" else backbone
     backbone_config, pretrained = deepcopy(_describe(backbone))
     if list(getattr(backbone_config, "stage_names", None) or ())[1:] != _STAGES:
         raise UserError(
@@ -190,7 +192,11 @@ def _load_weights(module: PreTrainedModel, backbone: str) -> bool:
     try:
         with quiet():
             pretrained, report = type(module).from_pretrained(
-                backbone, config=module.config, dtype=torch.float32, output_loading_info=True
+                backbone,
+                config=module.config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                use_safetensors=True,
             )
     except (OSError, ValueError, RuntimeError) as error:
         _needs_scratch(backbone, error)

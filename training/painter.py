@@ -192,7 +192,9 @@ class Captions:
 # --- stage 1: scenes ------------------------------------------------------------------------------
 
 
-def draw(scenes: int, seed: int, ranks: Ranks, folder: Path, studies: float = 0.0) -> None:
+def draw(
+    scenes: int, seed: int, ranks: Ranks, folder: Path, studies: float = 0.0, world: str = "objects"
+) -> None:
     """Draw the scenes once: pictures and masks as .npy files, what is in them as JSON lines, one part a
     process; a share of ``studies`` of Cityscapes' words among them.
     """
@@ -208,7 +210,7 @@ def draw(scenes: int, seed: int, ranks: Ranks, folder: Path, studies: float = 0.
         lines = []
         for row, index in enumerate(tqdm(mine, desc="drawing", disable=not ranks.main, mininterval=5)):
             rng = np.random.default_rng([seed, 1, index])
-            scene = draw_scene("studies" if rng.random() < studies else "objects", rng, SIZE)
+            scene = draw_scene("studies" if rng.random() < studies else world, rng, SIZE)
             images[row], masks[row] = scene.image, scene.mask
             things = [[KINDS.index(t.kind), t.colour] for t in scene.things]
             lines.append(json.dumps({"things": things, "place": scene.place}))

@@ -20,7 +20,7 @@ class Settings:
 
     Attributes:
         architecture: "deeplabv3plus" or "upernet".
-        backbone: a Hub id, a local path, or "scratch:NAME" (`training/models.py`).
+        backbone: a Hub id, a local path, "scratch:NAME" or "embedded" (`training/models.py`).
         optimizer: "sgd" or "adamw".
         learning_rate: of the backbone; the head's is ``head_multiplier`` times that.
         power: of the polynomial decay, lr (1 - step / max_steps) ** power.
@@ -80,7 +80,7 @@ PRESETS: dict[str, Settings] = {
         architecture="upernet", backbone="microsoft/swin-base-patch4-window7-224-in22k", learning_rate=0.01
     ),
     "demo": Settings(
-        backbone="scratch:small",
+        backbone="embedded",
         optimizer="adamw",
         learning_rate=2e-3,
         head_multiplier=1.0,
@@ -109,7 +109,7 @@ class TrainConfig:
         "settings to start from (%(default)s)", "demo", "method", choices=tuple(PRESETS), metavar="NAME"
     )
     architecture: str | None = option("deeplabv3plus or upernet", None, "method")
-    backbone: str | None = option("Hub id, path, or scratch:NAME", None, "method")
+    backbone: str | None = option("Hub id, path, scratch:NAME or embedded", None, "method")
     max_steps: int | None = option("optimizer steps", None, "method", metavar="N")
     learning_rate: float | None = option("of the backbone", None, "method", metavar="LR")
     batch_size: int | None = option("pictures a step over all processes", None, "method", metavar="N")

@@ -55,7 +55,7 @@ def train(config: TrainConfig) -> None:
     )
     rows, table = open_rows(config.dataset, config.streaming, settings.reliability)
     start = steps_done(output, config)
-    if start >= settings.max_steps:
+    if start >= settings.max_steps and (output / "config.json").exists():
         accelerator.print(f"{output} has all its {settings.max_steps} steps; nothing to do")
         return
     pictures = open_evaluation(config, table)
@@ -72,13 +72,9 @@ def train(config: TrainConfig) -> None:
     if start:
         run.load()
     crops = Crops(
-        settings.crop_size,
-        settings.resize,
-        config.seed,
-        table.ignore_index,
-        len(table.names),
+        settings.crop_size, settings.resize, config.seed, table.ignore_index, len(table.names),
         settings.reliability,
-    )
+    )  # fmt: skip
     feed = iter(
         loader(
             rows, crops, per_process=batches.per_process, batch=settings.batch_size, start=run.step,
@@ -94,21 +90,16 @@ def train(config: TrainConfig) -> None:
     )  # fmt: skip
     pair.train()
     while run.step < settings.max_steps:
-        set_seed(
-            int(
-                np.random.SeedSequence([config.seed, run.step, accelerator.process_index]).generate_state(1)[
-                    0
-                ]
-            )
-        )
+        entropy = [config.seed, run.step, accelerator.process_index]
+        set_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         losses, names = training_step(run, feed, batches)
         run.note(losses, names, bar)
         bar.update()
         done = run.step == settings.max_steps
-        if run.step % config.checkpoint_every == 0 or done:
-            run.save()
         if pictures is not None and (run.step % run.eval_every == 0 or done):
             run.evaluate(pictures)
+        if run.step % config.checkpoint_every == 0 or done:
+            run.save()  # last, so that what it says of the scores is true
     bar.close()
     run.finish()
     del feed, pair, optimizer
