@@ -85,9 +85,9 @@ PRESETS: dict[str, Rules] = {
         ),
         reliability="agreement",
     ),
-    # Ahead of the other presets on the embedded painter (`make evidence`), where maps of half the latents' side
-    # beside the finest ones are worth most; later steps, other CRF widths and trusts changed little. With
-    # Stable Diffusion at 512 x 512 it takes the maps of side 8, 16 and 32: not measured there.
+    # Ahead of the other presets on the embedded painter (`make evidence`), where maps of half the latents'
+    # side beside the finest ones are worth most; later steps, other CRF widths and trusts changed little.
+    # With Stable Diffusion at 512 x 512 it takes the maps of side 8, 16 and 32: not measured there.
     "default": Rules(
         steps=(0.0, 1.0),
         map_sides=(8, 48),
