@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -28,9 +30,9 @@ def maps_of(*sizes, seed=0):
 )
 def test_chosen_resolutions(recorded, chosen):
     """Maps outside the range make no difference; where none lies in it, the nearest is used."""
-    maps = maps_of(*recorded)
-    scores, peaks = class_scores([maps], DEFAULT)
-    expected, expected_peaks = class_scores([{size: maps[size] for size in chosen}], DEFAULT)
+    maps, rules = maps_of(*recorded), replace(DEFAULT, map_sides=(16, 48))
+    scores, peaks = class_scores([maps], rules)
+    expected, expected_peaks = class_scores([{size: maps[size] for size in chosen}], rules)
     assert scores.shape == (1, *max(chosen))
     assert torch.equal(scores, expected)
     assert torch.equal(peaks, expected_peaks)
