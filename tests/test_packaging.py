@@ -36,7 +36,11 @@ def modules() -> list[str]:
 
 
 def data() -> list[str]:
-    return [name for name in repository() if name.startswith(("builders/tables/", "builders/embedded/"))]
+    return [
+        name
+        for name in repository()
+        if name.startswith(("builders/tables/", "builders/embedded/", "training/embedded/"))
+    ]
 
 
 def python(code: str) -> str:

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from attn2mask.builders.rules import PRESETS
 from attn2mask.builders.scores import class_scores, dequantise, quantise
 
-DEFAULT = PRESETS["default"]  # maps of 16 to 48, min-max
+DEFAULT = PRESETS["default"]  # min-max
 
 
 def maps_of(*sizes, seed=0):

@@ -80,7 +80,7 @@ PRESETS: dict[str, Settings] = {
         architecture="upernet", backbone="microsoft/swin-base-patch4-window7-224-in22k", learning_rate=0.01
     ),
     "demo": Settings(
-        backbone="scratch:small",
+        backbone="embedded",
         optimizer="adamw",
         learning_rate=2e-3,
         head_multiplier=1.0,
