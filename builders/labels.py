@@ -147,6 +147,20 @@ def load_table(name_or_path: str) -> ClassTable:
     return _Reader(str(path)).table(content)
 
 
+def bare_table(name: str, names: tuple[str, ...], ignore: int | None = None) -> ClassTable:
+    """The table of known names by mask id: one that ships where its names are these, else one with VOC's
+    colours and no words beside the names.
+    """
+    for known in TABLES:
+        table = load_table(known)
+        if table.names == names:
+            return table
+    background = names[0] if names[0] in ("background", "other") else None
+    first = int(background is not None)
+    classes = [LabelClass(n, (n,), (), default_colour(first + k)) for k, n in enumerate(names[first:])]
+    return ClassTable(name, tuple(classes), background, ignore=ignore)
+
+
 def default_colour(mask_id: int) -> Colour:
     """PASCAL VOC's colour of an id: its bit i is bit 7 - i // 3 of channel i % 3 (VOClabelcolormap)."""
     red, green, blue = (

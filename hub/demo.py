@@ -103,10 +103,9 @@ def segment(config: DemoConfig, data: Path, out: Path) -> dict:
     """
     from attn2mask.builders.labels import load_table
     from attn2mask.builders.painter import load_painter
-    from attn2mask.builders.rules import PRESETS
     from attn2mask.training.ablation import fast_precision
     from attn2mask.training.drawn import HELD_OUT, draw_rows, write_rows
-    from attn2mask.training.evidence import mask_iou, rendered_scores
+    from attn2mask.training.evidence import drawn_mask_iou
     from attn2mask.training.scoring import EvaluateConfig
     from attn2mask.training.scoring import run as evaluate
     from attn2mask.training.settings import TrainConfig
@@ -118,9 +117,7 @@ def segment(config: DemoConfig, data: Path, out: Path) -> dict:
         scenes = out / "scenes" / world
         if not list(scenes.glob("*.parquet")):
             write_rows(draw_rows(world, HELD_OUT_SCENES, HELD_OUT), scenes)
-        rendered = rendered_scores(painter, table, HELD_OUT_SCENES, world)
-        samples, exact = [(i, m, c) for i, _, m, c in rendered], [t for _, t, _, _ in rendered]
-        found["attention masks"][world] = mask_iou(samples, exact, PRESETS["default"], table)["crf"]
+        found["attention masks"][world] = drawn_mask_iou(painter, table, HELD_OUT_SCENES, world)
     for name, folder in (("no co-training", out / "alone"), ("full", out / "segmenter")):
         print(f"\ntraining: {name}")
         train(

@@ -155,7 +155,7 @@ def attention_masks(held: Path, count: int) -> dict[str, float]:
     scenes, each encoded, noised and passed once, against exact masks.
     """
     from attn2mask.builders.painter import load_painter
-    from attn2mask.training.evidence import mask_iou, rendered_scores
+    from attn2mask.training.evidence import drawn_mask_iou
 
     table = load_table("voc")
     n = len(table.names)
@@ -164,9 +164,7 @@ def attention_masks(held: Path, count: int) -> dict[str, float]:
     matrix = sum(confusion_matrix(own[e.name], e.target, n) for e in truth)
     found = {"painted": mean_iou(matrix)}
     for world in ("objects", "shifted"):
-        rendered = rendered_scores(load_painter(), table, count, world)
-        samples, exact = [(i, m, c) for i, _, m, c in rendered], [t for _, t, _, _ in rendered]
-        found[world] = mask_iou(samples, exact, PRESETS["default"], table)["crf"]
+        found[world] = drawn_mask_iou(load_painter(), table, count, world)
     return found
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.labels import TABLES, ClassTable, LabelClass, default_colour, load_table
+from attn2mask.builders.labels import ClassTable, bare_table
 from attn2mask.training.layouts import recorded_table
 
 if TYPE_CHECKING:
@@ -222,16 +222,7 @@ def table_of(dataset: str, features: dict) -> ClassTable:
         raise UserError(
             f"--dataset {dataset}: its rows name no classes (in a column `classes` of List(ClassLabel))"
         ) from None
-    for known in TABLES:
-        table = load_table(known)
-        if table.names == names:
-            return table
-    background = names[0] if names[0] in ("background", "other") else None
-    first = int(background is not None)
-    classes = tuple(
-        LabelClass(name, (name,), (), default_colour(first + k)) for k, name in enumerate(names[first:])
-    )
-    return ClassTable(Path(dataset).name, classes, background)
+    return bare_table(Path(dataset).name, names)
 
 
 def loader(

@@ -104,6 +104,13 @@ def rendered_scores(
     return out
 
 
+def drawn_mask_iou(painter: Painter, table: ClassTable, count: int, world: str) -> float:
+    """Mean IoU, 0 to 1, of the default rules' masks of drawn scenes, one pass each, against exact masks."""
+    rendered = rendered_scores(painter, table, count, world)
+    samples, exact = [(i, m, c) for i, _, m, c in rendered], [t for _, t, _, _ in rendered]
+    return mask_iou(samples, exact, PRESETS["default"], table)["crf"]
+
+
 def paint(painter: Painter, prompts: Sequence[Prompt], seed: int, desc: str) -> Iterator[tuple]:
     """(image, maps, classes) of each prompt, in batches of 8."""
     d = painter.defaults

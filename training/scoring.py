@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.build import check_numbers
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.labels import TABLES, ClassTable, LabelClass, default_colour, load_table
+from attn2mask.builders.labels import ClassTable, bare_table, load_table
 from attn2mask.training.layouts import difference, recorded_table
 
 if TYPE_CHECKING:
@@ -133,30 +133,15 @@ def table_of(config: EvaluateConfig, checkpoint: Checkpoint) -> ClassTable:
         table = load_table(config.table)
     elif (recorded := recorded_table(config.dataset)) is not None:
         table = recorded
-    elif checkpoint.table_name in TABLES:
-        table = load_table(checkpoint.table_name)
     else:
-        table = bare_table(checkpoint)
+        ignore = getattr(checkpoint.network.config, "semantic_loss_ignore_index", None)
+        table = bare_table(checkpoint.table_name or "the checkpoint's table", checkpoint.names, ignore)
     if checkpoint.names != table.names:
         raise UserError(
             f"checkpoint {config.checkpoint} knows other classes than {table.name}: "
             f"{difference(checkpoint.names, table.names)}"
         )
     return table
-
-
-def bare_table(checkpoint: Checkpoint) -> ClassTable:
-    """A table with a checkpoint's names, VOC's colours, and no words."""
-    names, background = checkpoint.names, None
-    if names[0] in ("background", "other"):
-        background, *names = names
-    first = int(background is not None)
-    classes = [LabelClass(name, (name,), (), default_colour(first + i)) for i, name in enumerate(names)]
-    ignore = getattr(checkpoint.network.config, "semantic_loss_ignore_index", None)
-    if ignore is not None and ignore < len(checkpoint.names):
-        ignore = None
-    name = checkpoint.table_name or "the checkpoint"
-    return ClassTable(name, tuple(classes), background, ignore=ignore)
 
 
 def extremes(
