@@ -14,18 +14,18 @@ from attn2mask.training.settings import TrainConfig
 CONFIG = ablation.AblationConfig(max_steps=7)
 
 
-def scores(value: float) -> dict[str, float]:
-    return dict.fromkeys(ablation.SETS, value)
+def scores(value: float) -> dict:
+    return {s: {"mean_iou": value, "told_mean_iou": value + 0.1} for s in ablation.SETS} | {"seconds": 1.0}
 
 
 def test_the_table_gives_mean_and_spread(tmp_path):
     found = ablation.summary({"full": [scores(0.4), scores(0.6)], "no CRF": [scores(0.3)]}, {"objects": 0.35})
-    assert found["variants"]["full"]["objects"]["mean"] == pytest.approx(0.5)
-    assert found["variants"]["full"]["objects"]["std"] == pytest.approx(0.02**0.5)
+    assert found["variants"]["full"]["objects"]["mean_iou"]["mean"] == pytest.approx(0.5)
+    assert found["variants"]["full"]["objects"]["mean_iou"]["std"] == pytest.approx(0.02**0.5)
     text = ablation.as_text(found).splitlines()
-    assert text[2] == "| attention masks themselves | 35.0 | - | - |"
-    assert text[3].startswith("| full | 50.0 ± 14.1 |")
-    assert text[4].startswith("| no CRF | 30.0 ± 0.0 |")
+    assert text[2] == "| attention masks themselves | (35.0) | - | - |"
+    assert text[3].startswith("| full | 50.0 ± 14.1 (60.0 ± 14.1) |")
+    assert text[4].startswith("| no CRF | 30.0 ± 0.0 (40.0 ± 0.0) |")
     ablation.plot(found, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert min(picture.size) > 300
@@ -38,6 +38,7 @@ def test_every_variant_is_a_training_that_parses(tmp_path, variant):
     settings = config.settings()
     assert (config.seed, settings.max_steps, config.resume) == (2, 7, True)
     assert settings.co_training == (variant.name != "no co-training")
+    assert settings.mixing == (variant.name != "no mixing")
     assert settings.reliability == (variant.name not in ("no reliability", "no CRF"))
 
 

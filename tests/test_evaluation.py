@@ -229,13 +229,16 @@ def test_scores_of_two_networks_are_those_of_plain_loops():
     assert not networks[0].frozen.training
     assert not networks[1].training
     expected = {name: np.zeros((21, 22), np.int64) for name in ("a", "b", "both")}
+    told = np.zeros((21, 22), np.int64)
     for index, example in enumerate(pictures):
         a, b = predict(networks, processor(), example.image)
         for name, logits in {"a": a, "b": b, "both": (a + b) / 2}.items():
             matrix = confusion_matrix(logits.argmax(0).numpy(), example.target, 21)
             expected[name] += matrix
-        assert scores.pictures[index] == pytest.approx(mean_iou(matrix), abs=1e-9)
         assert (segment(networks, processor(), example.image) == logits.argmax(0).numpy()).all()
+        assert scores.pictures[index] == pytest.approx(mean_iou(matrix), abs=1e-9)
+        logits[[k for k in range(1, 21) if k not in example.target]] = -torch.inf
+        told += confusion_matrix(logits.argmax(0).numpy(), example.target, 21)
     assert list(scores.matrices) == ["a", "b", "both"]
     for name, matrix in expected.items():
         assert (scores.matrices[name] == matrix).all()
@@ -246,6 +249,9 @@ def test_scores_of_two_networks_are_those_of_plain_loops():
     together = parts[0] + parts[1]
     assert together.pictures == scores.pictures
     assert all((together.matrices[name] == matrix).all() for name, matrix in expected.items())
+    assert (scores.told == told).all()
+    assert (together.told == told).all()
+    assert report(scores, TABLE)["told_mean_iou"] == pytest.approx(mean_iou(told), abs=1e-9)
 
 
 def test_one_network_is_its_own_mean():

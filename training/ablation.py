@@ -4,9 +4,10 @@
 
 Every cell is one training of one variant with one seed, a process of its own that resumes; a second run of
 the command makes only what is missing. Three sets are scored: drawn scenes of the painter's own world, the
-same in a foreign style, and held-out painted pictures by the referee. Beside the paper's parts stand the two
-ends, the attention masks themselves and exact masks, and what tells pictures and masks apart: painted
-pictures with the referee's masks.
+same in a foreign style, and held-out painted pictures by the referee; each with the classes unknown, and with
+those of the picture told, as the attention masks are. Beside the paper's parts stand the two ends, the
+attention masks themselves and exact masks, and what tells pictures and masks apart: painted pictures with the
+referee's masks.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from attn2mask.training.evaluation import confusion_matrix, mean_iou
 from attn2mask.training.layouts import open_pictures
 
 TRAIN = Path(__file__).parent / "train.py"
+LOOKS: dict = {"scales": (0.75, 1.0, 1.25), "flip": True}  # how pictures are seen in all scores
 SETS = ("objects", "shifted", "painted")
+MEASURES = ("mean_iou", "told_mean_iou")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ VARIANTS = (
     Variant("no co-training", "default", ("--no-co-training",), "one network, unreliable pixels left out"),
     Variant("no adaptive threshold", "fixed", means="the threshold (1 - beta) / 2 for every class"),
     Variant("no prompt augmentation", "plain", means="class words as the captions have them"),
+    Variant("no mixing", "default", ("--no-mixing",), "no ClassMix"),
     Variant("no reliability", "default", ("--no-reliability",), "every label trusted"),
     Variant("no CRF", "coarse", ("--no-reliability",), "coarse masks, every label trusted"),
     Variant("referee's masks", "referee", means="the same pictures, labelled by the referee"),
@@ -66,9 +70,9 @@ class AblationConfig:
     """What `training/ablation.py` takes."""
 
     out: str = option("directory of everything it makes (%(default)s)", "runs/ablation", metavar="DIR")
-    num_images: int = option("rows of each dataset (%(default)s)", 384, metavar="N")
+    num_images: int = option("rows of each dataset (%(default)s)", 1024, metavar="N")
     held_out: int = option("pictures of each set that is scored (%(default)s)", 200, metavar="N")
-    max_steps: int = option("steps of each training (%(default)s)", 800, metavar="N")
+    max_steps: int = option("steps of each training (%(default)s)", 400, metavar="N")
     seeds: int = option("trainings of each variant (%(default)s)", 3, metavar="N")
     jobs: int = option("trainings at once (one a core)", 0, metavar="N")
 
@@ -183,13 +187,17 @@ def make_cell(config: AblationConfig, out: Path, variant: Variant, seed: int) ->
     return Cell(variant, seed, folder, command)
 
 
-def run_cell(cell: Cell, held: Path) -> dict[str, float]:
-    """Train, if that is not done, and score. Raises UserError that names the log where training fails."""
+def run_cell(cell: Cell, held: Path) -> dict[str, dict[str, float]]:
+    """Train, if that is not done, and score: of each set `mean_iou` and `told_mean_iou`; and `seconds`.
+
+    Raises UserError that names the log where training fails.
+    """
     from attn2mask.training.checkpoint import load_checkpoint
     from attn2mask.training.evaluation import report, score
 
     if cell.result:
         return cell.result
+    started = time.time()
     cell.folder.mkdir(parents=True, exist_ok=True)
     log = cell.folder / "train.log"
     with log.open("w") as file:
@@ -202,8 +210,9 @@ def run_cell(cell: Cell, held: Path) -> dict[str, float]:
     scores = {}
     for name in SETS:
         pictures = open_pictures(str(held / name), None, table)
-        found = report(score(networks, checkpoint.processor, pictures, table, progress=False), table)
-        scores[name] = found["mean_iou"]
+        found = report(score(networks, checkpoint.processor, pictures, table, **LOOKS, progress=False), table)
+        scores[name] = {key: found[key] for key in MEASURES}
+    scores["seconds"] = round(time.time() - started, 1)
     (cell.folder / "scores.json").write_text(json.dumps(scores))
     return scores
 
@@ -218,47 +227,54 @@ def fast_precision() -> str:
 # --- table ----------------------------------------------------------------------------------------
 
 
-def summary(results: dict[str, list[dict[str, float]]], attention: dict[str, float]) -> dict:
-    """Mean and standard deviation over the seeds of every variant and set."""
+def summary(results: dict[str, list[dict]], attention: dict[str, float]) -> dict:
+    """Mean and standard deviation over the seeds of every variant, set and measure."""
+
+    def spread(values: list[float]) -> dict:
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        return {"mean": float(np.mean(values)), "std": deviation, "seeds": values}
+
     rows = {
-        name: {
-            s: {
-                "mean": float(np.mean([r[s] for r in found])),
-                "std": float(np.std([r[s] for r in found], ddof=1)) if len(found) > 1 else 0.0,
-                "seeds": [r[s] for r in found],
-            }
-            for s in SETS
-        }
+        name: {s: {m: spread([r[s][m] for r in found]) for m in MEASURES} for s in SETS}
         for name, found in results.items()
     }
     return {"variants": rows, "attention masks": attention}
 
 
 def as_text(found: dict) -> str:
-    """The table as Markdown: mean and spread in per cent of mIoU."""
+    """The table as Markdown: mean and spread in per cent of mIoU, classes unknown and (told)."""
     lines = ["| | drawn, in-domain | drawn, shifted | painted, by the referee |", "|---|---|---|---|"]
     attention = found["attention masks"]
-    cells = [f"{100 * attention[s]:.1f}" if s in attention else "-" for s in SETS]
+    cells = [f"({100 * attention[s]:.1f})" if s in attention else "-" for s in SETS]
     lines.append(f"| attention masks themselves | {' | '.join(cells)} |")
     for name, scores in found["variants"].items():
-        cells = [f"{100 * scores[s]['mean']:.1f} ± {100 * scores[s]['std']:.1f}" for s in SETS]
+        open_, told = ([scores[s][m] for s in SETS] for m in MEASURES)
+        cells = [
+            f"{100 * o['mean']:.1f} ± {100 * o['std']:.1f} ({100 * t['mean']:.1f} ± {100 * t['std']:.1f})"
+            for o, t in zip(open_, told, strict=True)
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def plot(found: dict, path: Path) -> None:
-    """Bars of every variant with the seeds as dots, one panel for each set."""
+    """Bars of every variant with the seeds as dots, one panel for each set; hollow bars and the line of the
+    attention masks where the classes are told.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     names = list(found["variants"])
     for axis, s in zip(figure.subplots(1, len(SETS), sharey=True), SETS, strict=True):
         for place, name in enumerate(names):
-            scores = found["variants"][name][s]
+            scores, told = (found["variants"][name][s][m] for m in MEASURES)
+            axis.barh(place, 100 * told["mean"], fill=False, edgecolor="#889999", lw=0.8)
             axis.barh(place, 100 * scores["mean"], color="#4477aa" if name == "full" else "#bbccdd")
             axis.plot([100 * v for v in scores["seeds"]], [place] * len(scores["seeds"]), ".", color="black")
         if s in found["attention masks"]:
-            axis.axvline(100 * found["attention masks"][s], color="#cc6677", ls="--", label="attention masks")
+            axis.axvline(
+                100 * found["attention masks"][s], color="#cc6677", ls="--", label="attention masks (told)"
+            )
             axis.legend(fontsize=7)
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.set_title(s, fontsize=9)
@@ -286,6 +302,7 @@ def run(config: AblationConfig) -> None:
             raise
     found = summary(results, attention_masks(held, config.held_out))
     found["seconds"] = round(time.time() - started, 1)
+    found["cell_seconds"] = round(sum(r["seconds"] for rows in results.values() for r in rows), 1)
     (out / "ablation.json").write_text(json.dumps(found, indent=2) + "\n")
     (out / "ablation.md").write_text(as_text(found) + "\n")
     plot(found, out / "ablation.png")

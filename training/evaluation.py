@@ -141,16 +141,19 @@ def segment(
 @dataclass
 class Scores:
     """What `score` counted. `matrices` holds an (n, n + 1) int64 `confusion_matrix` for network "a", "b"
-    (where there are two) and the mean of their logits, "both"; `pictures` the mean IoU of "both" on each
-    picture, by its index (NaN where all of it is ignored). Scores of disjoint pictures can be added.
+    (where there are two) and the mean of their logits, "both"; `told` that of "both" when it chooses among
+    the background and the classes of the picture's own mask, as attention masks do, which are told them;
+    `pictures` the mean IoU of "both" on each picture, by its index (NaN where all of it is ignored).
+    Scores of disjoint pictures can be added.
     """
 
     matrices: dict[str, np.ndarray]
+    told: np.ndarray
     pictures: dict[int, float] = field(default_factory=dict)
 
     def __add__(self, other: Scores) -> Scores:
         matrices = {name: matrix + other.matrices[name] for name, matrix in self.matrices.items()}
-        return Scores(matrices, self.pictures | other.pictures)
+        return Scores(matrices, self.told + other.told, self.pictures | other.pictures)
 
 
 def score(
@@ -178,7 +181,7 @@ def score(
     names = ("a", "b")[: len(networks)]
     classes, ignore = len(table.names), table.ignore_index
     matrices = {name: np.zeros((classes, classes + 1), np.int64) for name in (*names, "both")}
-    scores = Scores(matrices)
+    scores = Scores(matrices, np.zeros((classes, classes + 1), np.int64))
     picked = range(len(pictures)) if picked is None else list(picked)
     for network in networks if device is not None else ():
         network.to(device)
@@ -195,18 +198,24 @@ def score(
             for matrix, count in zip(matrices.values(), [*counts, counts[-1]], strict=False):
                 matrix += count
             scores.pictures[index] = mean_iou(counts[-1])
+            shown = {*np.unique(example.target).tolist(), *([0] if table.background else [])} - {ignore}
+            among = torch.tensor(sorted(shown), device=found.device)
+            if len(among):
+                chosen = among[_labels(answers[-1][:, among], example.target.shape)]
+                scores.told += count_pixels(chosen[None], target, classes, ignore)[0].cpu().numpy()
     return scores
 
 
 def report(scores: Scores, table: ClassTable) -> dict[str, Any]:
-    """`figures` and `num_images` of the mean of the networks' logits, and of each network under
-    `networks.a` and `networks.b`.
+    """`figures` and `num_images` of the mean of the networks' logits; `told_mean_iou`, theirs where each
+    picture's classes are known; and `figures` of each network under `networks.a` and `networks.b`.
     """
     each = {
         name: {**figures(matrix, table.names), "num_images": len(scores.pictures)}
         for name, matrix in scores.matrices.items()
     }
-    return {**each.pop("both"), "networks": each}
+    told = _number(mean_iou(scores.told))
+    return {**each.pop("both"), "told_mean_iou": told, "networks": each}
 
 
 def _answers(

@@ -190,6 +190,8 @@ def as_text(found: dict[str, Any]) -> str:
     for name, values in lines.items():
         cells = ("-" if value is None else f"{100 * value:.1f}" for value in values)
         text.append(f"{name:{width}}" + "".join(f"{cell:>8}" for cell in cells))
+    if (told := found.get("told_mean_iou")) is not None:
+        text.append(f"mean IoU where each picture's classes are told: {100 * told:.1f}")
     left_out = len(found["per_class_iou"]) - len(names)
     text.append(
         f"{found['num_images']:,} pictures" + (f"; {left_out} more classes in the report" if left_out else "")

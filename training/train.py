@@ -290,7 +290,7 @@ class Run:
             networks, self.processor, pictures, self.table, device=accelerator.device,
             progress=accelerator.is_main_process, picked=mine,
         )  # fmt: skip
-        for matrix in scores.matrices.values():
+        for matrix in (*scores.matrices.values(), scores.told):
             whole = accelerator.reduce(torch.from_numpy(matrix).to(accelerator.device), "sum")
             matrix[:] = whole.cpu().numpy()
         for part in gather_object([scores.pictures]):
