@@ -2,8 +2,9 @@
 
 It builds 256 rows with the embedded painter, draws a sheet of them and a figure of every token's attention,
 and holds the masks of each threshold rule against a referee, a segmenter that learnt from drawn scenes with
-exact masks. With `--max-steps` it also co-trains a small segmenter on the rows and scores it on drawn scenes.
-What it prints is measured in that run; `report.json` keeps it.
+exact masks. Then it co-trains a small segmenter on the rows, and one network alone, and scores both and the
+attention masks on drawn scenes and on held-out painted pictures. What it prints is measured in that run;
+`report.json` keeps it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from attn2mask.builders.arguments import option, parse, run_command
 
 REFEREE_SCENES = 200  # drawn scenes that the referee's own accuracy is measured on
-HELD_OUT_SCENES = 120  # drawn scenes of each world that the segmenters are scored on
+HELD_OUT_PICTURES = 120  # of each set that the segmenters are scored on
 TOKENS_PROMPT = "a red bus next to a horse on the street"
 
 
@@ -32,8 +33,8 @@ class DemoConfig:
     """What `attn2mask demo` takes."""
 
     out: str = option("directory of everything it makes (%(default)s)", "runs/demo", metavar="DIR")
-    num_images: int = option("rows to build (%(default)s)", 256, metavar="N")
-    max_steps: int = option("training steps of each segmenter; 0: none (%(default)s)", 0, metavar="N")
+    num_images: int = option("rows to build (%(default)s)", 384, metavar="N")
+    max_steps: int = option("training steps of each segmenter; 0: none (%(default)s)", 400, metavar="N")
 
 
 def label_row(png: bytes, scores: np.ndarray, rules) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,26 +99,20 @@ def measure(data: Path) -> dict:
 
 
 def segment(config: DemoConfig, data: Path, out: Path) -> dict:
-    """Mean IoU in 0 to 1, by how the masks were had and by world: the attention's own, from one pass over
-    each drawn scene; those of a network trained alone; those of two that co-trained (``out``/segmenter).
+    """Mean IoU in 0 to 1, by how the masks were had and by set: the attention's own; those of a network
+    trained alone; those of two that co-trained (``out``/segmenter). The networks' are there twice:
+    `mean_iou`, and `told_mean_iou` where they are told each picture's classes, as attention masks always are.
     """
-    from attn2mask.builders.labels import load_table
-    from attn2mask.builders.painter import load_painter
-    from attn2mask.training.ablation import fast_precision
-    from attn2mask.training.drawn import HELD_OUT, draw_rows, write_rows
-    from attn2mask.training.evidence import drawn_mask_iou
+    from attn2mask.training.ablation import LOOKS, MEASURES, SETS, attention_masks, fast_precision, make_sets
     from attn2mask.training.scoring import EvaluateConfig
     from attn2mask.training.scoring import run as evaluate
     from attn2mask.training.settings import TrainConfig
     from attn2mask.training.train import train
 
-    table, painter = load_table("voc"), load_painter()
-    found: dict = {"attention masks": {}, "no co-training": {}, "full": {}}
-    for world in ("objects", "shifted"):
-        scenes = out / "scenes" / world
-        if not list(scenes.glob("*.parquet")):
-            write_rows(draw_rows(world, HELD_OUT_SCENES, HELD_OUT), scenes)
-        found["attention masks"][world] = drawn_mask_iou(painter, table, HELD_OUT_SCENES, world)
+    held = out / "held-out"
+    make_sets(held, HELD_OUT_PICTURES)
+    attention = attention_masks(held, HELD_OUT_PICTURES)
+    found: dict = {"attention masks": {name: {"told_mean_iou": attention[name]} for name in SETS}}
     for name, folder in (("no co-training", out / "alone"), ("full", out / "segmenter")):
         print(f"\ntraining: {name}")
         train(
@@ -126,10 +121,17 @@ def segment(config: DemoConfig, data: Path, out: Path) -> dict:
                 no_co_training=name != "full", mixed_precision=fast_precision(),
             )
         )  # fmt: skip
-        for world in ("objects", "shifted"):
-            metrics = folder / f"{world}.json"
-            evaluate(EvaluateConfig(str(folder), str(out / "scenes" / world), out=str(metrics)))
-            found[name][world] = json.loads(metrics.read_text())["mean_iou"]
+        found[name] = {}
+        scales = ",".join(map(str, LOOKS["scales"]))
+        for held_out in SETS:
+            metrics = folder / f"metrics_{held_out}.json"
+            evaluate(
+                EvaluateConfig(
+                    str(folder), str(held / held_out), out=str(metrics), scales=scales, flip=LOOKS["flip"]
+                )
+            )
+            scores = json.loads(metrics.read_text())
+            found[name][held_out] = {measure: scores[measure] for measure in MEASURES}
     return found
 
 
@@ -161,12 +163,14 @@ def demo(config: DemoConfig) -> None:
     print(f"the referee itself on drawn scenes with exact masks: {report['referee_miou']:.3f}\n")
     names = ["data", "sheet.png", "tokens.png", "report.json"]
     if config.max_steps:
-        print("on drawn scenes with exact masks (mIoU)")
-        print(f"{'':18}{'in-domain':>10}{'shifted':>10}")
-        for name, scores in report["segmenters"].items():
-            print(f"{name:18}{scores['objects']:10.3f}{scores['shifted']:10.3f}")
-        print()
-        names += ["segmenter", "segmenter/objects_pictures.png"]
+        print("mIoU on pictures that nothing was trained on (and where each picture's classes are told)")
+        print(f"{'':16}" + "".join(f"{name:>18}" for name in ("drawn", "drawn, shifted", "painted")))
+        for name, sets in report["segmenters"].items():
+            cells = [(scores.get("mean_iou"), scores["told_mean_iou"]) for scores in sets.values()]
+            shown = (f"{'-' if free is None else f'{free:.3f}'} ({told:.3f})" for free, told in cells)
+            print(f"{name:16}" + "".join(f"{cell:>18}" for cell in shown))
+        print("drawn: against exact masks; painted: against the referee's\n")
+        names += ["segmenter", "segmenter/metrics_objects_pictures.png"]
     made = ", ".join(str(out / name) for name in names)
     print(f"made in {report['seconds']:.0f} s: {made}")
     print(f'next: load_dataset("{data}", split="train"), or `attn2mask show {data} --out sheet.png`')

@@ -9,7 +9,7 @@ from attn2mask.training.checkpoint import load_checkpoint
 
 
 def test_demo(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "HELD_OUT_SCENES", 6)
+    monkeypatch.setattr(demo, "HELD_OUT_PICTURES", 6)
     assert demo.main(["--out", str(tmp_path), "--num-images", "8", "--max-steps", "2"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["rows"] == 8
@@ -20,11 +20,13 @@ def test_demo(tmp_path, capsys, monkeypatch):
     assert 0 <= report["iou_outside_reliable"] <= 1
     assert 0 <= report["iou_inside_reliable"] <= 1
     for way in ("attention masks", "no co-training", "full"):
-        for world in ("objects", "shifted"):
-            assert 0 <= report["segmenters"][way][world] <= 1
+        for held_out in ("objects", "shifted", "painted"):
+            scores = report["segmenters"][way][held_out]
+            assert 0 <= scores.get("mean_iou", 0) <= 1
+            assert 0 <= scores["told_mean_iou"] <= 1
     assert load_checkpoint(tmp_path / "segmenter").peer is not None
     assert load_checkpoint(tmp_path / "alone").peer is None
-    for name in ("sheet.png", "tokens.png", "segmenter/objects_pictures.png"):
+    for name in ("sheet.png", "tokens.png", "segmenter/metrics_objects_pictures.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
     assert "after CRF" in capsys.readouterr().out

@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,38 +120,47 @@ def painted_samples(data: Path) -> list[dict]:
     ]  # fmt: skip
 
 
-def make_data(config: AblationConfig, out: Path) -> None:
-    """All datasets of the variants and the sets to score on, each written once."""
+def judged_rows(data: Path) -> Iterator[dict]:
+    """The pictures of a build with the referee's masks."""
     from attn2mask.training.referee import load_referee
 
-    table, referee = load_table("voc"), load_referee()
-    data, held = out / "data", out / "held-out"
+    samples = painted_samples(data)
+    masks = load_referee().segment(np.stack([s["image"] for s in samples]))
+    for sample, mask in zip(samples, masks, strict=True):
+        yield row(sample["sample_id"], sample["image"], mask)
+
+
+def write_once(folder: Path, make: Callable[[], Iterable[dict]]) -> None:
+    """Rows into a folder, if there are none."""
+    if not list(folder.glob("*.parquet")):
+        write_rows(make(), folder)
+
+
+def make_sets(held: Path, count: int) -> None:
+    """What is scored on, none of which anything is trained on: a folder of rows for each of `SETS`."""
+    build_rows(held / "painted-build", count, seed=1_000_003)
+    write_once(held / "painted", lambda: judged_rows(held / "painted-build"))
+    for world in ("objects", "shifted"):
+        write_once(held / world, lambda world=world: draw_rows(world, count, HELD_OUT))
+
+
+def make_data(config: AblationConfig, out: Path) -> None:
+    """All datasets of the variants and the sets to score on, each written once."""
+    table, data = load_table("voc"), out / "data"
     default = build_rows(data / "default", config.num_images)
     build_rows(data / "plain", config.num_images, alias_probability=0.0)
     if not (data / "fixed" / "report.json").exists():
         remask.run(remask.RemaskConfig(str(default), str(data / "fixed"), threshold="fixed"))
-    build_rows(held / "painted-build", config.held_out, seed=1_000_003)
 
-    def write(folder: Path, make) -> None:
-        if not list(folder.glob("*.parquet")):
-            write_rows(make(), folder)
-
-    def judged(build_dir: Path):
-        samples = painted_samples(build_dir)
-        masks = referee.segment(np.stack([s["image"] for s in samples]))
-        return (row(s["sample_id"], s["image"], mask) for s, mask in zip(samples, masks, strict=True))
-
-    def coarse():
+    def coarse() -> Iterator[dict]:
         for s in tqdm(painted_samples(default), "coarse masks", unit="row", mininterval=1):
             labels = label_picture(s["image"], s["scores"], PRESETS["default"], True)
             yield row(s["sample_id"], s["image"], to_ids(labels.coarse, s["classes"], table))
 
-    write(data / "coarse", coarse)
-    write(data / "referee", lambda: judged(default))
-    write(data / "exact", lambda: draw_rows("objects", config.num_images, 9))
-    write(held / "painted", lambda: judged(held / "painted-build"))
-    for world in ("objects", "shifted"):
-        write(held / world, lambda world=world: draw_rows(world, config.held_out, HELD_OUT))
+    write_once(data / "coarse", coarse)
+    write_once(data / "referee", lambda: judged_rows(default))
+    write_once(data / "exact", lambda: draw_rows("objects", config.num_images, 9))
+    make_sets(out / "held-out", config.held_out)
 
 
 def attention_masks(held: Path, count: int) -> dict[str, float]:
