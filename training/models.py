@@ -184,6 +184,8 @@ def _describe(backbone: str) -> tuple[PreTrainedConfig, bool]:
         return AutoConfig.for_model(**SCRATCH[OFFLINE[backbone]]), False
     # The names of what it was pretrained on are not those of the segmenter.
     config.id2label = config.label2id = None
+    if folder.is_dir():
+        config.name_or_path = ""  # where it lies here is nothing that a checkpoint should tell
     return config, not folder.is_dir() or any((folder / name).exists() for name in _WEIGHTS)
 
 
