@@ -9,6 +9,8 @@ from typing import Any
 
 _MODULES = {
     "AttentionRecorder": "recorder",
+    "Attn2MaskCityscapes": "cityscapes",
+    "Attn2MaskImageNetS": "imagenet_s",
     "Attn2MaskVOC": "voc",
     "BuildConfig": "build",
     "ClassTable": "labels",

@@ -11,7 +11,8 @@ import re
 # Nouns with no plural, which take no article: "a plant" becomes "greenery".
 UNCOUNTABLE = {
     "flora", "greenery", "vegetation", "foliage", "shrubbery", "grass", "turf", "soil", "sand", "dirt",
-    "traffic",
+    "traffic", "dough", "hay", "binoculars", "field glasses", "swimming trunks", "bathing trunks",
+    "parallel bars",
 }
 _IRREGULAR = {
     "aircraft": "aircraft", "angus": "angus", "bison": "bison", "bmx": "bmxs", "bonsai": "bonsai",

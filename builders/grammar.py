@@ -1,9 +1,10 @@
 """The built-in offline grammar: captions in the manner of COCO's, for any class table and for the drawn
 worlds.
 
-``caption`` writes what a build paints when no captions are given; ``sentence`` is what it and the captions
-of drawn scenes share. ``SCENE_WORDS`` are words of scenes that the embedded tokenizer knows besides, for
-captions of other kinds.
+``caption`` writes what a build paints when no captions are given: of single things in COCO's manner, or, for
+tables with a scene, of all that stands in one. ``sentence`` is what the former and the captions of drawn
+scenes share. ``SCENE_WORDS`` are words of scenes that the embedded tokenizer knows besides, for captions of
+other kinds.
 """
 
 from __future__ import annotations
@@ -317,9 +318,11 @@ def sentence(phrases: Sequence[str], place: str, rng: np.random.Generator) -> st
 
 
 def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
-    """A caption that names 1 to 3 classes of ``table``, ``balance_class`` (a position in
-    ``table.classes``) first if given.
+    """A caption that names classes of ``table``, among them ``balance_class`` (a position in
+    ``table.classes``) if given: as many as its scene says, else 1 to 3.
     """
+    if table.scene is not None:
+        return scene_caption(table, rng, balance_class)
     first = int(rng.integers(len(table.classes))) if balance_class is None else balance_class
     count = min(int(rng.choice([1, 2, 3], p=[0.65, 0.28, 0.07])), len(table.classes))
     others = [c for c in rng.permutation(len(table.classes))[: count + 1] if c != first][: count - 1]
@@ -335,3 +338,38 @@ def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | No
     if rng.random() < 0.75:
         places = next((HAUNTS[word] for word in chosen[0].base if word in HAUNTS), PLACES)
     return sentence(phrases, places[rng.integers(len(places))], rng)
+
+
+def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
+    """A caption of a scene of ``table``: "a photo of two cars, a cyclist, trees and a road downtown at dusk".
+
+    The classes stand before place, weather and light, so that a model's limit of tokens cuts these off first.
+    """
+    scene = table.scene
+    chosen = [] if balance_class is None else [balance_class]
+    for thing, (least, most) in ((True, scene.things), (False, scene.stuff)):
+        count = int(rng.integers(least, most + 1)) - sum(table.classes[k].thing == thing for k in chosen)
+        others = [k for k, label in enumerate(table.classes) if label.thing == thing and k not in chosen]
+        chosen += [int(k) for k in rng.permutation(others)[: max(count, 0)]]
+    chosen = chosen or [int(rng.integers(len(table.classes)))]
+    phrases = [_scene_phrase(table, k, rng) for k in sorted(chosen, key=lambda k: not table.classes[k].thing)]
+    named = " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
+    opening, *rest = (
+        options[rng.integers(len(options))] if options and rng.random() < 0.6 else ""
+        for options in (scene.openings, scene.places, scene.weather, scene.light)
+    )
+    text = " ".join(filter(None, [opening, named, *rest]))
+    if rng.random() < 0.5:
+        text = text[:1].upper() + text[1:]
+    return text + ("." if rng.random() < 0.5 else "")
+
+
+def _scene_phrase(table: ClassTable, class_index: int, rng: np.random.Generator) -> str:
+    """How a scene names a class: by one of the table's phrases, else by a base name, once or twice."""
+    label = table.classes[class_index]
+    options = table.scene.phrases[class_index] if table.scene.phrases else ()
+    if options:
+        return options[rng.integers(len(options))]
+    noun = nouns(label)[rng.integers(min(2, len(nouns(label))))]
+    number = 2 if label.thing and noun not in UNCOUNTABLE and rng.random() < 0.12 else 1
+    return phrase(noun, number, rng) if label.thing else f"the {noun}"

@@ -6,7 +6,7 @@ runs in one thread; more pictures at once need more processes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ MIN_AREA = 0.001
 class Labels:
     """The labels of one picture, local to it.
 
-    0 is background, 1 + k the picture's class k, -1 ignore (only in tables without background). `mask` (H, W)
+    0 is background, 1 + k the picture's class k, -1 ignore (only in tables without background: there it is
+    every pixel in which no class is above its threshold). `mask` (H, W)
     int32 after the CRF and `coarse` (H, W) int32 before it; `reliability` (H, W) uint8, 0 to 255;
     `thresholds` (K,) float32.
     """
@@ -51,6 +52,9 @@ def label_picture(image: np.ndarray, scores: np.ndarray, rules: Rules, backgroun
         thresholds = otsu(small) if rules.threshold == "otsu" else fixed
         coarse = coarse_mask(large, thresholds, background).numpy()
         refined = refine(image, coarse, rules.crf)
+    # Without background, what no class explains is ignored: the CRF decides among the classes only where one
+    # of them exceeds its threshold.
+    refined = replace(refined, labels=np.where(coarse < 0, -1, refined.labels))
 
     if rules.reliability == "agreement":
         trust = reliability.agreement(coarse, refined, rules.graded)

@@ -3,11 +3,20 @@
 Tables are data (`builders/tables/`), so a user's own YAML is on equal terms with the three that ship: VOC,
 Cityscapes and ImageNet-S. A table is checked as a whole when it is read: two classes that share a word would
 make every mask of that word a coin toss, so that is an error and not a preference.
+
+    name: kitchen
+    background: true                    # false: pixels that no class explains are ignored; other: its name
+    classes:
+      - {name: mug, base: [mug, mugs, cup], aliases: [beaker], colour: [192, 0, 0], thing: true}
+      - {name: kettle}                  # the rest has defaults
+    compounds: [cup holder]             # what holds a class word and does not count
+    ignore: 255
+    scene: {aspect: 2, places: [in a kitchen], light: [at night]}  # see `Scene`
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +49,27 @@ class LabelClass:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """What pictures of a table's domain are like: their shape, and of what the grammar's captions speak.
+
+    `aspect` is width over height (1: the model's own shape); with `balance` the classes take turns. A caption
+    names from the least to the most `things` and `stuff`, and beside them some of an opening, a place, the
+    weather and the light. `phrases` are parallel to the table's classes: how a caption names each, empty
+    where its base names do.
+    """
+
+    aspect: float = 1.0
+    balance: bool = False
+    things: tuple[int, int] = (1, 3)
+    stuff: tuple[int, int] = (1, 3)
+    openings: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    weather: tuple[str, ...] = ()
+    light: tuple[str, ...] = ()
+    phrases: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Form:
     """One spelling in the lexicon: its class (None: a compound, which counts as nothing), whether it selects
     a caption (it is or contains a base name), and whether it means one, many, or either ("sheep").
@@ -59,6 +89,7 @@ class ClassTable:
     background: str | None
     compounds: tuple[str, ...] = ()
     ignore: int | None = None
+    scene: Scene | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,6 +115,11 @@ class ClassTable:
     def id_of(self, name: str) -> int:
         """The mask id of a class name; raises ValueError for a name that is not in the table."""
         return self.names.index(name)
+
+    def facts(self) -> dict[str, Any]:
+        """All of it, for records and digests; a table without a scene does not mention one."""
+        facts = asdict(self)
+        return facts if self.scene else {name: fact for name, fact in facts.items() if name != "scene"}
 
     @cached_property
     def lexicon(self) -> dict[str, Form]:
@@ -144,7 +180,12 @@ def load_table(name_or_path: str) -> ClassTable:
         raise UserError(f"class table {path} can't be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"class table {path} is no valid YAML: {' '.join(str(error).split())}") from error
-    return _Reader(str(path)).table(content)
+    return table_of(content, str(path))
+
+
+def table_of(content: Any, source: str) -> ClassTable:
+    """The class table of parsed YAML, which stands in `source`; raises UserError for what is wrong in it."""
+    return _Reader(source).table(content)
 
 
 def bare_table(name: str, names: tuple[str, ...], ignore: int | None = None) -> ClassTable:
@@ -231,9 +272,44 @@ class _Reader:
             thing=self.typed(value.get("thing", True), f"{key}.thing", bool, "true or false"),
         )
 
+    def scene(self, value: Any, classes: tuple[LabelClass, ...]) -> Scene:
+        value = self.typed(value, "scene", dict, "a mapping such as {aspect: 2}")
+        self.keys(value, "scene.", tuple(field.name for field in fields(Scene)))
+        aspect = value.get("aspect", 1.0)
+        if isinstance(aspect, bool) or not isinstance(aspect, int | float) or not 0.1 <= aspect <= 10:
+            raise self.fail("scene.aspect", f"is {aspect!r}, but must be a number from 0.1 to 10")
+        lists = ("openings", "places", "weather", "light")
+        return Scene(
+            aspect=float(aspect),
+            balance=self.typed(value.get("balance", False), "scene.balance", bool, "true or false"),
+            things=self.range(value.get("things", [1, 3]), "scene.things"),
+            stuff=self.range(value.get("stuff", [1, 3]), "scene.stuff"),
+            **{name: self.words(value.get(name, []), f"scene.{name}") for name in lists},
+            phrases=self.phrases(value.get("phrases", {}), classes),
+        )
+
+    def range(self, value: Any, key: str) -> tuple[int, int]:
+        match value:
+            case [int(least), int(most)] if 0 <= least <= most:
+                return least, most
+        raise self.fail(key, f"is {value!r}, but must be two numbers such as [1, 3]")
+
+    def phrases(self, value: Any, classes: tuple[LabelClass, ...]) -> tuple[tuple[str, ...], ...]:
+        value = self.typed(value, "scene.phrases", dict, "a mapping from classes to lists of words")
+        self.keys(value, "scene.phrases.", tuple(label.name for label in classes))
+        found = []
+        for label in classes:
+            key = f"scene.phrases.{label.name}"
+            phrases = self.words(value.get(label.name, []), key)
+            for phrase in phrases:
+                if not any(f" {spelling(word)} " in f" {spelling(phrase)} " for word in label.base):
+                    raise self.fail(key, f"has {phrase!r}, which holds no base name of the class")
+            found.append(phrases)
+        return tuple(found) if value else ()
+
     def table(self, content: Any) -> ClassTable:
         content = self.typed(content, "the file", dict, "a mapping with a name and classes")
-        self.keys(content, "", ("name", "background", "ignore", "classes", "compounds"))
+        self.keys(content, "", ("name", "background", "ignore", "classes", "compounds", "scene"))
         background = content.get("background", True)
         if background not in (True, False, "background", "other"):
             raise self.fail("background", f"is {background!r}, but must be true, false or other")
@@ -244,12 +320,14 @@ class _Reader:
         first_id = int(background is not None)
         if len(items) + first_id > 65535:
             raise self.fail("classes", f"has {len(items)} entries, more than a 16-bit mask can hold")
+        classes = tuple(self.label(item, f"classes[{i}]", first_id + i) for i, item in enumerate(items))
         table = ClassTable(
             name=self.word(content.get("name"), "name"),
-            classes=tuple(self.label(item, f"classes[{i}]", first_id + i) for i, item in enumerate(items)),
+            classes=classes,
             background=background,
             compounds=self.words(content.get("compounds", []), "compounds"),
             ignore=content.get("ignore"),
+            scene=self.scene(content["scene"], classes) if "scene" in content else None,
         )
         largest = 255 if len(table.names) <= 254 else 65535
         if table.ignore is not None and not (
@@ -277,17 +355,31 @@ class _Reader:
                 raise self.fail("compounds", f"{compound!r} is also a name or alias of {owner_name!r}")
 
 
+def wordnet_ids(name: str) -> tuple[str, ...]:
+    """The WordNet ids of a set of ImageNet-S ("n01443537"), in the order of the classes of its table."""
+    return tuple(wnid for wnid, *_ in _imagenet_s_lines(name))
+
+
 def _imagenet_s(name: str) -> ClassTable:
     """ImageNet-S 50, 300 or 919 from the one file of all (its header tells where the words come from)."""
-    size = name.rsplit("_", 1)[1]
     classes: list[LabelClass] = []
+    for _, label, synonyms, hyponyms in _imagenet_s_lines(name):
+        words = synonyms.split("; ")
+        others = tuple(words[1:]) + tuple(filter(None, hyponyms.split("; ")))
+        base = tuple(dict.fromkeys(form for word in words for form in (word, plural(word))))
+        classes.append(LabelClass(label, base, others, default_colour(len(classes) + 1)))
+    file = _FOLDER / "imagenet_s.yaml"
+    scene = yaml.safe_load(file.read_bytes())
+    names = {label.name for label in classes}
+    scene["phrases"] = {label: said for label, said in scene["phrases"].items() if label in names}
+    return ClassTable(name, tuple(classes), "other", scene=_Reader(str(file)).scene(scene, tuple(classes)))
+
+
+def _imagenet_s_lines(name: str) -> Iterator[list[str]]:
+    """WordNet id, class name, synonyms and hyponyms of each class of a set."""
+    size = int(name.rsplit("_", 1)[1])
     for line in (_FOLDER / "imagenet_s.tsv").read_text("utf-8").splitlines():
-        if line.startswith("#"):
-            continue
-        _, smallest, label, synonyms, hyponyms = line.split("\t")
-        if int(smallest) <= int(size):
-            words = synonyms.split("; ")
-            others = tuple(words[1:]) + tuple(filter(None, hyponyms.split("; ")))
-            base = tuple(dict.fromkeys(form for word in words for form in (word, plural(word))))
-            classes.append(LabelClass(label, base, others, default_colour(len(classes) + 1)))
-    return ClassTable(name, tuple(classes), "other")
+        if not line.startswith("#"):
+            wnid, smallest, *words = line.split("\t")
+            if int(smallest) <= size:
+                yield [wnid, *words]

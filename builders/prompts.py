@@ -182,7 +182,7 @@ class PromptSource:
     round; later attempts draw others. With `balance` the classes take turns in the same way, and each walks
     through its own captions. `selected` is the number of captions that name a class, and `counts` how many
     name each (0 throughout for the grammar). `alias_probability` is from 0 to 1. Raises UserError when no
-    caption names a class.
+    caption names a class, and for the grammar when the model can't read the name of one.
     """
 
     def __init__(
@@ -212,6 +212,8 @@ class PromptSource:
             raise UserError(
                 f"none of {len(captions)} captions names a class of table {table.name!r}: no {words} ..."
             )
+        if captions is None:
+            self._check_readable()
         self.selected = len(naming)
         self.counts = {
             label.name: len(numbers) for label, numbers in zip(table.classes, by_class, strict=True)
@@ -233,6 +235,16 @@ class PromptSource:
                 return replace(prompt, dropped=(*dropped, *prompt.dropped))
             dropped += [f"caption {caption.source}: {reason}" for reason in prompt.dropped]
         raise UserError(f"no caption makes a prompt for this model, the last tried: {dropped[-1]}")
+
+    def _check_readable(self) -> None:
+        """Raises UserError for a class all of whose names alone are longer than the model's prompt."""
+        for label in self.table.classes:
+            for tokenizer in self.tokenizers:
+                if not any(token_spans(tokenizer, word, [(0, len(word))])[0] for word in label.base):
+                    raise UserError(
+                        f"class {label.name[:60]!r} of table {self.table.name!r} has no name that fits the "
+                        f"model's {tokenizer.model_max_length} tokens: give it a shorter base name"
+                    )
 
     def _candidates(self, index: int, attempt: int) -> Iterator[tuple[Caption, np.random.Generator]]:
         """Captions for a sample, best first, each with the random numbers of its augmentation."""

@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from pyarrow.parquet import ParquetFile
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.labels import ClassTable, LabelClass
+from attn2mask.builders.labels import ClassTable, LabelClass, Scene
 from attn2mask.builders.rules import CRF, Rules
 
 if TYPE_CHECKING:
@@ -71,13 +71,10 @@ class BuildDirectory:
     @property
     def table(self) -> ClassTable:
         """The class table of the rows, as it was when they were made."""
-        values = self.record()["table"]
-        classes = [
-            {k: tuple(v) if isinstance(v, list) else v for k, v in c.items()} for c in values["classes"]
-        ]
-        compounds = tuple(values["compounds"])
+        values = _tuples(self.record()["table"])
+        classes, scene = values.pop("classes"), values.pop("scene", None)
         return ClassTable(
-            **values | {"classes": tuple(LabelClass(**c) for c in classes), "compounds": compounds}
+            **values, classes=tuple(LabelClass(**c) for c in classes), scene=scene and Scene(**scene)
         )
 
     @property
@@ -299,6 +296,13 @@ def _patiently(check: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def _tuples(value: Any) -> Any:
+    """What JSON made of frozen dataclasses, with tuples for its lists."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:

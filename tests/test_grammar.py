@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from attn2mask.builders.grammar import caption, nouns, phrase, sentence
-from attn2mask.builders.labels import TABLES, load_table
-from attn2mask.builders.prompts import find_occurrences
+from attn2mask.builders.labels import TABLES, ClassTable, LabelClass, Scene, load_table
+from attn2mask.builders.painter import EMBEDDED
+from attn2mask.builders.prompts import PromptSource, find_occurrences
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -17,7 +19,58 @@ def test_captions_name_their_class(name):
         text = caption(table, rng, wanted)
         found = {o.class_index for o in find_occurrences(table, text) if o.is_base}
         assert wanted in found, text
-        assert len(found) <= 3
+        assert len(found) <= (6 if name == "cityscapes" else 3)
+
+
+def test_street_scenes_name_things_and_stuff():
+    table = load_table("cityscapes")
+    for seed in range(100):
+        text = caption(table, np.random.default_rng(seed))
+        found = [o.class_index for o in find_occurrences(table, text)]
+        assert len(found) == len(set(found)), text
+        assert 1 <= sum(table.classes[k].thing for k in found) <= 3, text
+        assert 2 <= sum(not table.classes[k].thing for k in found) <= 3, text
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_words_of_a_scene(name):
+    """A phrase names its class and no other; what stands beside the classes names none."""
+    table = load_table(name)
+    if table.scene is None:
+        return
+    scene = table.scene
+    for text in (*scene.openings, *scene.places, *scene.weather, *scene.light):
+        assert not find_occurrences(table, text), text
+    for k, phrases in enumerate(scene.phrases):
+        for text in phrases:
+            assert [o.class_index for o in find_occurrences(table, text) if o.is_base] == [k], text
+
+
+def test_street_scenes_speak_as_people_do_within_the_embedded_painters_words():
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "tokenizer")
+    table = load_table("cityscapes")
+    source = PromptSource(table, None, [tokenizer], seed=0)
+    prompts = [source.prompt(index, 0) for index in range(200)]
+    assert sum(bool(prompt.dropped) for prompt in prompts) <= 2
+    for prompt in prompts:
+        assert "<|unknown|>" not in tokenizer.tokenize(prompt.text), prompt.text
+    words = {word for prompt in prompts for word in prompt.words}
+    assert {"traffic light", "sidewalk", "trees", "people", "cars"} <= words
+    assert not {"vegetation", "terrain"} & words
+
+
+def test_imagenet_s_has_one_class_a_prompt_and_all_of_them_in_a_round():
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "tokenizer")
+    table = load_table("imagenet_s_919")
+    source = PromptSource(table, None, [tokenizer], seed=0, balance=table.scene.balance)
+    classes = [source.prompt(index, 0).classes for index in range(919)]
+    assert sorted(classes) == [(k,) for k in range(1, 920)]
+
+
+def test_a_table_with_a_scene_but_one_kind_of_class():
+    classes = (LabelClass("sea", ("sea",), (), (0, 0, 1), thing=False),)
+    table = ClassTable("t", classes, "background", scene=Scene(things=(1, 3), stuff=(0, 0)))
+    assert "the sea" in caption(table, np.random.default_rng(0)).lower()
 
 
 def test_captions_are_functions_of_the_generator():

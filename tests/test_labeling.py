@@ -69,13 +69,17 @@ def test_a_picture_without_classes(threshold, reliability, background, label, tr
         assert (labels.reliability == trust).all()
 
 
-def test_without_background_the_rest_is_filled_by_colour():
+@pytest.mark.parametrize("threshold", ["otsu", "agreement", "fixed"])
+@pytest.mark.parametrize("reliability", ["agreement", "two-threshold", "margin"])
+def test_without_background_what_no_class_explains_is_ignored(threshold, reliability):
     image, truth, scores = scene()
-    labels = label_picture(image, scores, DEFAULT, background=False)
+    rules = replace(DEFAULT, threshold=threshold, reliability=reliability)
+    labels = label_picture(image, scores, rules, background=False)
     assert set(np.unique(labels.coarse)) == {-1, 1, 2}
-    assert set(np.unique(labels.mask)) == {1, 2}
-    assert not labels.reliability[labels.coarse == -1].any()
-    assert (labels.mask[truth > 0] == truth[truth > 0]).mean() > 0.97
+    assert ((labels.mask == -1) == (labels.coarse == -1)).all()
+    assert not labels.reliability[labels.mask == -1].any()
+    explained = (truth > 0) & (labels.mask > 0)
+    assert (labels.mask[explained] == truth[explained]).mean() > 0.97
 
 
 def test_ids_of_tables():

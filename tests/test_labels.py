@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attn2mask.builders.english import article, means_many, plural
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.labels import TABLES, default_colour, load_table, spelling
+from attn2mask.builders.labels import TABLES, default_colour, load_table, spelling, wordnet_ids
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -171,6 +172,36 @@ def test_background(tmp_path: Path, background: str, names: tuple[str, ...]):
     assert len(table.palette) == len(names)
 
 
+def test_a_users_scene(tmp_path: Path):
+    scene = (
+        "scene: {aspect: 2, balance: true, stuff: [0, 1], places: [in a kitchen], phrases: {mug: [two mugs]}}"
+    )
+    table = load_table(write(tmp_path, KITCHEN + scene))
+    assert (table.scene.aspect, table.scene.balance, table.scene.things) == (2.0, True, (1, 3))
+    assert (table.scene.stuff, table.scene.places) == ((0, 1), ("in a kitchen",))
+    assert table.scene.phrases == (("two mugs",), ())
+    assert load_table(write(tmp_path, KITCHEN)).scene is None
+    assert hash(table)
+
+
+def test_facts_mention_a_scene_where_there_is_one():
+    """Builds of tables without one go on: the digest of their table is what it was."""
+    assert "scene" not in load_table("voc").facts()
+    assert load_table("cityscapes").facts()["scene"]["aspect"] == 2
+
+
+def test_wordnet_ids_belong_to_the_classes():
+    ids = dict(zip(wordnet_ids("imagenet_s_300"), load_table("imagenet_s_300").classes, strict=True))
+    assert ids["n01443537"].name == "goldfish"
+
+
+def test_imagenet_s_phrases_are_of_its_classes():
+    said = yaml.safe_load((Path(__file__).parents[1] / "builders/tables/imagenet_s.yaml").read_text())[
+        "phrases"
+    ]
+    assert said.keys() <= set(load_table("imagenet_s_919").names)
+
+
 def test_more_than_254_names_need_16_bits(tmp_path: Path):
     classes = "\n".join(f"  - name: thing{i}x" for i in range(254))
     assert load_table(write(tmp_path, f"name: t\nclasses:\n{classes}")).ignore_index == 65535
@@ -204,6 +235,20 @@ def test_more_than_254_names_need_16_bits(tmp_path: Path):
         ("name: t\nbackground: none\nclasses: [{name: mug}]", "background is 'none'"),
         ("name: t\nignore: 1\nclasses: [{name: mug}]", "ignore is 1"),
         ("name: t\nclass: [{name: mug}]", "class is not a key"),
+        ("name: t\nclasses: [{name: mug}]\nscene: 2", "scene is 2"),
+        ("name: t\nclasses: [{name: mug}]\nscene: {wide: 2}", "scene.wide is not a key"),
+        ("name: t\nclasses: [{name: mug}]\nscene: {aspect: 0}", "scene.aspect is 0"),
+        ("name: t\nclasses: [{name: mug}]\nscene: {things: [3, 1]}", "scene.things is [3, 1]"),
+        ("name: t\nclasses: [{name: mug}]\nscene: {light: dark}", "scene.light is 'dark'"),
+        ("name: t\nclasses: [{name: mug}]\nscene: {balance: 1}", "scene.balance is 1"),
+        (
+            "name: t\nclasses: [{name: mug}]\nscene: {phrases: {cup: [a cup]}}",
+            "scene.phrases.cup is not a key",
+        ),
+        (
+            "name: t\nclasses: [{name: mug}]\nscene: {phrases: {mug: [a cup]}}",
+            "has 'a cup', which holds no base",
+        ),
         ("name: t\nclasses: [{name: mug}, {name: Mug}]", "'mug' and 'Mug' share"),
         ("name: t\nclasses: [{name: mug}, {name: cup, aliases: [tea-cup, mugs]}]", "'mug' and 'cup' share"),
         (

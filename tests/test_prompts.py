@@ -427,6 +427,15 @@ def test_wrong_options():
             source("a dog", alias_probability=probability)
 
 
+def test_the_grammar_refuses_a_class_whose_name_the_model_cannot_read():
+    endless = label("endless", " ".join(["very"] * 40) + " dog")
+    with pytest.raises(
+        UserError, match="'endless' of table 'test' has no name that fits the model's 77 tokens"
+    ):
+        PromptSource(table(label("dog", "dog"), endless), None, [TOKENIZER], seed=0)
+    PromptSource(table(label("dog", "dog"), endless), [Caption("a dog", "1")], [TOKENIZER], seed=0)
+
+
 def test_the_grammar():
     for name in ("voc", "cityscapes"):
         of = load_table(name)

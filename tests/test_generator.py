@@ -1,16 +1,16 @@
-"""`Attn2MaskVOC`: the engine behind the datasets library's builder interface."""
+"""The engine behind the datasets library's builder interface: `Attn2MaskVOC` and its siblings."""
 
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from datasets import load_dataset
 
-from attn2mask.builders import voc
+from attn2mask.builders import Attn2MaskCityscapes, Attn2MaskImageNetS, Attn2MaskVOC, generator
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.voc import Attn2MaskVOC
 
 OPTIONS = {"num_images": 4, "shard_size": 2, "steps": 2, "height": 64, "width": 64, "alias_probability": 0.0}
 
@@ -22,19 +22,60 @@ def options(tiny_model, tmp_path):
     return {**OPTIONS, **given, "cache_dir": str(tmp_path / "cache")}
 
 
-def test_it_prepares_parquet_that_loads(options, tmp_path, monkeypatch):
-    @contextmanager
-    def thread(workers: int):
-        with ThreadPoolExecutor(1) as pool:
-            yield pool
+@pytest.fixture(autouse=True)
+def thread(monkeypatch):
+    """Labelling in a thread of this process."""
 
-    monkeypatch.setattr(voc, "labelling_pool", thread)
+    @contextmanager
+    def pool(workers: int):
+        with ThreadPoolExecutor(1) as threads:
+            yield threads
+
+    monkeypatch.setattr(generator, "labelling_pool", pool)
+
+
+def test_it_prepares_parquet_that_loads(options, tmp_path):
     builder = Attn2MaskVOC(**options)
     builder.download_and_prepare(str(tmp_path / "data"), file_format="parquet")
     data = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
     assert data["sample_id"][:] == [f"voc-0-{index:08d}" for index in range(4)]
     assert data.features == builder.info.features
     assert data[0]["image"].size == (64, 64)
+
+
+def test_cityscapes_are_wide_and_know_no_background(options, tmp_path):
+    del options["width"]
+    builder = Attn2MaskCityscapes(**options)
+    builder.download_and_prepare(str(tmp_path / "data"), file_format="parquet")
+    data = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
+    names = data.features["classes"].feature.names
+    assert (len(names), names[0]) == (19, "road")
+    for row in data:
+        assert row["image"].size == row["mask"].size == (128, 64)
+        assert set(np.unique(row["mask"])) <= {*row["classes"], 255}
+
+
+@pytest.mark.parametrize(("name", "mode"), [("imagenet_s_50", "L"), ("imagenet_s_919", "I;16")])
+def test_imagenet_s_has_a_config_a_set(options, tmp_path, name, mode):
+    del options["captions"]
+    builder = Attn2MaskImageNetS(config_name=name, **options | {"num_images": 2})
+    builder.download_and_prepare(str(tmp_path / "data"), file_format="parquet")
+    data = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert data["sample_id"][:] == [f"{name}-0-0000000{index}" for index in range(2)]
+    assert data[0]["mask"].mode == mode
+    assert len({row["prompt"] for row in data}) == 2
+
+
+def test_imagenet_s_has_three_sets(options):
+    assert Attn2MaskImageNetS(**options).config.name == "imagenet_s_50"
+    hashes = {
+        Attn2MaskImageNetS(config_name=name, **options).hash for name in Attn2MaskImageNetS.builder_configs
+    }
+    assert len(hashes) == 3
+    with pytest.raises(
+        UserError, match="no config_name 'imagenet_s_51': choose imagenet_s_50, imagenet_s_300"
+    ):
+        Attn2MaskImageNetS(config_name="imagenet_s_51", **options)
 
 
 def test_the_hash_follows_options_captions_and_model(options, tiny_model, tmp_path):

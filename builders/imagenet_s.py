@@ -1,0 +1,102 @@
+"""ImageNet-S: its three sets as a builder of the datasets library, and its own folders and masks.
+
+    builder = Attn2MaskImageNetS(config_name="imagenet_s_919", num_images=919)
+    python builders/imagenet_s.py data/imagenet_s_919 --out data/ImageNetS919
+
+The second line (where the package is installed, `python -m attn2mask.builders.imagenet_s`) writes a build for
+ImageNet-S's own tools, its evaluator among them: a mask id is R + 256 * G of an RGB PNG, 0 is other, 1000 is
+ignored, and each class has a folder, named by its WordNet id: train/n01443537/NAME.png beside
+train-segmentation/n01443537/NAME.png (Gao et al., Large-scale Unsupervised Semantic Segmentation, 2022).
+"""
+
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from attn2mask.builders.arguments import option, parse, run_command
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.generator import Attn2MaskBuilder, Attn2MaskConfig
+from attn2mask.builders.labels import wordnet_ids
+from attn2mask.builders.shards import BuildDirectory, plan, write
+from attn2mask.builders.workers import encode
+
+SETS = ("imagenet_s_50", "imagenet_s_300", "imagenet_s_919")
+SPLIT = "train"
+IGNORE = 1000
+
+
+class Attn2MaskImageNetS(Attn2MaskBuilder):
+    """Painted and labelled pictures in the classes of ImageNet-S, which take turns.
+
+    `config_name` is imagenet_s_50, imagenet_s_300 or imagenet_s_919. Masks of the larger two have 16 bits,
+    and 65535 where nothing is known.
+    """
+
+    BUILDER_CONFIGS = [Attn2MaskConfig(name=name) for name in SETS]  # noqa: RUF012, datasets wants a list
+    DEFAULT_CONFIG_NAME = SETS[0]
+
+
+@dataclass(frozen=True)
+class ImageNetSConfig:
+    """The options of `builders/imagenet_s.py`."""
+
+    dir: str = option("a build of imagenet_s_50, imagenet_s_300 or imagenet_s_919", positional=True)
+    out: str | None = option("folder to write (DIR-folders)", None, metavar="DIR")
+
+
+def in_colours(mask: np.ndarray, ignore: int) -> np.ndarray:
+    """A mask (H, W) of ids in ImageNet-S's own encoding, (H, W, 3) uint8; `ignore` becomes 1000."""
+    ids = np.where(mask == ignore, IGNORE, mask.astype(np.int64))
+    return np.stack([ids % 256, ids // 256, np.zeros_like(ids)], axis=-1).astype(np.uint8)
+
+
+def run(config: ImageNetSConfig) -> None:
+    """Write the folders. Raises UserError for another table, an unfinished build and a folder with other
+    things in it.
+    """
+    source = BuildDirectory(Path(config.dir))
+    record, table = source.record(), source.table
+    if table.name not in SETS:
+        raise UserError(f"{source.path} is a build of {table.name}, not of one of {', '.join(SETS)}")
+    shards = plan(record["num_images"], record["identity"]["shard_size"])
+    if unmade := [shard for shard in shards if source.state(shard) != "made"]:
+        raise UserError(
+            f"{source.path} is not complete ({source.shard_file(unmade[0])}): run its build again"
+        )
+    out = Path(config.out or f"{source.path}-folders")
+    pictures, masks = out / SPLIT, out / f"{SPLIT}-segmentation"
+    if out.exists() and (others := [path for path in out.iterdir() if path not in (pictures, masks)]):
+        raise UserError(f"--out {out} holds other things ({others[0].name}): choose an empty folder")
+    # Also those that stay empty: the number of folders tells ImageNet-S's sets apart.
+    wnids = wordnet_ids(table.name)
+    for folder in (root / wnid for root in (pictures, masks) for wnid in wnids):
+        folder.mkdir(parents=True, exist_ok=True)
+    written = without = 0
+    for shard in shards:
+        for row in source.rows(shard):
+            if not row["classes"]:
+                without += 1
+                continue
+            name = Path(wnids[row["classes"][0] - table.first_id], f"{row['sample_id']}.png")
+            ids = np.array(Image.open(io.BytesIO(row["mask"]["bytes"])))
+            write(masks / name, encode(in_colours(ids, table.ignore_index)))
+            write(pictures / name, row["image"]["bytes"])
+            written += 1
+    left_out = f"; {without} rows without a class are left out" if without else ""
+    print(f"{out}: {written} pictures with masks in ImageNet-S's encoding{left_out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python builders/imagenet_s.py`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    description = "A build of ImageNet-S in its own folders, its masks in their own encoding."
+    return run_command(lambda: run(parse(ImageNetSConfig, arguments, "builders/imagenet_s.py", description)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
