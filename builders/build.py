@@ -91,7 +91,7 @@ class BuildConfig:
     alias_probability: float = option(
         "of replacing a class word by a synonym or hyponym (%(default)s)", 0.5, WORDS, metavar="P"
     )
-    balance: bool = option("let the classes take turns", False, WORDS, metavar="BOOL")
+    balance: bool | None = option("let the classes take turns (the table's)", None, WORDS, **BOOL)
 
     preset: Literal["paper", "replication", "default"] = option(
         "rules of scores, mask and reliability (%(default)s)", "default", LABEL
@@ -140,17 +140,16 @@ def with_options(rules: Rules, config: Any) -> Rules:
     return rules
 
 
-def run(config: BuildConfig) -> None:
+def run(config: BuildConfig) -> BuildDirectory:
     """Make the dataset, or what is missing of it. Raises UserError for what the user can mend."""
     from accelerate.utils.environment import get_cpu_distributed_information
 
     process = get_cpu_distributed_information()
     table = load_table(config.table)
+    config = in_turns(config, table)
     rules = with_options(PRESETS[config.preset], config)
     directory = BuildDirectory(Path(config.out or f"data/{table.name}"))
     directory.check_free()
-    if config.push_to_hub is not None:
-        check_hub(config.push_to_hub)
     captions = captions_of(config)
     with directory.locked(process.rank, run_name(process.world_size)):
         directory.check_identity(identity(config, table, rules, captions))
@@ -161,7 +160,7 @@ def run(config: BuildConfig) -> None:
 
         device = f"cuda:{process.local_rank}" if torch.cuda.is_available() else "cpu"
         painter = load_painter(config.model, config.revision, config.lora, config.lora_scale, device)
-        config = resolve(config, painter, process.local_world_size)
+        config = resolve(config, table, painter, process.local_world_size)
         with labelling_pool(config.workers) as pool:
             synthesizer = assemble(config, table, rules, captions, painter, pool)
             record = {
@@ -176,7 +175,7 @@ def run(config: BuildConfig) -> None:
                 "device": device,
                 "dtype": str(painter.pipe.dtype).removeprefix("torch."),
                 **provenance(),
-                "table": asdict(table),
+                "table": table.facts(),
             }
             make_dataset(
                 directory,
@@ -187,8 +186,7 @@ def run(config: BuildConfig) -> None:
                 rank=process.rank,
                 processes=process.world_size,
             )
-        if config.push_to_hub is not None and (directory.path / "report.json").exists():
-            push(directory.path, config.push_to_hub)
+    return directory
 
 
 def make_dataset(
@@ -277,9 +275,25 @@ def assemble(
     )
 
 
-def resolve(config: BuildConfig, painter: "Painter", local_processes: int = 1) -> BuildConfig:
-    """`config` with what model and machine decide; raises UserError for what the model cannot make."""
+def in_turns(config: BuildConfig, table: ClassTable) -> BuildConfig:
+    """`config` with the table's word on whether the classes take turns, where it has none of its own."""
+    own = table.scene is not None and table.scene.balance
+    return replace(config, balance=own) if config.balance is None else config
+
+
+def resolve(
+    config: BuildConfig, table: ClassTable, painter: "Painter", local_processes: int = 1
+) -> BuildConfig:
+    """`config` with what table, model and machine decide; raises UserError for what the model cannot make.
+
+    Pictures have the model's size, but the table's aspect, where it gives one: as high as the model's own.
+    """
     defaults = asdict(painter.defaults) | {"workers": default_workers(local_processes)}
+    if table.scene is not None and table.scene.aspect != 1:
+        factor, aspect = painter.pipe.vae_scale_factor, table.scene.aspect
+        if config.width is not None:
+            defaults["height"] = max(round(config.width / aspect / factor), 1) * factor
+        defaults["width"] = max(round((config.height or defaults["height"]) * aspect / factor), 1) * factor
     config = replace(
         config, **{name: value for name, value in defaults.items() if getattr(config, name) is None}
     )
@@ -309,7 +323,7 @@ def identity(
     texts = None if captions is None else "\n".join(caption.text for caption in captions)
     return {
         "table": table.name,
-        "table_version": _digest(json.dumps(asdict(table))),
+        "table_version": _digest(json.dumps(table.facts())),
         "captions": "grammar" if texts is None else _digest(texts),
         **{name: getattr(config, name) for name in IDENTITY if getattr(config, name) is not None},
         "rules": asdict(rules),
@@ -332,36 +346,6 @@ def provenance() -> dict[str, Any]:
     return {"versions": versions, "git_commit": commit}
 
 
-def check_hub(repo: str) -> None:
-    """Raises UserError, before hours of painting, where publishing to `repo` cannot work."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repo)
-        HfApi().whoami()
-    except Exception as error:  # of the name, the login or the network
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--push-to-hub {repo}: {reason} (log in with `hf auth login`)") from error
-
-
-def push(path: Path, repo: str) -> None:
-    """Publish a finished build as one commit."""
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    url = api.create_repo(repo, repo_type="dataset", exist_ok=True)
-    parts = ["data/*", "README.md", "report.json", "build.json"]
-    api.upload_folder(
-        repo_id=repo,
-        repo_type="dataset",
-        folder_path=path,
-        allow_patterns=parts,
-        commit_message="Add the dataset",
-    )
-    print(f"published: {url}")
-
-
 def run_name(processes: int) -> str:
     """The same for all processes of one launch, and for no other run."""
     if processes > 1:
@@ -381,9 +365,23 @@ def _duration(seconds: float) -> str:
 def main(argv: Sequence[str] | None = None, prog: str = "builders/build.py") -> int:
     """`attn2mask build`, and the script for `accelerate launch`."""
     arguments = sys.argv[1:] if argv is None else argv
-    return run_command(
-        lambda: run(parse(BuildConfig, arguments, prog, "Captions in, a labelled dataset out."))
-    )
+
+    def command() -> None:
+        config = parse(BuildConfig, arguments, prog, "Captions in, a labelled dataset out.")
+        if config.push_to_hub is None:
+            run(config)
+            return
+        # Only here does building know of the Hub, and only where it is asked for.
+        from attn2mask.hub.publish import check, publish_dataset
+
+        check(config.push_to_hub, "dataset")
+        directory = run(config)
+        # Of several processes the last to finish finds the build complete.
+        if (directory.path / "report.json").exists():
+            with directory.finishing():
+                publish_dataset([directory.path], config.push_to_hub)
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

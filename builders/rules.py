@@ -6,7 +6,7 @@ verified".
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -106,3 +106,40 @@ PRESETS: dict[str, Rules] = {
         reliability="agreement",
     ),
 }
+
+# Where values come from, for the cards. Names are those of build.json's identity; what is not listed is ours.
+PAPER, REPLICATION = "the paper", "a published replication"
+LIKELY = "likely the paper's; **not verified**"
+OURS = "ours; **not verified**"
+ORIGINS: dict[str, dict[Any, str]] = {
+    "alias_probability": {0.5: PAPER},
+    "steps": {100: REPLICATION},
+    "guidance_scale": {7.5: LIKELY},
+    "height": {512: LIKELY},
+    "width": {512: LIKELY},
+    "rules.steps": {(0.0, 1.0): LIKELY, (0.5, 0.5): REPLICATION},
+    "rules.map_sides": {(16, 32): LIKELY},
+    "rules.normalise": {"max": LIKELY, "minmax": REPLICATION},
+    "rules.threshold": {
+        "otsu": "ours: the paper's threshold is adaptive, its formula not known; **not verified**",
+        "agreement": "ours, after DiffuMask, with the CRF for AffinityNet; **not verified**",
+        "fixed": REPLICATION,
+    },
+    "rules.beta": {0.2: REPLICATION},
+    "rules.reliability": {
+        "agreement": "our reading of the paper, whose exact rule is not known; **not verified**",
+        "two-threshold": "ours, after IRN; **not verified**",
+        "margin": "ours, with the bound of CLIP-ES; **not verified**",
+    },
+    "rules.crf.gaussian_sxy": {3: REPLICATION},
+    "rules.crf.gaussian_compat": {3: REPLICATION},
+    "rules.crf.bilateral_sxy": {50: "IRN's, " + LIKELY, 80: REPLICATION},
+    "rules.crf.bilateral_srgb": {5: "IRN's, " + LIKELY, 13: REPLICATION},
+    "rules.crf.bilateral_compat": {10: REPLICATION},
+    "rules.crf.iterations": {10: "IRN's, " + LIKELY, 5: REPLICATION},
+}
+
+
+def origin(name: str, value: Any) -> str:
+    """Who states this value of `name`, and whether that is verified, in a few words of Markdown."""
+    return ORIGINS.get(name, {}).get(tuple(value) if isinstance(value, list) else value, OURS)

@@ -11,7 +11,10 @@ Semantic segmentation datasets without pixel labels: a diffusion model paints, i
   build TABLE    captions in, a labelled dataset out
   show DIR       a sheet of rows to look at: picture, class maps, mask, reliability, prompt
   remask DIR     the same pictures with masks by other rules, without painting
+  aliases TABLE  synonyms and hyponyms for your own classes from WordNet, to be edited
   evaluate       a trained segmenter held against masks: IoU by class, a chart, the best and worst pictures
+  preview DIR    a local page: rows and other rules, the card, a picture of yours segmented
+  publish        builds as a dataset of the Hub, or a checkpoint as a model, in one commit
   demo           the whole way on a small scale, offline, measured
 
 `attn2mask COMMAND --help` lists a command's options; `attn2mask --version` prints the version."""
@@ -35,8 +38,26 @@ def _remask(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _aliases(argv: Sequence[str]) -> int:
+    from attn2mask.builders.aliases import main
+
+    return main(argv)
+
+
 def _evaluate(argv: Sequence[str]) -> int:
     from attn2mask.training.scoring import main
+
+    return main(argv)
+
+
+def _preview(argv: Sequence[str]) -> int:
+    from attn2mask.hub.preview import main
+
+    return main(argv)
+
+
+def _publish(argv: Sequence[str]) -> int:
+    from attn2mask.hub.publish import main
 
     return main(argv)
 
@@ -51,7 +72,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "build": _build,
     "show": _show,
     "remask": _remask,
+    "aliases": _aliases,
     "evaluate": _evaluate,
+    "preview": _preview,
+    "publish": _publish,
     "demo": _demo,
 }
 

@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from datasets import load_dataset
 from PIL import Image
 
 from attn2mask.builders import build, synthesize
-from attn2mask.builders.painter import Painter
+from attn2mask.builders.labels import load_table
+from attn2mask.builders.painter import Defaults, Painter
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.hub.cli import main
 
@@ -302,6 +304,30 @@ def test_an_interrupt_is_one_line_and_status_130(command, monkeypatch, capsys):
         .err.splitlines()[-1]
         .startswith("attn2mask: interrupted; the same command goes on")
     )
+
+
+def test_a_tables_scene_decides_the_size_and_the_turns():
+    model = Defaults(steps=50, guidance_scale=7.5, height=64, width=64)
+    painter = SimpleNamespace(
+        defaults=model, pipe=SimpleNamespace(vae_scale_factor=8), check=lambda *asked: None
+    )
+
+    def size(name: str, **options: int) -> tuple[int, int]:
+        config = build.resolve(build.BuildConfig(name, **options), load_table(name), painter)
+        return config.width, config.height
+
+    assert size("voc") == (64, 64)
+    assert size("voc", width=128) == (128, 64)
+    assert size("cityscapes") == (128, 64)
+    assert size("cityscapes", height=32) == (64, 32)
+    assert size("cityscapes", width=64) == (64, 32)
+    assert size("cityscapes", width=64, height=64) == (64, 64)
+
+    def turns(name: str, balance: bool | None) -> bool:
+        return build.in_turns(build.BuildConfig(name, balance=balance), load_table(name)).balance
+
+    assert [turns("voc", balance) for balance in (None, True, False)] == [False, True, False]
+    assert [turns("imagenet_s_919", balance) for balance in (None, True, False)] == [True, True, False]
 
 
 TABLE = """

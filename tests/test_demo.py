@@ -29,4 +29,8 @@ def test_demo(tmp_path, capsys, monkeypatch):
     for name in ("sheet.png", "tokens.png", "segmenter/metrics_objects_pictures.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
-    assert "after CRF" in capsys.readouterr().out
+    for card in ("dataset", "model"):
+        assert (tmp_path / "cards" / card / "README.md").read_text().startswith("---\n")
+    said = capsys.readouterr().out
+    assert "after CRF" in said
+    assert f"attn2mask publish model {tmp_path / 'segmenter'} " in said

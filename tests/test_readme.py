@@ -16,12 +16,16 @@ from pathlib import Path
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
+from attn2mask.builders.aliases import AliasesConfig
 from attn2mask.builders.arguments import parse
 from attn2mask.builders.build import BuildConfig
+from attn2mask.builders.imagenet_s import ImageNetSConfig
 from attn2mask.builders.remask import RemaskConfig
 from attn2mask.builders.sheet import ShowConfig
 from attn2mask.hub.cli import COMMANDS
 from attn2mask.hub.demo import DemoConfig
+from attn2mask.hub.preview import PreviewConfig
+from attn2mask.hub.publish import parser as publish_options
 from attn2mask.training.scoring import EvaluateConfig
 from attn2mask.training.settings import TrainConfig
 
@@ -32,10 +36,16 @@ CONFIGS = {
     "build": BuildConfig,
     "show": ShowConfig,
     "remask": RemaskConfig,
+    "aliases": AliasesConfig,
     "evaluate": EvaluateConfig,
+    "preview": PreviewConfig,
     "demo": DemoConfig,
 }
-SCRIPTS = {"builders/build.py": BuildConfig, "training/train.py": TrainConfig}
+SCRIPTS = {
+    "builders/build.py": BuildConfig,
+    "builders/imagenet_s.py": ImageNetSConfig,
+    "training/train.py": TrainConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,10 @@ def check(command: str) -> bool:
         parse(SCRIPTS[launch.training_script], launch.training_script_args, launch.training_script, "")
         return True
     if words[:1] == ["attn2mask"]:
-        assert words[1] in CONFIGS, f"no such command: {command}"
+        assert words[1] in COMMANDS, f"no such command: {command}"
+        if words[1] == "publish":
+            publish_options(words[2]).parse_args(words[3:])
+            return True
         parse(CONFIGS[words[1]], words[2:], words[1], "")
         return True
     return False
@@ -120,7 +133,7 @@ CONSOLE = [
 
 
 def test_every_command_is_known():
-    assert set(CONFIGS) == set(COMMANDS)
+    assert {*CONFIGS, "publish"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", CONSOLE)
@@ -221,7 +234,7 @@ def test_the_extractor_passes_over_nothing(text, said):
 @pytest.mark.parametrize(
     "command",
     [
-        "attn2mask publish dataset data/voc org/voc",
+        "attn2mask upload data/voc",
         "make nothing",
         "accelerate launch nothing.py voc",
         "accelerate launch --config_file nothing.yaml builders/build.py voc",

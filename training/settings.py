@@ -127,6 +127,7 @@ class TrainConfig:
     checkpoint_every: int = option("steps between checkpoints (%(default)s)", 250, "run", metavar="N")
     report_to: str = option("tracker, or none (%(default)s)", "tensorboard", "run")
     resume: bool = option("go on from the last checkpoint, if there is one", False, "run")
+    push_to_hub: str | None = option("publish as this model when done", None, "run", metavar="REPO")
 
     def settings(self) -> Settings:
         """The preset with what was given over it. Raises UserError for values that make no sense."""

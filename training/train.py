@@ -440,7 +440,20 @@ def end(accelerator: Accelerator) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    return run_command(lambda: train(parse(TrainConfig, argv, "training/train.py", __doc__.splitlines()[0])))
+
+    def command() -> None:
+        config = parse(TrainConfig, argv, "training/train.py", __doc__.splitlines()[0])
+        if config.push_to_hub is None or int(os.environ.get("RANK", 0)):
+            train(config)
+            return
+        # Only here does training know of the Hub, and only where it is asked for.
+        from attn2mask.hub.publish import check, publish_model
+
+        check(config.push_to_hub, "model")
+        train(config)
+        publish_model(Path(config.output_dir), config.push_to_hub)
+
+    return run_command(command)
 
 
 if __name__ == "__main__":
