@@ -2,6 +2,7 @@
 
 import json
 
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from attn2mask.hub import demo
@@ -9,6 +10,7 @@ from attn2mask.training.checkpoint import load_checkpoint
 
 
 def test_demo(tmp_path, capsys, monkeypatch):
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test may have trained in this process
     monkeypatch.setattr(demo, "HELD_OUT_PICTURES", 6)
     assert demo.main(["--out", str(tmp_path), "--num-images", "8", "--max-steps", "2"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())

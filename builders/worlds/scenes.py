@@ -3,8 +3,8 @@
 ``objects`` has one to three things of VOC's 20 classes before a calm backdrop. ``variety`` has all the kinds
 of them that can be drawn, most of which the embedded painter never saw. ``shifted`` has the things of
 ``objects`` in a look that it never saw: pencil outlines, hatching and washed-out colours on toned paper.
-``studies`` shows Cityscapes' words as single things and plain grounds, never a street. Every scene is a
-function of its seed:
+``studies`` shows Cityscapes' words as single things and plain grounds, never a street. ``streets`` shows
+streets as from a car, every pixel one of Cityscapes' classes. Every scene is a function of its seed:
 
     scene = draw_scene("objects", np.random.default_rng([seed, index]))
 """
@@ -18,9 +18,11 @@ import numpy as np
 from PIL import Image
 
 from attn2mask.builders.worlds import animals, furnishings, street, vehicles  # noqa: F401 (they register their kinds)
+from attn2mask.builders.worlds.camera import CITYSCAPES, UNLABELLED
 from attn2mask.builders.worlds.canvas import PALETTE, SUPERSAMPLE, Pen, Style
 from attn2mask.builders.worlds.kinds import Kind, kinds_of
 from attn2mask.builders.worlds.street import BACKDROPS, GROUNDS, draw_backdrop, draw_ground
+from attn2mask.builders.worlds.streetscape import draw_street
 
 VOC_THINGS = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -61,7 +63,7 @@ PAINTED = frozenset(
     "leafy_plant cactus sheep frontal_sheep couch sectional steam_locomotive bullet_train flat_screen "
     "tube_television".split()
 )
-WORLDS = ("objects", "variety", "shifted", "studies")
+WORLDS = ("objects", "variety", "shifted", "studies", "streets")
 
 _WATER, _AIR = ("water", "beach"), ("sky", "sky", "mountains", "sunset", "night", "plain", "field")
 _INDOORS = ("room", "floor", "kitchen", "rug", "plain", "pattern", "room")
@@ -102,15 +104,26 @@ class Scene:
     Attributes:
         image: (H, W, 3) uint8.
         mask: (H, W) uint8; 0 is background, k is the k-th of ``VOC_THINGS`` counted from 1. Studies: 255 on
-            the thing.
-        things: from back to front; empty for a plain ground.
+            the thing. Streets: Cityscapes' train ids, 255 where unlabelled.
+        things: from back to front; empty for a plain ground and for streets.
         place: the phrase of the backdrop ("on a sandy beach", may be empty), or the ground's name.
+        light: the phrase of the time of day or weather in ``streets`` ("at dusk"), else empty.
+        names: the classes by mask id.
     """
 
     image: np.ndarray
     mask: np.ndarray
     things: tuple[Thing, ...]
     place: str
+    light: str = ""
+    names: tuple[str, ...] = ("background", *VOC_THINGS)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The visible classes with the share of the picture's pixels that each has, largest first."""
+        counts = np.bincount(self.mask.ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
+        order = np.argsort(-counts, kind="stable")
+        return {self.names[k]: float(counts[k] / self.mask.size) for k in order if counts[k]}
 
 
 def shown_in(world: str, kind: Kind) -> bool:
@@ -144,14 +157,25 @@ def random_style(world: str, rng: np.random.Generator) -> Style:
 def draw_scene(
     world: str,
     rng: np.random.Generator,
-    size: int = 128,
+    size: int | tuple[int, int] = 128,
     things: tuple[str, ...] | None = None,
 ) -> Scene:
-    """One scene of ``world``, ``size`` x ``size``; ``things`` fixes its classes, else they are drawn at
-    random.
+    """One scene of ``world``, ``size`` x ``size``, or (height, width), which may differ for ``streets``.
+
+    ``things`` fixes its classes, else they are drawn at random; streets have no such choice. Raises
+    ValueError for what a world has not.
     """
     if world not in WORLDS:
         raise ValueError(f"no drawn world named {world!r}; there are {', '.join(WORLDS)}")
+    height, width = (size, size) if isinstance(size, int) else size
+    if world == "streets":
+        if things is not None:
+            raise ValueError("the things of a street can't be chosen")
+        image, mask, place, light = draw_street((height, width), rng)
+        return Scene(image, mask, (), place, light, CITYSCAPES)
+    if height != width:
+        raise ValueError(f"scenes of {world!r} are square, not {height} x {width}")
+    size = height
     style = random_style(world, rng)
     if world == "studies" and things is None and rng.random() < 0.4:
         name = GROUNDS[rng.integers(len(GROUNDS))]
