@@ -35,7 +35,7 @@ from attn2mask.training.layouts import Example, open_pictures
 from attn2mask.training.models import build_network
 
 TABLE = load_table("voc")
-PHOTOS = Path("/work/shared/data/photos_voc/VOC2012")
+PHOTOS = Path(__file__).parents[2] / "shared/data/photos_voc/VOC2012"
 
 
 class Segmenter(nn.Module):

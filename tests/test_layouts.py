@@ -20,8 +20,8 @@ from attn2mask.builders.workers import encode
 from attn2mask.training.layouts import CITYSCAPES_IDS, ids_of, open_pictures, recorded_table
 
 VOC, CITYSCAPES = load_table("voc"), load_table("cityscapes")
-PHOTOS = Path("/work/shared/data/photos_voc/VOC2012")
-STREETS = Path("/work/shared/data/camvid")
+PHOTOS = Path(__file__).parents[2] / "shared/data/photos_voc/VOC2012"
+STREETS = Path(__file__).parents[2] / "shared/data/camvid"
 
 IDS = np.zeros((5, 7), np.uint8)
 IDS[1:3], IDS[3, :4], IDS[4] = 12, 1, 255
