@@ -1,6 +1,6 @@
 """`attn2mask demo`: the whole way on a small scale, offline, on a CPU, and measured.
 
-It builds 256 rows with the embedded painter, draws a sheet of them and a figure of every token's attention,
+It builds rows with the embedded painter, draws a sheet of them and a figure of every token's attention,
 and holds the masks of each threshold rule against a referee, a segmenter that learnt from drawn scenes with
 exact masks. Then it co-trains a small segmenter on the rows, and one network alone, and scores both and the
 attention masks on drawn scenes and on held-out painted pictures. What it prints is measured in that run;
@@ -105,7 +105,8 @@ def segment(config: DemoConfig, data: Path, out: Path) -> dict:
     `mean_iou`, and `told_mean_iou` where they are told each picture's classes, as attention masks always are.
     Both train without ClassMix, which costs points in so few steps (the ablation).
     """
-    from attn2mask.training.ablation import LOOKS, MEASURES, SETS, attention_masks, fast_precision, make_sets
+    from attn2mask.training.ablation import SETS, attention_masks, make_sets
+    from attn2mask.training.cells import LOOKS, MEASURES
     from attn2mask.training.scoring import EvaluateConfig
     from attn2mask.training.scoring import run as evaluate
     from attn2mask.training.settings import TrainConfig
@@ -120,7 +121,7 @@ def segment(config: DemoConfig, data: Path, out: Path) -> dict:
         train(
             TrainConfig(
                 dataset=str(data), output_dir=str(folder), max_steps=config.max_steps, resume=True,
-                no_co_training=name != "full", no_mixing=True, mixed_precision=fast_precision(),
+                no_co_training=name != "full", no_mixing=True, mixed_precision="no",
             )
         )  # fmt: skip
         found[name] = {}

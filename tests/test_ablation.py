@@ -1,14 +1,11 @@
-"""The ablation: its table says what the cells say, and a finished cell is not made again."""
-
-import json
-import subprocess
+"""The ablation: its cells are trainings, and its table and plot say what they scored."""
 
 import pytest
 from PIL import Image
 
 from attn2mask.builders.arguments import parse
-from attn2mask.builders.errors import UserError
 from attn2mask.training import ablation
+from attn2mask.training.cells import spread
 from attn2mask.training.settings import TrainConfig
 
 CONFIG = ablation.AblationConfig(max_steps=7)
@@ -19,9 +16,9 @@ def scores(value: float) -> dict:
 
 
 def test_the_table_gives_mean_and_spread(tmp_path):
-    found = ablation.summary({"full": [scores(0.4), scores(0.6)], "no CRF": [scores(0.3)]}, {"objects": 0.35})
-    assert found["variants"]["full"]["objects"]["mean_iou"]["mean"] == pytest.approx(0.5)
-    assert found["variants"]["full"]["objects"]["mean_iou"]["std"] == pytest.approx(0.02**0.5)
+    variants = {"full": [scores(0.4), scores(0.6)], "no CRF": [scores(0.3)]}
+    variants = {name: spread(each, ablation.SETS) for name, each in variants.items()}
+    found = {"variants": variants, "attention masks": {"objects": 0.35}}
     text = ablation.as_text(found).splitlines()
     assert text[2] == "| attention masks themselves | (35.0) | - | - |"
     assert text[3].startswith("| full | 50.0 ± 14.1 (60.0 ± 14.1) |")
@@ -38,21 +35,5 @@ def test_every_variant_is_a_training_that_parses(tmp_path, variant):
     settings = config.settings()
     assert (config.seed, settings.max_steps, config.resume) == (2, 7, True)
     assert settings.co_training == (variant.name != "no co-training")
-    assert settings.mixing == (variant.name != "no mixing")
+    assert settings.mixing == (variant.name == "with ClassMix")
     assert settings.reliability == (variant.name not in ("no reliability", "no CRF"))
-
-
-def test_a_finished_cell_is_not_made_again(tmp_path, monkeypatch):
-    cell = ablation.make_cell(CONFIG, tmp_path, ablation.VARIANTS[0], 0)
-    cell.folder.mkdir(parents=True)
-    (cell.folder / "scores.json").write_text(json.dumps(scores(0.5)))
-    monkeypatch.setattr(subprocess, "run", None)
-    assert ablation.run_cell(cell, tmp_path) == scores(0.5)
-
-
-def test_a_cell_that_fails_names_its_log(tmp_path):
-    cell = ablation.make_cell(CONFIG, tmp_path, ablation.VARIANTS[0], 0)
-    cell.command = [cell.command[0], "-c", "raise SystemExit('no such thing')"]
-    with pytest.raises(UserError, match=r"training of 'full' with seed 0 failed: see .*train\.log"):
-        ablation.run_cell(cell, tmp_path)
-    assert "no such thing" in (cell.folder / "train.log").read_text()

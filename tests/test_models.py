@@ -260,6 +260,16 @@ def test_the_pyramid_reaches_as_far_on_every_backbone(tmp_path):
     assert reaches == {(96, 192, 288)}
 
 
+def test_a_pyramid_for_small_crops_stays_within_them(tmp_path):
+    RESNET.save_pretrained(tmp_path)
+    rates = {
+        crop: tuple(build_network("deeplabv3plus", str(tmp_path), TABLE, 0, crop).config.atrous_rates)
+        for crop in (64, 96, 512, 768)
+    }
+    assert rates[512] == rates[768] == (6, 12, 18)
+    assert all(1 <= rate <= crop // 16 // 2 for crop in (64, 96) for rate in rates[crop])
+
+
 def test_convolutions_keep_the_variance():
     """Depthwise ones as well, whose fan-in is 9 whatever their width."""
     config = DeepLabV3PlusConfig(backbone_config=RESNET.to_dict(), decoder_channels=64)

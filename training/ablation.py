@@ -7,19 +7,16 @@ the command makes only what is missing. Three sets are scored: drawn scenes of t
 same in a foreign style, and held-out painted pictures by the referee; each with the classes unknown, and with
 those of the picture told, as the attention masks are. Beside the paper's parts stand the two ends, the
 attention masks themselves and exact masks, and what tells pictures and masks apart: painted pictures with the
-referee's masks.
+referee's masks. ClassMix, which costs points in so few steps, is a variant here and no part of the others.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +24,16 @@ from tqdm import tqdm
 
 from attn2mask.builders import build, remask
 from attn2mask.builders.arguments import option, parse, run_command
-from attn2mask.builders.build import default_workers
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labeling import label_picture, to_ids
 from attn2mask.builders.labels import load_table
 from attn2mask.builders.rules import PRESETS
+from attn2mask.training.cells import MEASURES, Cell, as_cell, run_cells
 from attn2mask.training.drawn import HELD_OUT, draw_rows, row, write_rows
 from attn2mask.training.evaluation import confusion_matrix, mean_iou
 from attn2mask.training.layouts import open_pictures
 
-TRAIN = Path(__file__).parent / "train.py"
-LOOKS: dict = {"scales": (1.0, 1.5), "flip": True}  # how pictures are seen in all scores
 SETS = ("objects", "shifted", "painted")
-MEASURES = ("mean_iou", "told_mean_iou")
 
 
 @dataclass(frozen=True)
@@ -50,6 +44,7 @@ class Variant:
     data: str
     flags: tuple[str, ...] = ()
     means: str = ""
+    mixing: bool = False
 
 
 VARIANTS = (
@@ -57,7 +52,7 @@ VARIANTS = (
     Variant("no co-training", "default", ("--no-co-training",), "one network, unreliable pixels left out"),
     Variant("no adaptive threshold", "fixed", means="the threshold (1 - beta) / 2 for every class"),
     Variant("no prompt augmentation", "plain", means="class words as the captions have them"),
-    Variant("no mixing", "default", ("--no-mixing",), "no ClassMix"),
+    Variant("with ClassMix", "default", mixing=True, means="pictures mixed with one another"),
     Variant("no reliability", "default", ("--no-reliability",), "every label trusted"),
     Variant("no CRF", "coarse", ("--no-reliability",), "coarse masks, every label trusted"),
     Variant("referee's masks", "referee", means="the same pictures, labelled by the referee"),
@@ -75,21 +70,6 @@ class AblationConfig:
     max_steps: int = option("steps of each training (%(default)s)", 400, metavar="N")
     seeds: int = option("trainings of each variant (%(default)s)", 3, metavar="N")
     jobs: int = option("trainings at once (one a core)", 0, metavar="N")
-
-
-@dataclass
-class Cell:
-    """One training: where it is, and how it is started."""
-
-    variant: Variant
-    seed: int
-    folder: Path
-    command: list[str] = field(default_factory=list)
-
-    @property
-    def result(self) -> dict | None:
-        file = self.folder / "scores.json"
-        return json.loads(file.read_text()) if file.exists() else None
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -187,65 +167,12 @@ def attention_masks(held: Path, count: int) -> dict[str, float]:
 def make_cell(config: AblationConfig, out: Path, variant: Variant, seed: int) -> Cell:
     """The training of one variant with one seed."""
     folder = out / "cells" / f"{variant.name.replace(' ', '-').replace(chr(39), '')}-{seed}"
-    command = [
-        sys.executable, str(TRAIN), "--dataset", str(out / "data" / variant.data),
-        "--output-dir", str(folder / "run"), "--preset", "demo", "--max-steps", str(config.max_steps),
-        "--seed", str(seed), "--workers", "0", "--report-to", "none",
-        "--mixed-precision", fast_precision(), "--resume", *variant.flags,
-    ]  # fmt: skip
-    return Cell(variant, seed, folder, command)
-
-
-def run_cell(cell: Cell, held: Path) -> dict[str, dict[str, float]]:
-    """Train, if that is not done, and score: of each set `mean_iou` and `told_mean_iou`.
-
-    Raises UserError that names the log where training fails.
-    """
-    from attn2mask.training.checkpoint import load_checkpoint
-    from attn2mask.training.evaluation import report, score
-
-    if cell.result:
-        return cell.result
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    log = cell.folder / "train.log"
-    with log.open("w") as file:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        code = subprocess.run(cell.command, stdout=file, stderr=file, env=environment).returncode
-    if code:
-        raise UserError(f"training of {cell.variant.name!r} with seed {cell.seed} failed: see {log}")
-    checkpoint, table = load_checkpoint(cell.folder / "run"), load_table("voc")
-    networks = [net for net in (checkpoint.network, checkpoint.peer) if net is not None]
-    scores = {}
-    for name in SETS:
-        pictures = open_pictures(str(held / name), None, table)
-        found = report(score(networks, checkpoint.processor, pictures, table, **LOOKS, progress=False), table)
-        scores[name] = {key: found[key] for key in MEASURES}
-    (cell.folder / "scores.json").write_text(json.dumps(scores))
-    return scores
-
-
-def fast_precision() -> str:
-    """bf16 where the CPU computes in it, else float32."""
-    import torch
-
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+    mixing = () if variant.mixing else ("--no-mixing",)
+    flags = ("--max-steps", str(config.max_steps), *mixing, *variant.flags)
+    return Cell(variant.name, seed, folder, out / "data" / variant.data, flags)
 
 
 # --- table ----------------------------------------------------------------------------------------
-
-
-def summary(results: dict[str, list[dict]], attention: dict[str, float]) -> dict:
-    """Mean and standard deviation over the seeds of every variant, set and measure."""
-
-    def spread(values: list[float]) -> dict:
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        return {"mean": float(np.mean(values)), "std": deviation, "seeds": values}
-
-    rows = {
-        name: {s: {m: spread([r[s][m] for r in found]) for m in MEASURES} for s in SETS}
-        for name, found in results.items()
-    }
-    return {"variants": rows, "attention masks": attention}
 
 
 def as_text(found: dict) -> str:
@@ -255,12 +182,7 @@ def as_text(found: dict) -> str:
     cells = [f"({100 * attention[s]:.1f})" if s in attention else "-" for s in SETS]
     lines.append(f"| attention masks themselves | {' | '.join(cells)} |")
     for name, scores in found["variants"].items():
-        open_, told = ([scores[s][m] for s in SETS] for m in MEASURES)
-        cells = [
-            f"{100 * o['mean']:.1f} ± {100 * o['std']:.1f} ({100 * t['mean']:.1f} ± {100 * t['std']:.1f})"
-            for o, t in zip(open_, told, strict=True)
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(as_cell(scores[s]) for s in SETS)} |")
     return "\n".join(lines)
 
 
@@ -296,18 +218,10 @@ def run(config: AblationConfig) -> None:
         if getattr(config, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}, but must be above 0")
     make_data(config, out)
-    held, results = out / "held-out", {variant.name: [] for variant in VARIANTS}
+    held = out / "held-out"
     cells = [make_cell(config, out, variant, seed) for seed in range(config.seeds) for variant in VARIANTS]
-    with ThreadPoolExecutor(config.jobs or default_workers() + 1) as pool:
-        jobs = {pool.submit(run_cell, cell, held): cell for cell in cells}
-        try:
-            for job in tqdm(as_completed(jobs), "training cells", len(jobs), unit="cell"):
-                results[jobs[job].variant.name].append(job.result())
-                tqdm.write(f"{jobs[job].variant.name}, seed {jobs[job].seed}: {job.result()}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    found = summary(results, attention_masks(held, config.held_out))
+    variants = run_cells(cells, {s: held / s for s in SETS}, load_table("voc"), config.jobs)
+    found: dict = {"variants": variants, "attention masks": attention_masks(held, config.held_out)}
     found["seconds"] = round(time.time() - started, 1)
     (out / "ablation.json").write_text(json.dumps(found, indent=2) + "\n")
     (out / "ablation.md").write_text(as_text(found) + "\n")

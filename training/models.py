@@ -61,15 +61,20 @@ OFFLINE = {
     "microsoft/swin-base-patch4-window7-224-in22k": "swin-base",
 }
 
+FULL_CROP = 512  # pixels: what DeepLabv3+'s atrous rates are given for
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
-def build_network(architecture: str, backbone: str, table: ClassTable, seed: int) -> PreTrainedModel:
+def build_network(
+    architecture: str, backbone: str, table: ClassTable, seed: int, crop_size: int = FULL_CROP
+) -> PreTrainedModel:
     """A network on the CPU, in float32: `network(pixel_values=(N, 3, H, W)).logits` is (N, len(table.names),
     H, W) for any H, W of 32 or more.
 
     What no pretrained weights are there for is drawn from `seed`; torch's own random state stays as it was.
+    DeepLabv3+'s atrous rates belong to crops of 512 pixels and shrink with a smaller `crop_size` that the
+    network will be trained on: on the 6 x 6 map of 96 pixels a rate of 6 would see nothing but padding.
     Its configuration has the names of the classes, the table's name as `class_table`, and
     `backbone_from_scratch`.
 
@@ -88,6 +93,7 @@ def build_network(architecture: str, backbone: str, table: ClassTable, seed: int
     make_config = _upernet if architecture == "upernet" else _deeplabv3plus
     config = make_config(
         backbone_config,
+        crop_size,
         id2label=dict(enumerate(table.names)),
         label2id={name: index for index, name in enumerate(table.names)},
         semantic_loss_ignore_index=table.ignore_index,
@@ -132,19 +138,20 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _deeplabv3plus(backbone_config: PreTrainedConfig, **shared: Any) -> DeepLabV3PlusConfig:
+def _deeplabv3plus(backbone_config: PreTrainedConfig, crop_size: int, **shared: Any) -> DeepLabV3PlusConfig:
     """At output stride 16 on ResNets; at 32 elsewhere, where half the rates reach as many pixels."""
     is_resnet = backbone_config.model_type == "resnet"
+    share = min(1, crop_size / FULL_CROP)
     return DeepLabV3PlusConfig(
         backbone_config=backbone_config,
         output_stride=16 if is_resnet else None,
-        atrous_rates=(6, 12, 18) if is_resnet else (3, 6, 9),
+        atrous_rates=[max(1, round(rate * share)) for rate in ((6, 12, 18) if is_resnet else (3, 6, 9))],
         decoder_channels=min(256, _width(backbone_config) // 2),
         **shared,
     )
 
 
-def _upernet(backbone_config: PreTrainedConfig, **shared: Any) -> UperNetConfig:
+def _upernet(backbone_config: PreTrainedConfig, crop_size: int, **shared: Any) -> UperNetConfig:
     """Without the auxiliary head, whose logits transformers keeps to itself."""
     backbone_config.out_features = _STAGES
     return UperNetConfig(

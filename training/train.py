@@ -394,7 +394,7 @@ def make_pair(
             "upernet's BatchNorm can't train on one picture at a time: raise --batch-size or --micro-batch"
         )
     networks = [
-        build_network(settings.architecture, settings.backbone, table, seed=2 * seed + k)
+        build_network(settings.architecture, settings.backbone, table, 2 * seed + k, settings.crop_size)
         for k in range(2 if settings.co_training else 1)
     ]
     pair = Pair(networks[0], networks[1] if settings.co_training else None)
