@@ -7,21 +7,26 @@ fp32 on the CPU, fp16 on a GPU.
 
 import hashlib
 import inspect
+import json
 import logging
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.recorder import AttentionRecorder, layout_of
 
 EMBEDDED = Path(__file__).parent / "embedded" / "painter"
+# A LoRA in diffusers' format, and what `training/adapt.py` records beside it.
+LORA_WEIGHTS, LORA_RECORD = "pytorch_lora_weights.safetensors", "training_config.json"
 Maps = Mapping[str, Mapping[tuple[int, int], torch.Tensor]]
 
 # What to do when no picture of a model can be used.
@@ -113,8 +118,8 @@ def load_painter(
     """Load "embedded", a folder with a diffusers pipeline, or a model of the Hub.
 
     `lora` is a file, a folder or a Hub id; `device` is the GPU where there is one unless given, `dtype`
-    float16 there and float32 on the CPU. Raises UserError for what does not load, or has no cross-attention
-    that can be read.
+    float16 there and float32 on the CPU. Raises UserError for what does not load, has no cross-attention
+    that can be read, or is a LoRA of another painter.
     """
     _silence()
     from diffusers import DiffusionPipeline
@@ -135,6 +140,11 @@ def load_painter(
         pipe = DiffusionPipeline.from_pretrained(snapshot, dtype=dtype, local_files_only=True)
         layout_of(pipe)
         pipe.to(device)
+        for part in pipe.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(
+                    False
+                )  # as a LoRA leaves them: weights that want gradients round otherwise
     except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many kinds
         reason = f"--model {model} can't be loaded: {_reason(error)}"
         advice = "" if folder else "; without network, --model embedded works"
@@ -148,13 +158,18 @@ def load_painter(
     }
     if lora is not None:
         facts |= {"lora": Path(lora).name if Path(lora).exists() else lora, "lora_scale": lora_scale}
+        check_base(lora, pipe.unet, model)
         try:
             pipe.load_lora_weights(lora, adapter_name="lora")
             pipe.set_adapters("lora", lora_scale)
         except Exception as error:
-            raise UserError(f"--lora {lora} can't be loaded: {_reason(error)}") from error
+            reason = _reason(error)
+            if "size mismatch" in str(error):
+                reason = f"its weights do not fit --model {model}, a painter of another shape"
+            raise UserError(f"--lora {lora} can't be loaded: {reason}") from error
         if Path(lora).exists():
-            facts["lora_version"] = digest(Path(lora))
+            whole = (Path(lora) / LORA_WEIGHTS).is_file()
+            facts["lora_version"] = digest(Path(lora), LORA_WEIGHTS if whole else "*")
     pipe.set_progress_bar_config(disable=True)
     return Painter(pipe, _defaults(pipe, model), facts)
 
@@ -163,6 +178,26 @@ def folder_of(model: str) -> Path | None:
     """Where a model lies on this machine; None for one of the Hub, and for one that is not there."""
     folder = EMBEDDED if model == "embedded" else Path(model)
     return folder if folder.is_dir() else None
+
+
+def licence_of(source: str, revision: str | None = None) -> str | list[str] | None:
+    """The licence of a painter or a LoRA, as its card (README.md) names it: beside a file, in a folder, or on
+    the Hub. That of "embedded" is this project's. None where no card is to be had, or it names none.
+    """
+    from huggingface_hub import ModelCard, hf_hub_download
+    from huggingface_hub.errors import HTTPError
+
+    if source == "embedded":
+        return metadata("attn2mask")["License-Expression"].lower()
+    path = Path(source)
+    try:
+        if path.exists():
+            card = (path if path.is_dir() else path.parent) / "README.md"
+        else:
+            card = hf_hub_download(source, "README.md", revision=revision)
+        return ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except (OSError, ValueError, HTTPError):
+        return None
 
 
 def digest(path: Path, pattern: str = "*") -> str:
@@ -175,6 +210,46 @@ def digest(path: Path, pattern: str = "*") -> str:
             with open(file, "rb") as content:
                 total.update(f"{name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{total.hexdigest()}"
+
+
+def fingerprint(network: nn.Module) -> str:
+    """SHA-256 over names, shapes and first values of a network's weights, in float16: the same whether it was
+    loaded in float16 or float32.
+    """
+    total = hashlib.sha256()
+    for name, weight in sorted(network.state_dict().items()):
+        total.update(f"{name} {tuple(weight.shape)}".encode())
+        total.update(weight.flatten()[:64].to("cpu", torch.float16).numpy().tobytes())
+    return f"sha256:{total.hexdigest()}"
+
+
+def check_base(lora: str, unet: nn.Module, model: str) -> None:
+    """Raises UserError where the record beside a LoRA names another painter than `model`; a LoRA without a
+    record is anybody's.
+    """
+    record = _lora_record(lora)
+    if "base_fingerprint" in record and record["base_fingerprint"] != fingerprint(unet):
+        base = f"{record.get('base_model')} ({str(record.get('base_version'))[:14]})"
+        raise UserError(
+            f"--lora {lora} adapts {base}, and --model {model} has other weights: give the one it is of"
+        )
+
+
+def _lora_record(lora: str) -> dict[str, Any]:
+    """What stands beside a LoRA, here or on the Hub; empty where nothing does that can be read."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HTTPError
+
+    path = Path(lora)
+    try:
+        if path.exists():
+            file = (path if path.is_dir() else path.parent) / LORA_RECORD
+        else:
+            file = Path(hf_hub_download(lora, LORA_RECORD))
+        record = json.loads(file.read_text())
+    except (OSError, ValueError, HTTPError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _defaults(pipe: Any, model: str) -> Defaults:

@@ -57,7 +57,9 @@ def iou_chart(report: dict[str, Any], path: str | Path) -> None:
     axes = figure.subplots()
     names, values = [name for name, _ in bars], [100 * iou for _, iou in bars]
     drawn = axes.barh(range(len(bars)), values, color="#4c78a8")
-    axes.bar_label(drawn, fmt="%.1f", padding=3, fontsize=8)
+    labels = axes.bar_label(drawn, fmt="%.1f", padding=3, fontsize=8)
+    for label in labels:  # over the line of the mean
+        label.set(zorder=3, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     axes.set_yticks(range(len(bars)), names, fontsize=9)
     axes.set(xlim=(0, 106), xlabel="IoU, %")
     axes.invert_yaxis()
@@ -95,4 +97,17 @@ def prediction_sheet(rows: Sequence[Shown], table: ClassTable, path: str | Path)
     ]
     if legend:
         figure.legend(handles=legend, loc="outside lower center", ncols=6, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+@AS_THEY_STAND
+def sample_sheet(real: Image.Image, files: Sequence[Path], prompts: Sequence[str], path: str | Path) -> None:
+    """A strip of real pictures, then one for each file `step-NUMBER.png`, and what all these were asked."""
+    strips = {"real": real} | {f"step {int(file.stem.split('-')[1])}": Image.open(file) for file in files}
+    height = 12 * real.height / real.width + 0.1
+    figure = Figure(figsize=(12.6, len(strips) * height + 0.2 * len(prompts)), layout="constrained")
+    for axes, (title, strip) in zip(figure.subplots(len(strips)), strips.items(), strict=True):
+        axes.imshow(strip)
+        axes.set(ylabel=title, xticks=[], yticks=[])
+    axes.set_xlabel("\n".join(f"{k}: {said}" for k, said in enumerate(prompts, 1)), loc="left", fontsize=8)
     figure.savefig(path, dpi=120)
