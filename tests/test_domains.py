@@ -1,0 +1,101 @@
+"""Adaptation's evidence: distances are what their formulas say, table and sheet what was measured."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attn2mask.builders.arguments import parse
+from attn2mask.builders.errors import UserError
+from attn2mask.training import domains
+from attn2mask.training.domains import DomainsConfig
+
+
+def plain(count: int, *colours: tuple[int, int, int]) -> np.ndarray:
+    """Pictures of one colour each, in turn."""
+    pictures = np.empty((count, 128, 256, 3), np.uint8)
+    for k in range(count):
+        pictures[k] = colours[k % len(colours)]
+    return pictures
+
+
+def test_a_frame_is_the_widest_middle():
+    wide = np.zeros((100, 400, 3), np.uint8)
+    wide[:, 100:300] = 255
+    assert (domains.frame(Image.fromarray(wide)) == 255).all()
+    high = np.zeros((480, 480, 3), np.uint8)
+    high[120:360] = 255
+    found = domains.frame(Image.fromarray(high))
+    assert found.shape == (128, 256, 3)
+    assert (found == 255).all()
+
+
+def test_colour_distance_is_that_of_lightness_between_greys():
+    black, white = plain(3, (0, 0, 0)), plain(5, (255, 255, 255))
+    assert domains.colour_distance(black, black) == 0
+    assert domains.colour_distance(black, white) == pytest.approx(100 / 3, abs=0.1)  # L alone differs
+    half = plain(4, (0, 0, 0), (255, 255, 255))
+    assert domains.colour_distance(black, half) == pytest.approx(50 / 3, abs=0.2)
+
+
+def test_kernel_distance_is_its_formula_and_unbiased():
+    rng = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, 7, generator=rng) + shift for n, shift in ((5, 0.0), (6, 1.0)))
+    x, y = a.double() / b.std(0), b.double() / b.std(0)
+
+    def k(u, v):
+        return (float(u @ v) / 7 + 1) ** 3
+
+    def pairs(z):
+        values = [k(u, v) for i, u in enumerate(z) for j, v in enumerate(z) if i != j]
+        return sum(values) / len(values)
+
+    across = sum(k(u, v) for u in x for v in y) / (len(x) * len(y))
+    assert domains.kernel_distance(a, b) == pytest.approx(1000 * (pairs(x) + pairs(y) - 2 * across))
+    same = [domains.kernel_distance(*torch.randn(2, 40, 7, generator=rng).unbind()) for _ in range(200)]
+    assert abs(np.mean(same)) < 4 * np.std(same) / 200**0.5  # of one distribution: 0 in the mean
+
+
+def test_features_tell_pictures_apart():
+    found = domains.features(np.concatenate([plain(2, (200, 30, 30)), plain(1, (30, 30, 200))]))
+    assert found.shape[0] == 3
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found[0], found[1])
+    assert (found[0] - found[2]).abs().max() > 0.01
+
+
+def test_frames_come_from_rows_and_from_files(tmp_path):
+    rows = domains.draw_streets(tmp_path / "rows", 2, 5)
+    assert domains.frames(rows).shape == (2, 128, 256, 3)
+    before = (rows / "train-00000-of-00001.parquet").stat().st_mtime_ns
+    domains.draw_streets(tmp_path / "rows", 2, 5)
+    assert (rows / "train-00000-of-00001.parquet").stat().st_mtime_ns == before
+    files = tmp_path / "files"
+    files.mkdir()
+    Image.new("RGB", (64, 48), "red").save(files / "a.png")
+    assert domains.frames(files)[0, 5, 5].tolist() == [255, 0, 0]
+    with pytest.raises(UserError, match=r"holds no \.png or \.jpg"):
+        domains.frames(tmp_path / "none")
+
+
+def test_table_and_sheet_show_what_was_measured(tmp_path):
+    values = {"mean": 0.25, "std": 0.01, "seeds": [0.24, 0.26]}
+    scores = {"streets": {"mean_iou": values, "told_mean_iou": values}}
+    found = {
+        "distances": {"streets": {"before": {"colour": 12.345, "feature": 678.9}}},
+        "segmenters": {"adapted": scores},
+    }
+    text = domains.as_text(found)
+    assert "| streets: before | 12.35 | 678.9 |" in text or "| streets: before | 12.34 | 678.9 |" in text
+    assert "| adapted | 25.0 ± 1.0 (25.0 ± 1.0) |" in text
+    domains.sheet({"real": plain(6, (255, 0, 0)), "before": plain(7, (0, 255, 0))}, tmp_path / "s.png")
+    with Image.open(tmp_path / "s.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+    assert {(255, 0, 0), (0, 255, 0)} <= colours
+
+
+def test_frames_need_others_to_compare_with(tmp_path):
+    config = parse(DomainsConfig, ["--frames", str(tmp_path), "--out", str(tmp_path / "o")], "domains", "")
+    with pytest.raises(UserError, match="belong together"):
+        domains.run(config)
+    assert not (tmp_path / "o").exists()
