@@ -8,6 +8,7 @@ mistakes as `UserError`.
 import argparse
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, field
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from safetensors import SafetensorError
 from transformers import HfArgumentParser
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.labels import SURROGATE
 
 Command = TypeVar("Command")
 
@@ -77,6 +80,9 @@ def parse(command: type[Command], argv: Sequence[str], prog: str, description: s
     del values["config"]
     if parser.positional is not None and values[parser.positional] is None:
         parser.error(f"{parser.positional.upper()} is missing")
+    for name, value in values.items():
+        if isinstance(value, str) and ("\0" in value or SURROGATE.search(value)):
+            parser.error(f"{name.replace('_', '-')} is {value!r}, which is no text")
     return command(**values)
 
 
@@ -84,11 +90,14 @@ def _flags(parser: CommandParser, file: str, taken: bool) -> list[str]:
     """The YAML file as flags, without its positional argument where the command line has one (`taken`)."""
     try:
         values = yaml.safe_load(Path(file).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        if not isinstance(values, dict):
+            raise UserError(f"--config {file} must hold lines of `option: value`")
+        values = {
+            str(key).replace("-", "_"): value if isinstance(value, (list, dict, type(None))) else str(value)
+            for key, value in values.items()
+        }
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"--config {file} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"--config {file} must hold lines of `option: value`")
-    values = {str(key).replace("-", "_"): value for key, value in values.items()}
     known = {action.dest for action in parser._actions} - {"help", "config"}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -99,11 +108,15 @@ def _flags(parser: CommandParser, file: str, taken: bool) -> list[str]:
     for key, value in values.items():
         if isinstance(value, (list, dict)):
             raise UserError(f"--config {file}: {key} must be one value")
-        if key == parser.positional:
-            flags += [] if taken else [str(value)]
-        elif value is not None:
-            flags.append(f"--{key.replace('_', '-')}={value}")
+        if value is not None and not (taken and key == parser.positional):
+            flags.append(value if key == parser.positional else f"--{key.replace('_', '-')}={value}")
     return flags
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of what went wrong; safetensors gives it in words. None of anything else."""
+    in_words = re.search(r"\(os error (\d+)\)", str(error))
+    return int(in_words[1]) if in_words else getattr(error, "errno", None)
 
 
 def run_command(command: Callable[[], None]) -> int:
@@ -117,12 +130,13 @@ def run_command(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("attn2mask: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
-    except OSError as error:
-        if error.errno is None:
+    except (OSError, SafetensorError) as error:
+        number = _number(error)
+        if number is None:
             raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = number in (errno.ENOSPC, errno.EDQUOT)
         advice = "; make room and run the same command again: it goes on where it stopped" if full else ""
-        message = f"{error.filename or 'writing'}: {error.strerror}{advice}"
+        message = f"{getattr(error, 'filename', None) or 'writing'}: {os.strerror(number)}{advice}"
     else:
         return 0
     print(f"attn2mask: error: {message}", file=sys.stderr)

@@ -114,6 +114,7 @@ class BuildConfig:
         positive = ("num_images", "steps", "height", "width", "batch_size", "shard_size", "workers")
         check_numbers(self, positive=positive, not_negative=("seed", "guidance_scale", "lora_scale"))
         check_numbers(self, shares=("beta", "alias_probability"))
+        plan(self.num_images, self.shard_size)
 
 
 def check_numbers(
@@ -127,7 +128,7 @@ def check_numbers(
     ):
         for name in names:
             value = getattr(config, name)
-            if value is not None and not (least <= value <= most and math.isfinite(value)):
+            if value is not None and not (least <= value <= most and value < math.inf):
                 raise UserError(f"--{name.replace('_', '-')} {value}: it {said}")
 
 
@@ -174,6 +175,7 @@ def run(config: BuildConfig) -> BuildDirectory:
                 "batch_size": config.batch_size,
                 "device": device,
                 "dtype": str(painter.pipe.dtype).removeprefix("torch."),
+                **licences(config, painter.facts["model_version"]),
                 **provenance(),
                 "table": table.facts(),
             }
@@ -205,6 +207,7 @@ def make_dataset(
     started = time.monotonic()
     directory.claim(record, rank)
     shards = plan(record["num_images"], record["identity"]["shard_size"])
+    directory.check_data(shards)
     own = shards[rank::processes]
     missing = directory.missing(own)
     columns = features(table, store_scores)
@@ -330,6 +333,16 @@ def identity(
     }
 
 
+def licences(config: BuildConfig, model_version: str) -> dict[str, Any]:
+    """Those of the painter and, where there is one, its LoRA; outside of the identity, and None for what
+    their cards do not name.
+    """
+    from attn2mask.builders.painter import licence_of
+
+    named = {"license": licence_of(config.model, model_version)}
+    return named | ({"lora_license": licence_of(config.lora)} if config.lora else {})
+
+
 def provenance() -> dict[str, Any]:
     """Versions of what takes part, and the commit where this package runs from its repository."""
     versions = {"python": platform.python_version()}
@@ -372,14 +385,17 @@ def main(argv: Sequence[str] | None = None, prog: str = "builders/build.py") -> 
             run(config)
             return
         # Only here does building know of the Hub, and only where it is asked for.
-        from attn2mask.hub.publish import check, publish_dataset
+        from attn2mask.hub.publish import Target, check, publish_dataset
+        from attn2mask.hub.staging import check_config
 
-        check(config.push_to_hub, "dataset")
+        target = Target(config.push_to_hub)
+        check_config(load_table(config.table).name)
+        check("dataset", target)
         directory = run(config)
         # Of several processes the last to finish finds the build complete.
         if (directory.path / "report.json").exists():
             with directory.finishing():
-                publish_dataset([directory.path], config.push_to_hub)
+                publish_dataset([directory.path], target)
 
     return run_command(command)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.labels import SURROGATE
 
 _KEYS = ("caption", "text")
 _SHOWN = 20  # numbers of broken lines that a warning lists
@@ -70,7 +71,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Caption | None]]:
     for number, line in _lines(path):
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             row = None
         yield number, _caption(row, f"{path.name}:{number}")
 
@@ -78,8 +79,9 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Caption | None]]:
 def _coco(path: Path) -> Iterator[tuple[int, Caption | None]]:
     try:
         annotations = json.loads(_read(path))["annotations"]
-    except json.JSONDecodeError as error:
-        raise UserError(f"captions {path} is no valid JSON: line {error.lineno}, {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        where = f"line {error.lineno}, {error.msg}" if isinstance(error, json.JSONDecodeError) else error
+        raise UserError(f"captions {path} is no valid JSON: {where}") from error
     except (KeyError, TypeError):
         annotations = None
     if not isinstance(annotations, list):
@@ -115,9 +117,12 @@ def _caption(row: Any, place: str) -> Caption | None:
     if not isinstance(row, dict):
         return None
     text = next((row[key] for key in _KEYS if key in row), None)
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text.strip() or SURROGATE.search(text):
         return None
-    return Caption(text, str(row["id"]) if isinstance(row.get("id"), (int, str)) else place)
+    own = row.get("id")
+    return Caption(
+        text, str(own) if isinstance(own, (int, str)) and not SURROGATE.search(str(own)) else place
+    )
 
 
 def _lines(path: Path) -> Iterable[tuple[int, str]]:

@@ -2,4 +2,10 @@
 
 
 class UserError(Exception):
-    """A mistake in what the user gave; the command line prints its one line and exits with status 2."""
+    """A mistake in what the user gave; the command line prints its one line and exits with status 2.
+
+    It stays one line whatever breaks lines in what the user gave.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))

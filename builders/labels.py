@@ -15,9 +15,10 @@ make every mask of that word a coin toss, so that is an error and not a preferen
 """
 
 import re
+import reprlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ Colour = tuple[int, int, int]
 TABLES = ("voc", "cityscapes", "imagenet_s_50", "imagenet_s_300", "imagenet_s_919")
 _FOLDER = Path(__file__).parent / "tables"
 _TOKEN = re.compile(r"[\w\u0300-\u036f]+")  # combining marks belong to their word
+SURROGATE = re.compile("[\ud800-\udfff]")  # what JSON and YAML can spell, and no text can hold
+MOST_NAMED = 100  # classes that a scene's range may ask for
 
 
 @dataclass(frozen=True)
@@ -169,16 +172,25 @@ def spelling(phrase: str) -> str:
 
 def load_table(name_or_path: str) -> ClassTable:
     """The class table of a name (one of `TABLES`) or YAML file; raises UserError for what is wrong in it."""
-    if name_or_path.startswith("imagenet_s_") and name_or_path in TABLES:
-        return _imagenet_s(name_or_path)
-    path = _FOLDER / f"{name_or_path}.yaml" if name_or_path in TABLES else Path(name_or_path)
+    if name_or_path in TABLES:
+        return _shipped(name_or_path)
+    path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(f"no class table {name_or_path!r}: choose {', '.join(TABLES)}, or give a YAML file")
+    return _read(path)
+
+
+@cache
+def _shipped(name: str) -> ClassTable:
+    return _imagenet_s(name) if name.startswith("imagenet_s_") else _read(_FOLDER / f"{name}.yaml")
+
+
+def _read(path: Path) -> ClassTable:
     try:
         content = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise UserError(f"class table {path} can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"class table {path} is no valid YAML: {' '.join(str(error).split())}") from error
     return table_of(content, str(path))
 
@@ -220,6 +232,16 @@ def _number(word: str, base: list[str]) -> Literal["one", "many", "either"]:
     return "one"
 
 
+def _shown(value: Any) -> str:
+    """A value as complaints show it: with YAML's anchors ten lines may hold a billion words."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, 60, 60
+    try:
+        return short.repr(value)
+    except ValueError:  # of a number longer than Python prints
+        return "a very large number"
+
+
 class _Reader:
     """Checks a parsed YAML table key by key; every complaint names the file and the key."""
 
@@ -232,20 +254,27 @@ class _Reader:
     def typed(self, value: Any, key: str, kind: type, expected: str) -> Any:
         # bool is an int in Python, and YAML reads a bare `no` as one.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            shown = "is missing" if value is None else f"is {value!r}"
+            shown = "is missing" if value is None else f"is {_shown(value)}"
             raise self.fail(key, f"{shown}, but must be {expected}")
         return value
 
     def keys(self, mapping: dict, key: str, known: tuple[str, ...]) -> None:
         for unknown in mapping:
             if unknown not in known:
-                raise self.fail(f"{key}{unknown}", f"is not a key of a class table ({', '.join(known)})")
+                name = str(unknown)[:60]
+                raise self.fail(f"{key}{name}", f"is not a key of a class table ({', '.join(known)})")
 
     def word(self, value: Any, key: str) -> str:
         word = self.typed(value, key, str, "text (put words such as no, on or 7 in quotes)").strip()
-        if not spelling(word):
+        if not spelling(word) or SURROGATE.search(word):
             raise self.fail(key, "holds no word")
         return word
+
+    def folder(self, value: Any, key: str) -> str:
+        name = self.word(value, key)
+        if name[0] == "." or not name.isprintable() or {"/", "\\"} & {*name}:
+            raise self.fail(key, f"is {_shown(name)}, which can't name a folder: leave out / and \\")
+        return name
 
     def words(self, value: Any, key: str) -> tuple[str, ...]:
         items = self.typed(value, key, list, "a list of words")
@@ -255,7 +284,7 @@ class _Reader:
         match value:
             case [int(red), int(green), int(blue)] if min(value) >= 0 and max(value) <= 255:
                 return red, green, blue
-        raise self.fail(key, f"is {value!r}, but must be three numbers from 0 to 255")
+        raise self.fail(key, f"is {_shown(value)}, but must be three numbers from 0 to 255")
 
     def label(self, value: Any, key: str, mask_id: int) -> LabelClass:
         value = self.typed(value, key, dict, "a mapping with a name")
@@ -277,7 +306,7 @@ class _Reader:
         self.keys(value, "scene.", tuple(field.name for field in fields(Scene)))
         aspect = value.get("aspect", 1.0)
         if isinstance(aspect, bool) or not isinstance(aspect, int | float) or not 0.1 <= aspect <= 10:
-            raise self.fail("scene.aspect", f"is {aspect!r}, but must be a number from 0.1 to 10")
+            raise self.fail("scene.aspect", f"is {_shown(aspect)}, but must be a number from 0.1 to 10")
         lists = ("openings", "places", "weather", "light")
         return Scene(
             aspect=float(aspect),
@@ -290,9 +319,9 @@ class _Reader:
 
     def range(self, value: Any, key: str) -> tuple[int, int]:
         match value:
-            case [int(least), int(most)] if 0 <= least <= most:
+            case [int(least), int(most)] if 0 <= least <= most <= MOST_NAMED:
                 return least, most
-        raise self.fail(key, f"is {value!r}, but must be two numbers such as [1, 3]")
+        raise self.fail(key, f"is {_shown(value)}, but must be two numbers such as [1, 3]")
 
     def phrases(self, value: Any, classes: tuple[LabelClass, ...]) -> tuple[tuple[str, ...], ...]:
         value = self.typed(value, "scene.phrases", dict, "a mapping from classes to lists of words")
@@ -312,7 +341,7 @@ class _Reader:
         self.keys(content, "", ("name", "background", "ignore", "classes", "compounds", "scene"))
         background = content.get("background", True)
         if background not in (True, False, "background", "other"):
-            raise self.fail("background", f"is {background!r}, but must be true, false or other")
+            raise self.fail("background", f"is {_shown(background)}, but must be true, false or other")
         background = {True: "background", False: None}.get(background, background)
         items = self.typed(content.get("classes"), "classes", list, "a list of classes")
         if not items:
@@ -322,7 +351,7 @@ class _Reader:
             raise self.fail("classes", f"has {len(items)} entries, more than a 16-bit mask can hold")
         classes = tuple(self.label(item, f"classes[{i}]", first_id + i) for i, item in enumerate(items))
         table = ClassTable(
-            name=self.word(content.get("name"), "name"),
+            name=self.folder(content.get("name"), "name"),
             classes=classes,
             background=background,
             compounds=self.words(content.get("compounds", []), "compounds"),
@@ -334,7 +363,8 @@ class _Reader:
             type(table.ignore) is int and len(table.names) <= table.ignore <= largest
         ):
             raise self.fail(
-                "ignore", f"is {table.ignore!r}, but must lie between {len(table.names)} and {largest}"
+                "ignore",
+                f"is {_shown(table.ignore)}, but must lie between {len(table.names)} and {largest}",
             )
         self.check_distinct(table)
         return table

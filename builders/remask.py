@@ -59,7 +59,7 @@ def run(config: RemaskConfig) -> None:
     """Make the new dataset, or what is missing of it. Raises UserError for what the user can mend."""
     source = BuildDirectory(Path(config.dir))
     old = source.record()
-    if not old["identity"]["store_scores"]:
+    if not old["identity"].get("store_scores"):
         raise UserError(f"{source.path} holds no scores: build it with --store-scores to remask it later")
     rules = source.rules
     if config.preset is not None:

@@ -2,7 +2,7 @@
 
     build.json                  what the rows are a function of; written first
     data/train-00000.parquet    a shard; written under a hidden name, synced and renamed
-    manifest/00000.json         its checksum and its gate's report; written after it
+    manifest/00000.json         its checksum and its gate's report, sealed by their own; written after it
     report.json, README.md      totals and card; only while the build is complete
     .lock-0                     held by the process of this rank while it lives
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Seconds that a process waits for its siblings to name their locks, and for process 0 to write build.json.
 PATIENCE, START = 2, 600
+# The numbers in the names of shards have five digits, by which they are sorted.
+MOST_SHARDS = 100_000
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,11 @@ class Shard:
 
 
 def plan(num_images: int, shard_size: int) -> list[Shard]:
-    """All shards of a build; the last may be smaller."""
+    """All shards of a build; the last may be smaller. Raises UserError for more than names can count."""
+    if num_images > MOST_SHARDS * shard_size:
+        raise UserError(
+            f"{num_images} rows in files of {shard_size} make over {MOST_SHARDS} files: raise --shard-size"
+        )
     starts = range(0, num_images, shard_size)
     return [Shard(n, range(s, min(s + shard_size, num_images))) for n, s in enumerate(starts)]
 
@@ -62,27 +68,48 @@ class BuildDirectory:
         return self.path / "manifest" / f"{shard.number:05d}.json"
 
     def record(self) -> dict[str, Any]:
-        """What build.json holds; raises UserError where there is none."""
+        """What build.json holds; raises UserError where there is none, or not what a build wrote."""
+        file = self.path / "build.json"
         try:
-            return json.loads((self.path / "build.json").read_bytes())
-        except (OSError, json.JSONDecodeError) as error:
+            record = json.loads(file.read_bytes())
+        except OSError as error:
             raise UserError(f"{self.path} holds no build (its build.json can't be read)") from error
+        except (ValueError, RecursionError):
+            record = None
+        match record:
+            case {"num_images": int(rows), "identity": {"shard_size": int(size)}, "versions": dict()}:
+                if 0 < rows <= MOST_SHARDS * size:
+                    return record
+        raise self._damaged()
 
     @property
     def table(self) -> ClassTable:
         """The class table of the rows, as it was when they were made."""
-        values = _tuples(self.record()["table"])
-        classes, scene = values.pop("classes"), values.pop("scene", None)
-        return ClassTable(
-            **values, classes=tuple(LabelClass(**c) for c in classes), scene=scene and Scene(**scene)
-        )
+        try:
+            values = _tuples(self.record()["table"])
+            classes, scene = values.pop("classes"), values.pop("scene", None)
+            table = ClassTable(
+                **values, classes=tuple(LabelClass(**c) for c in classes), scene=scene and Scene(**scene)
+            )
+            _ = table.palette
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+            raise self._damaged() from error
+        return table
 
     @property
     def rules(self) -> Rules:
         """The rules of the masks."""
-        values = self.record()["identity"]["rules"]
-        pairs = {name: tuple(values[name]) for name in ("steps", "map_sides")}
-        return Rules(**values | pairs | {"crf": CRF(**values["crf"])})
+        try:
+            values = self.record()["identity"]["rules"]
+            pairs = {name: tuple(values[name]) for name in ("steps", "map_sides")}
+            return Rules(**values | pairs | {"crf": CRF(**values["crf"])})
+        except (LookupError, TypeError) as error:
+            raise self._damaged() from error
+
+    def _damaged(self) -> UserError:
+        return UserError(
+            f"{self.path / 'build.json'} is damaged: put a copy of it back, or build into another directory"
+        )
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
         """The rows of a shard, pictures as `{"bytes": PNG}`, classes as mask ids."""
@@ -104,7 +131,7 @@ class BuildDirectory:
         Creates the directory. Raises UserError while another run is at work in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / f".lock-{rank}", "a+") as own:
+        with open(self.path / f".lock-{rank}", "a+", opener=_no_link) as own:
             if not _patiently(lambda: _take(own)):
                 raise UserError(f"another build is at work in {self.path}: {_content(own)}")
             own.truncate(0)
@@ -113,7 +140,7 @@ class BuildDirectory:
             for path in self.path.glob(".lock-*"):
                 if path.name == f".lock-{rank}":
                     continue
-                with open(path, "a+") as other:
+                with open(path, "a+", opener=_no_link) as other:
                     # A process of this run may hold its lock already, and write its name a moment later.
                     if not _patiently(lambda other=other: _take(other) or _content(other) == run):
                         raise UserError(f"another build is at work in {self.path}: {_content(other)}")
@@ -169,11 +196,8 @@ class BuildDirectory:
 
     def state(self, shard: Shard) -> Literal["missing", "damaged", "made"]:
         """Whether a shard stands, with all its rows, as it was written."""
-        try:
-            manifest = json.loads(self.manifest_file(shard).read_bytes())
-        except (OSError, json.JSONDecodeError):
-            return "missing"
-        if manifest["rows"] != len(shard.rows):
+        manifest = self.manifest(shard)
+        if manifest is None:
             return "missing"
         try:
             with open(self.shard_file(shard), "rb") as content:
@@ -181,6 +205,22 @@ class BuildDirectory:
         except OSError:
             sound = False
         return "made" if sound else "damaged"
+
+    def manifest(self, shard: Shard) -> dict[str, Any] | None:
+        """What is kept beside a shard; None where that is missing, of other rows, or changed since."""
+        try:
+            manifest = json.loads(self.manifest_file(shard).read_bytes())
+            sound = manifest.pop("seal") == _seal(manifest)
+        except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError):
+            return None
+        return manifest if sound and manifest["rows"] == len(shard.rows) else None
+
+    def check_data(self, shards: Iterable[Shard]) -> None:
+        """Raises UserError where data/ holds a shard that is none of these, and would be read with them."""
+        own = {self.shard_file(shard) for shard in shards}
+        foreign = sorted(file for file in (self.path / "data").glob("train-*") if file not in own)
+        if foreign:
+            raise UserError(f"{foreign[0]} is no shard of this build: move it away, and run this again")
 
     def missing(self, shards: Iterable[Shard]) -> list[Shard]:
         """Those of the shards that are still to be made. Damaged ones are removed, and named on stderr.
@@ -217,10 +257,11 @@ class BuildDirectory:
         """
         from datasets.arrow_writer import ParquetWriter
 
-        file = self.shard_file(shard)
-        file.parent.mkdir(exist_ok=True)
-        self.manifest_file(shard).parent.mkdir(exist_ok=True)
-        with _replacing(file) as stream:
+        for folder in (self.shard_file(shard).parent, self.manifest_file(shard).parent):
+            folder.mkdir(exist_ok=True)
+            if folder.is_symlink():
+                raise UserError(f"{folder} is a link, which leads out of {self.path}: put a folder there")
+        with _replacing(self.shard_file(shard)) as stream:
             # Row groups of 16 keep pictures streamable.
             with ParquetWriter(features=features, stream=stream, writer_batch_size=16) as writer:
                 for row in rows:
@@ -230,24 +271,23 @@ class BuildDirectory:
             checksum = hashlib.file_digest(stream, "sha256").hexdigest()
             size = stream.tell()
         manifest = {"rows": len(shard.rows), "bytes": size, "sha256": checksum, **report}
-        write(self.manifest_file(shard), json.dumps(manifest, indent=1).encode())
+        sealed = manifest | {"seal": _seal(manifest)}
+        write(self.manifest_file(shard), json.dumps(sealed, indent=1).encode())
 
     def manifests(self, shards: Iterable[Shard]) -> list[dict[str, Any]] | None:
         """The manifests of all shards; None while one is missing."""
         found = []
         for shard in shards:
-            try:
-                found.append(json.loads(self.manifest_file(shard).read_bytes()))
-            except (OSError, json.JSONDecodeError):
+            manifest = self.manifest(shard)
+            if manifest is None:
                 return None
-            if found[-1]["rows"] != len(shard.rows):
-                return None
+            found.append(manifest)
         return found
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
         """One process at a time."""
-        with open(self.path / ".finish", "a") as file:
+        with open(self.path / ".finish", "a", opener=_no_link) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -262,7 +302,8 @@ def write(file: Path, content: bytes) -> None:
 def _replacing(file: Path) -> Iterator[IO[bytes]]:
     temporary = file.with_name(f".{file.name}.tmp")
     try:
-        with open(temporary, "w+b") as stream:
+        temporary.unlink(missing_ok=True)  # of a killed process; also what leads elsewhere
+        with open(temporary, "x+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -274,6 +315,15 @@ def _replacing(file: Path) -> Iterator[IO[bytes]]:
     with suppress(OSError):  # not every file system can sync a directory
         os.fsync(folder)
     os.close(folder)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file of one's own: what a link of its name leads to is not touched."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 
 def _take(file: IO[str]) -> bool:

@@ -169,14 +169,16 @@ def _strip(
     tiles: Sequence[Image.Image], captions: Sequence[str], row: dict[str, Any], table: ClassTable
 ) -> Image.Image:
     tiles = [_fit(tile) for tile in tiles]
-    side, height = tiles[0].width + GAP, max(tiles[0].height, 160)
+    prompt = textwrap.wrap(row["prompt"], 40, max_lines=5)
+    text = LINE * (len(prompt) + len(row["classes"]))  # above the name of the row
+    side, height = tiles[0].width + GAP, max(tiles[0].height, text)
     strip = Image.new("RGB", (GAP + len(tiles) * side + TEXT, height + LINE + GAP), "white")
     draw = ImageDraw.Draw(strip)
     for column, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
         strip.paste(tile, (GAP + column * side, 0))
         draw.text((GAP + column * side, tile.height), _shorten(caption, tile.width), "black", _font())
     left, top = GAP + len(tiles) * side, 0
-    for line in textwrap.wrap(row["prompt"], 40, max_lines=5):
+    for line in prompt:
         draw.text((left, top), line, "black", _font())
         top += LINE
     for mask_id, word in zip(row["classes"], row["words"], strict=True):

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 
 import numpy as np
 import torch
@@ -94,6 +95,8 @@ def labelling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     Raises UserError where a process of the pool died.
     """
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)
+    ended = threading.Event()
+    threading.Thread(target=_watch, args=(pool, ended), daemon=True).start()
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -102,7 +105,22 @@ def labelling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             "run the same command again with fewer --workers"
         ) from error
     finally:
+        ended.set()
         pool.shutdown(cancel_futures=True)
+
+
+def _watch(pool: ProcessPoolExecutor, ended: threading.Event) -> None:
+    """Break a pool that can't notice that it is broken: a process killed while it hands over a picture leaves
+    half a message, and the pool waits for the rest for as long as anybody could write it.
+    """
+    while not ended.wait(1):
+        processes = list((pool._processes or {}).values())
+        if wait([process.sentinel for process in processes], 0) and not ended.wait(2):
+            if not pool._broken:
+                for process in processes:
+                    process.kill()
+                pool._result_queue._writer.close()
+            return
 
 
 def _start() -> None:

@@ -98,6 +98,12 @@ def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
     return Checkpoint(network, peer, processor, getattr(network.config, "class_table", ""), names, config)
 
 
+def is_exported(folder: Path) -> bool:
+    """Whether a folder holds a whole checkpoint; one that a kill left half moved is moved on."""
+    _settle(folder)
+    return (folder / "config.json").is_file()
+
+
 def _settle(folder: Path) -> None:
     """Move a checkpoint that is written whole to its place; what a kill left half moved is moved on."""
     written = folder / _WRITTEN

@@ -8,7 +8,6 @@ Rows are read through Arrow's memory map and decoded in the workers, which there
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
@@ -22,13 +21,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import ClassTable, bare_table
-from attn2mask.training.layouts import recorded_table
+from attn2mask.training.layouts import read_picture, recorded_table, stored_file
 
 if TYPE_CHECKING:
     import datasets
 
 SHUFFLE_BUFFER = 1_000  # rows that a stream is shuffled within
 SCALES = (0.5, 2.0)  # range of the random scale
+IDS = ("L", "P", "I", "I;16")  # Pillow's modes whose values are ids
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,19 @@ class Crops:
         ignore value, trusted (S, S) bool, sample_id.
 
         Beyond the picture's rim the label is the ignore value and counts as trusted: nothing is learnt there.
-        Raises UserError for a mask of another size than its picture, or with ids outside the table.
+        Raises UserError for a picture that can't be read, and a mask that is none, of another size than its
+        picture, or with ids outside the table.
         """
         name = row.get("sample_id") or f"at place {position}"
-        image, mask = picture(row["image"]).convert("RGB"), picture(row["mask"])
-        trust = (
-            picture(row["reliability"]).convert("L") if self.reliability else Image.new("L", mask.size, 255)
-        )
+        read = {kind: picture(row[kind], f"row {name}: its {kind}") for kind in ("image", "mask")}
+        image, mask = read["image"].convert("RGB"), read["mask"]
+        if mask.mode not in IDS:
+            raise UserError(
+                f"row {name}: its mask is no grey picture of ids but of Pillow's mode {mask.mode}"
+            )
+        trust = Image.new("L", mask.size, 255)
+        if self.reliability:
+            trust = picture(row["reliability"], f"row {name}: its reliability").convert("L")
         for part, kind in ((mask, "mask"), (trust, "reliability")):
             if part.size != image.size:
                 raise UserError(f"row {name}: the picture is {image.size} pixels, its {kind} {part.size}")
@@ -79,7 +85,7 @@ class Crops:
             return array[:, ::-1] if mirror else array
 
         label = cut(mask, self.ignore, Image.Resampling.NEAREST).astype(np.int64)
-        wrong = (label >= self.classes) & (label != self.ignore)
+        wrong = (label < 0) | (label >= self.classes) & (label != self.ignore)
         if wrong.any():
             raise UserError(
                 f"row {name}: mask id {label[wrong][0]} is not in the table of {self.classes} names"
@@ -97,11 +103,14 @@ class Crops:
         }
 
 
-def picture(stored: Any) -> Image.Image:
-    """A picture as a row holds it: Hugging Face's {"bytes", "path"}, or decoded already."""
+def picture(stored: Any, called: str) -> Image.Image:
+    """A picture as a row holds it: Hugging Face's {"bytes", "path"}, or decoded already.
+
+    Raises UserError, which tells how it is `called`, where it can't be read.
+    """
     if isinstance(stored, Image.Image):
         return stored
-    return Image.open(io.BytesIO(stored["bytes"]) if stored.get("bytes") else stored["path"])
+    return read_picture(stored_file(stored), called)
 
 
 class Positions(Sampler):

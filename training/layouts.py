@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -89,8 +89,7 @@ class Rows(Sequence[Example]):
         row = self.rows[index]
         name = row.get("sample_id") or f"row {index}"
         picture, mask = (
-            (io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"], f"{self.source}, {name}: {column}")
-            for column, cell in (("image", row["image"]), ("mask", row["mask"]))
+            (stored_file(row[column]), f"{self.source}, {name}: {column}") for column in ("image", "mask")
         )
         return _example(name, picture, mask, self.table, ids_of)
 
@@ -119,6 +118,11 @@ def open_pictures(path: str, split: str | None, table: ClassTable) -> Sequence[E
 def recorded_table(path: str) -> ClassTable | None:
     """The class table that a directory of `attn2mask build` was made with; None for anything else."""
     return BuildDirectory(Path(path)).table if (Path(path) / "build.json").is_file() else None
+
+
+def hub_name(given: str | None) -> str | None:
+    """`given` where it names a repository of the Hub (owner/name); None for a path here."""
+    return given if given and not Path(given).exists() and _may_be_on_hub(Path(given)) else None
 
 
 def ids_of(mask: Image.Image, table: ClassTable) -> np.ndarray:
@@ -213,7 +217,7 @@ def _voc(root: Path, split: str | None, table: ClassTable) -> Files | None:
     file = lists / f"{split or 'val'}.txt"
     if not file.is_file():
         raise _no_split(root, split or "val", (path.stem for path in lists.glob("*.txt")))
-    names = file.read_text().split()
+    names = file.read_text(errors="replace").split()
     pictures, masks = root / "JPEGImages", root / "SegmentationClass"
     return _files([(name, pictures / f"{name}.jpg", masks / f"{name}.png") for name in names], table)
 
@@ -316,15 +320,15 @@ def _files(
 
 def _example(
     name: str,
-    picture: tuple[Path | io.BytesIO, str],
-    mask: tuple[Path | io.BytesIO, str],
+    picture: tuple[Path | str | io.BytesIO, str],
+    mask: tuple[Path | str | io.BytesIO, str],
     table: ClassTable,
     decode: Callable[[Image.Image, ClassTable], np.ndarray],
 ) -> Example:
     """Read a (file, how to call it) of a picture and of a mask, and check one against the other and the
     table.
     """
-    image, labels = _read(*picture), _read(*mask)
+    image, labels = read_picture(*picture), read_picture(*mask)
     if image.size != labels.size:
         sizes = ["{} x {}".format(*found.size) for found in (image, labels)]
         raise UserError(f"{picture[1]} has {sizes[0]} pixels, but its mask {mask[1]} has {sizes[1]}")
@@ -341,7 +345,15 @@ def _example(
     return Example(name, np.array(image.convert("RGB")), target)
 
 
-def _read(file: Path | io.BytesIO, called: str) -> Image.Image:
+def stored_file(cell: dict[str, Any] | None) -> io.BytesIO | str:
+    """What holds a row's picture, as Hugging Face keeps it: {"bytes", "path"}. Without either it is empty."""
+    cell = cell or {}
+    content = cell.get("bytes") or b""
+    return cell["path"] if cell.get("path") and not content else io.BytesIO(content)
+
+
+def read_picture(file: Path | str | io.BytesIO, called: str) -> Image.Image:
+    """A picture, read to its end. Raises UserError, which tells how it is `called`, where that can't be."""
     try:
         picture = Image.open(file)
         picture.load()

@@ -22,7 +22,7 @@ from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.build import check_numbers
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import ClassTable, bare_table, load_table
-from attn2mask.training.layouts import difference, recorded_table
+from attn2mask.training.layouts import difference, hub_name, recorded_table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,6 +112,7 @@ def run(config: EvaluateConfig) -> None:
     )
     found = report(scores, table)
     protocol = {**asdict(config), "table": table.name, "seconds": round(time.time() - started, 1)}
+    protocol["hub"] = hub_name(config.dataset)
     out.write_text(json.dumps({**found, "evaluated": protocol}, indent=2) + "\n")
     made = [out, out.with_name(f"{out.stem}_iou.png")]
     iou_chart(found, made[-1])

@@ -17,23 +17,27 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from tqdm import tqdm
 
 from attn2mask.builders.arguments import parse, run_command
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.shards import BuildDirectory, write
+from attn2mask.training.checkpoint import is_exported
 from attn2mask.training.cotraining import Pair, cotraining_losses
 from attn2mask.training.data import Crops, loader, open_rows
+from attn2mask.training.layouts import hub_name
 from attn2mask.training.settings import BatchPlan, Settings, TrainConfig, plan_batches
 
 if TYPE_CHECKING:
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
     from attn2mask.builders.labels import ClassTable
 
+PATIENCE = timedelta(hours=4)  # of processes for one that encodes, paints or scores alone
 CHECK_EVERY = 20  # steps between looks at the losses, each of which waits for the GPU
 
 
@@ -54,8 +59,9 @@ def train(config: TrainConfig) -> None:
         settings.batch_size, accelerator.num_processes, config.micro_batch, settings.mixing
     )
     rows, table = open_rows(config.dataset, config.streaming, settings.reliability)
-    start = steps_done(output, config)
-    if start >= settings.max_steps and (output / "config.json").exists():
+    record = rows_record(config.dataset)
+    start = steps_done(output, config, record)
+    if start >= settings.max_steps and is_exported(output):
         accelerator.print(f"{output} has all its {settings.max_steps} steps; nothing to do")
         return
     pictures = open_evaluation(config, table)
@@ -66,9 +72,10 @@ def train(config: TrainConfig) -> None:
     pair, optimizer = accelerator.prepare(pair, optimizer)
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "run.json").write_text(json.dumps(config.identity(), indent=2) + "\n")
+        identity = json.dumps(config.identity() | {"rows": record}, indent=2) + "\n"
+        write(output / "run.json", identity.encode())
     accelerator.wait_for_everyone()
-    run = Run(config, settings, table, accelerator, pair, optimizer, output)
+    run = Run(config, settings, table, record, accelerator, pair, optimizer, output)
     if start:
         run.load()
     crops = Crops(
@@ -111,12 +118,14 @@ def make_accelerator(config: TrainConfig, output: Path) -> Accelerator:
     that is unknown or not installed, and a precision that the machine has not.
     """
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
     tracker = None if config.report_to in ("", "none") else config.report_to
     try:
         accelerator = Accelerator(
-            mixed_precision=config.mixed_precision or None, log_with=tracker, project_dir=str(output)
-        )
+            mixed_precision=config.mixed_precision or None, log_with=tracker, project_dir=str(output),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )  # fmt: skip
     except (ValueError, ImportError) as error:
         raise UserError(f"--report-to or --mixed-precision: {' '.join(str(error).split())}") from error
     if tracker and not accelerator.log_with:
@@ -164,13 +173,13 @@ class Run:
     """What changes as a run goes on, and how it is kept."""
 
     def __init__(
-        self, config: TrainConfig, settings: Settings, table: ClassTable, accelerator: Accelerator,
-        pair: torch.nn.Module, optimizer: Any, output: Path,
+        self, config: TrainConfig, settings: Settings, table: ClassTable, rows: dict[str, Any],
+        accelerator: Accelerator, pair: torch.nn.Module, optimizer: Any, output: Path,
     ) -> None:  # fmt: skip
         from attn2mask.training.checkpoint import make_processor
 
-        self.config, self.settings, self.table, self.accelerator = config, settings, table, accelerator
-        self.pair, self.optimizer, self.output = pair, optimizer, output
+        self.config, self.settings, self.table, self.rows = config, settings, table, rows
+        self.accelerator, self.pair, self.optimizer, self.output = accelerator, pair, optimizer, output
         self.processor = make_processor(settings.resize or None)
         self.step, self.best, self.seconds = 0, -1.0, 0.0
         self.metrics: dict[str, Any] = {}
@@ -225,44 +234,23 @@ class Run:
                 file.write(json.dumps({"step": self.step, **record}) + "\n")
 
     def save(self) -> None:
-        """Write state.safetensors under a temporary name, then rename it."""
+        """Write state.safetensors."""
         if not self.accelerator.is_main_process:
             return
-        pair = self.accelerator.unwrap_model(self.pair)
-        tensors = {f"model/{name}": tensor for name, tensor in pair.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {
-                f"optimizer/{index}/{key}": value for key, value in state.items() if value is not None
-            }
         scaler = self.accelerator.scaler
         note = {
             "step": self.step, "best": self.best, "metrics": self.metrics,
             "seconds": self.seconds + time.time() - self.started,
             "scaler": scaler.state_dict() if scaler else None,
         }  # fmt: skip
-        temporary = self.output / "state.tmp"
-        save_file(
-            {k: torch.as_tensor(v).detach().cpu().contiguous() for k, v in tensors.items()},
-            temporary, {"state": json.dumps(note)},
-        )  # fmt: skip
-        os.replace(temporary, self.output / "state.safetensors")
+        pair = self.accelerator.unwrap_model(self.pair)
+        save_state(self.output / "state.safetensors", pair.state_dict(), self.optimizer, note)
 
     def load(self) -> None:
         """Go on from state.safetensors."""
-        device = str(self.accelerator.device)
-        with safe_open(self.output / "state.safetensors", "pt", device=device) as file:
-            note = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        pair = self.accelerator.unwrap_model(self.pair)
-        pair.load_state_dict(
-            {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
-        )
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer/"):
-                _, index, key = name.split("/")
-                state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        weights, optimizer, note = load_state(self.output / "state.safetensors", self.accelerator.device)
+        self.accelerator.unwrap_model(self.pair).load_state_dict(weights)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": optimizer})
         if note["scaler"]:
             self.accelerator.scaler.load_state_dict(note["scaler"])
         self.step, self.best, self.metrics, self.seconds = (
@@ -322,6 +310,9 @@ class Run:
         return {
             "settings": asdict(self.settings),
             "config": asdict(self.config),
+            "on_hub": {name: hub_name(getattr(self.config, name)) for name in ("dataset", "eval_dataset")}
+            | {"backbone": hub_name(self.settings.backbone)},
+            "rows": self.rows,
             "table": self.table.name,
             "step": self.step,
             "seconds": round(self.seconds + time.time() - self.started, 1),
@@ -336,42 +327,115 @@ class Run:
         """Export the last networks, and say what was made and how to use it."""
         if not self.accelerator.is_main_process:
             return
-        self.export(self.output)
         made = [f"network A in {self.output}"]
         made += [f"B in {self.output / 'peer'}"] if self.settings.co_training else []
         if self.metrics:
-            (self.output / "metrics.json").write_text(json.dumps(self.metrics, indent=2) + "\n")
+            write(self.output / "metrics.json", (json.dumps(self.metrics, indent=2) + "\n").encode())
             made.append(f"the best (mIoU {self.best:.4f}) in {self.output / 'best'}")
+        self.export(self.output)  # last: it says that all is there
         seconds = self.seconds + time.time() - self.started
         print(f"made {', '.join(made)} in {seconds:.0f} s")
         print(f"next: attn2mask evaluate --checkpoint {self.output} --dataset VOCdevkit/VOC2012 --split val")
 
 
+def save_state(file: Path, weights: Mapping[str, torch.Tensor], optimizer: Any, note: dict[str, Any]) -> None:
+    """Write weights, the optimizer's state and a note of what else a run goes on from, so that the file is
+    always the old one or the new one.
+    """
+    tensors = {f"model/{name}": tensor for name, tensor in weights.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items() if value is not None}
+    tensors = {name: torch.as_tensor(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write(file, save(tensors, {"state": json.dumps(note)}))  # not `save_file`: a full disk is an OSError here
+
+
+def load_state(
+    file: Path, device: torch.device
+) -> tuple[dict[str, torch.Tensor], dict[int, dict[str, torch.Tensor]], dict[str, Any]]:
+    """What `save_state` wrote: the weights, the optimizer's state by parameter, the note."""
+    with safe_open(file, "pt", device=str(device)) as stored:
+        note = json.loads(stored.metadata()["state"])
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+    weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
+    optimizer: dict[int, dict[str, torch.Tensor]] = {}
+    for name in tensors.keys() - {f"model/{name}" for name in weights}:
+        _, index, key = name.split("/")
+        optimizer.setdefault(int(index), {})[key] = tensors[name]
+    return weights, optimizer, note
+
+
 def trim_log(path: Path, step: int, main: bool) -> None:
     """Drop the lines of steps that will be made again."""
     if main and path.exists():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in lines))
+        kept = []
+        for line in path.read_text().splitlines():
+            with suppress(ValueError):  # the last line, where a full disk cut it off
+                kept += [line] if json.loads(line)["step"] <= step else []
+        write(path, "".join(f"{line}\n" for line in kept).encode())
 
 
-def steps_done(output: Path, config: TrainConfig) -> int:
+def rows_record(dataset: str) -> dict[str, Any]:
+    """What the rows are, for the card and for `--resume`: `num_images`, `identity` and `license` of a build
+    here; the `revision` of a dataset of the Hub, where the Hub can be asked; nothing of other folders.
+    """
+    if (Path(dataset) / "build.json").is_file():
+        record = BuildDirectory(Path(dataset)).record()
+        return {name: record.get(name) for name in ("num_images", "identity", "license")}
+    if hub_name(dataset) is None:
+        return {}
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return {"revision": HfApi().dataset_info(dataset).sha}
+    except (OSError, HTTPError):  # offline, with rows that were loaded before
+        return {"revision": None}
+
+
+def steps_done(output: Path, config: TrainConfig, rows: dict[str, Any]) -> int:
     """The step to go on from. Raises UserError for a directory that is not this run's, or not to be gone on
     with.
     """
-    record, state = output / "run.json", output / "state.safetensors"
-    if record.exists():
-        was, now = json.loads(record.read_text()), json.loads(json.dumps(config.identity()))
-        differ = [f"{k} ({was.get(k)} there, {v} now)" for k, v in now.items() if was.get(k) != v]
-        if differ:
-            raise UserError(f"{output} holds another run: {', '.join(differ)}; choose another --output-dir")
-        if not config.resume:
-            raise UserError(f"{output} holds this run already: give --resume to go on with it")
-    elif output.exists() and any(output.iterdir()):
-        raise UserError(f"{output} is not empty and holds no run; choose another --output-dir")
+    before = recorded_run(output, config.identity(), config.resume).get("rows", rows)
+    if any(before.get(k) != rows.get(k) for k in ("num_images", "identity")):
+        raise UserError(
+            f"{output} began with other rows: {config.dataset} was built anew, or has grown;"
+            " choose another --output-dir"
+        )
+    return saved_step(output)
+
+
+def recorded_run(output: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """The record of the run that a directory holds; empty for a new directory. Raises UserError where it is
+    another run, or one to be gone on with by `--resume`, or something else.
+    """
+    record = output / "run.json"
+    if not record.exists():
+        if output.exists() and any(path.name[0] != "." for path in output.iterdir()):
+            raise UserError(f"{output} is not empty and holds no run; choose another --output-dir")
+        return {}
+    try:
+        was, now = json.loads(record.read_bytes()), json.loads(json.dumps(identity))
+    except ValueError as error:
+        raise UserError(f"{record} is damaged: choose another --output-dir") from error
+    differ = [f"{k} ({was.get(k)} there, {v} now)" for k, v in now.items() if was.get(k) != v]
+    if differ:
+        raise UserError(f"{output} holds another run: {', '.join(differ)}; choose another --output-dir")
+    if not resume:
+        raise UserError(f"{output} holds this run already: give --resume to go on with it")
+    return was
+
+
+def saved_step(output: Path) -> int:
+    """The step of the last checkpoint; 0 without one."""
+    state = output / "state.safetensors"
     if not state.exists():
         return 0
-    with safe_open(state, "pt") as file:
-        return json.loads(file.metadata()["state"])["step"]
+    try:
+        with safe_open(state, "pt") as file:
+            return json.loads(file.metadata()["state"])["step"]
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{state} is damaged: without it the same command begins anew") from error
 
 
 def open_evaluation(config: TrainConfig, table: ClassTable) -> Sequence | None:
@@ -426,7 +490,8 @@ def hardware(accelerator: Accelerator) -> str:
     if accelerator.device.type == "cuda":
         name = torch.cuda.get_device_name(accelerator.device)
     else:
-        name = f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+        threads = torch.get_num_threads()
+        name = f"CPU ({platform.machine()}, {threads} thread{'s' * (threads > 1)})"
     return f"{accelerator.num_processes} x {name}"
 
 
@@ -447,11 +512,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             train(config)
             return
         # Only here does training know of the Hub, and only where it is asked for.
-        from attn2mask.hub.publish import check, publish_model
+        from attn2mask.hub.publish import Target, check, publish_model
 
-        check(config.push_to_hub, "model")
+        target = Target(config.push_to_hub)
+        check("model", target)
         train(config)
-        publish_model(Path(config.output_dir), config.push_to_hub)
+        publish_model(Path(config.output_dir), target)
 
     return run_command(command)
 
