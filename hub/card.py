@@ -6,6 +6,7 @@ belongs to whoever edits the card on the Hub.
 """
 
 import io
+import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,7 +85,7 @@ def merge(new: str, old: str | None) -> str:
         return new
     data, body = split(new)
     old_data, old_body = split(old)
-    return compose(_merge_data(data, old_data), _merge_body(body, old_body))
+    return compose(merge_data(data, old_data), _merge_body(body, old_body))
 
 
 def split(text: str) -> tuple[dict[str, Any], str]:
@@ -153,7 +154,8 @@ def _merge_body(new: str, old: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "".join(text for _, text in merged))
 
 
-def _merge_data(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+def merge_data(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata over that of the card that stands, as `merge` says."""
     merged = {key: value for key, value in old.items() if key in new or key not in _MEASURED}
     for key, value in new.items():
         was = old.get(key)
@@ -197,6 +199,24 @@ def hub_id(name: str | None, *near: Path) -> str | None:
     except HFValidationError:
         return None
     return name
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON file; empty where it is not there. Raises UserError where it can't be read."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} can't be read: it holds no names with values")
+    return record
+
+
+def shown(path: str) -> str:
+    """A path as others see it: of one that begins at a machine's root, or home, the last part."""
+    return Path(path).name if path.startswith(("/", "~", "..")) else path
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

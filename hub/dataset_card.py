@@ -32,8 +32,10 @@ from attn2mask.hub.card import (
     count,
     details,
     merge,
+    merge_data,
     percent,
     png,
+    read_record,
     split,
     table,
     wrapped,
@@ -52,8 +54,8 @@ _OPTIONS = (
 _RULES = ("threshold", "beta", "reliability", "graded")  # those that `--preset` may be changed by
 _COLUMNS = {
     "image": "the painted picture, RGB, lossless",
-    "mask": "class ids of the pixels, {ignore} where a pixel is to be ignored",
-    "reliability": "how far to trust each pixel of the mask, 0 to 255 ({levels})",
+    "mask": "class ids of the pixels; the id that is to be ignored stands with each configuration",
+    "reliability": "how far to trust each pixel of the mask, 0 to 255",
     "prompt": "what the painter was given",
     "caption": "the caption that the prompt was made from, verbatim",
     "classes": "ids of the classes that the prompt names and the mask may hold",
@@ -82,9 +84,10 @@ class Build:
         return self.record["identity"]
 
     @property
-    def licence(self) -> str:
-        """The painter's, as far as it is recorded. The embedded painter is this project's own."""
-        return "apache-2.0" if self.identity["model"] == "embedded" else self.record.get("license", UNKNOWN)
+    def licences(self) -> list[str]:
+        """Of the painter and, where there is one, its LoRA, as far as they are recorded."""
+        names = ["license", *(["lora_license"] if "lora" in self.identity else [])]
+        return [licence for name in names for licence in as_list(self.record.get(name)) or [UNKNOWN]]
 
 
 def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = None) -> Card:
@@ -95,17 +98,16 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
         repo_id: what `load_dataset` will be given.
         old: the card that stands in the repository; its free text and its other configurations stay.
 
-    Reads all masks once. Raises UserError for a directory that holds no build or no rows, and a name
-    that is none.
+    Reads all masks once. Raises UserError for a directory that holds no build or no rows.
     """
     read = [_read(name, Path(path)) for name, path in builds.items()]
     before = split(old)[0] if old else {}
     data = _metadata(read, repo_id, before)
     blocks = {
         "about": _about(data, repo_id),
-        **{f"config:{build.name}": _config(build) for build in read},
-        "columns": _columns(read),
-        "use": _use(data, repo_id, read[0]),
+        **{f"config:{build.name}": _config(build, repo_id, data) for build in read},
+        "columns": _columns(data),
+        "use": _use(data, repo_id),
         "limits": LIMITS,
         "citation": CITATION,
     }
@@ -117,16 +119,13 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
 
 
 def _read(name: str, path: Path) -> Build:
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"{name!r} can't name a configuration: letters, digits and ._- alone")
     directory = BuildDirectory(path)
     record = directory.record()
     files = tuple(sorted((path / "data").glob("*.parquet")))
-    report = path / "report.json"
     found = tally(files, directory.table)
     if not found.rows:
         raise UserError(f"{path} holds no rows (no data/*.parquet): run its build again")
-    report = json.loads(report.read_bytes()) if report.exists() else None
+    report = read_record(path / "report.json") or None
     return Build(name, record, report, directory.table, directory.rules, files, found)
 
 
@@ -166,7 +165,9 @@ def _metadata(builds: Sequence[Build], repo_id: str, before: Mapping[str, Any]) 
     grammar = all(build.identity["captions"] == "grammar" for build in builds) and not others
     data = DatasetCardData(
         pretty_name=repo_id.split("/")[-1],
-        license=_one_or_all([b.licence for b in builds], before.get("license") if others else None),
+        license=_one_or_all(
+            [licence for b in builds for licence in b.licences], before.get("license") if others else None
+        ),
         language=["en"] if grammar else None,
         annotations_creators=["machine-generated"],
         language_creators=["machine-generated"] if grammar else None,
@@ -187,10 +188,7 @@ def _metadata(builds: Sequence[Build], repo_id: str, before: Mapping[str, Any]) 
     for key in ("dataset_info", "configs"):
         entries = {entry.get("config_name", "default"): entry for entry in as_list(values[key])}
         values[key] = [{"config_name": build.name, **entries[build.name]} for build in builds]
-    head = compose(values, "")
-    return split(
-        merge(head, compose({k: before[k] for k in ("dataset_info", "configs") if k in before}, ""))
-    )[0]
+    return merge_data(values, {key: before[key] for key in ("dataset_info", "configs") if key in before})
 
 
 def _rows(info: Mapping[str, Any]) -> int:
@@ -224,7 +222,7 @@ own cross-attention to the class words and sharpened by a dense CRF. Beside each
 to trust it. No picture is a photograph and no pixel was labelled by hand: machines made pictures, masks and
 reliability.
 
-{table(["configuration", "rows", "names of classes", "MB"], rows)}
+{table(["configuration", "rows", "class names", "MB"], rows)}
 """
 
 
@@ -236,7 +234,12 @@ def _names(info: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _config(build: Build) -> str:
+def _default(data: Mapping[str, Any]) -> str:
+    """The configuration that is loaded where none is named."""
+    return next(config.get("config_name", "default") for config in data["configs"] if config.get("default"))
+
+
+def _config(build: Build, repo_id: str, data: Mapping[str, Any]) -> str:
     found, name = build.found, build.name
     sizes = ", ".join(f"{w} x {h}" for (w, h), _ in found.sizes.most_common(3))
     background = f", and `{build.table.background}`" if build.table.background else ""
@@ -250,7 +253,8 @@ def _config(build: Build) -> str:
         )
     return f"""## `{name}`
 
-{count(found.rows, "picture")} of {sizes} pixels with masks of {classes}{background}. {_shares(build)}
+{count(found.rows, "picture")} of {sizes} pixels with masks of {classes}{background}; in a mask
+{build.table.ignore_index} is to be ignored. {_shares(build)}
 
 ![Rows of the data: picture{scores} | mask | reliability | prompt](assets/{name}-sheet.png)
 
@@ -282,7 +286,7 @@ All of it stands in `{name}/build.json`.
 ### What to watch for in `{name}`
 
 {_watch(build)}
-"""
+{_learn(build, repo_id) if name == _default(data) else ""}"""
 
 
 def _named(found: Tally) -> int:
@@ -292,12 +296,12 @@ def _named(found: Tally) -> int:
 
 def _shares(build: Build) -> str:
     found = build.found
-    reliable = f"{percent(found.trust / found.seen)} of all pixels are marked reliable"
+    reliable = f"{percent(found.trust / found.seen)} of all pixels are marked reliable."
     if build.report is None:
-        return f"{reliable}. What the gate did is {NOT_RECORDED}."
+        return f"{reliable} What the gate did is {NOT_RECORDED}."
     return (
-        f"{count(build.report['rows_with_foreground'], 'row')} hold a class, classes cover "
-        f"{percent(build.report['foreground'])} of the pixels, and {reliable}."
+        f"Classes stand in {count(build.report['rows_with_foreground'], 'row')} and cover"
+        f" {percent(build.report['foreground'])} of the pixels; {reliable}"
     )
 
 
@@ -306,6 +310,7 @@ def _class_table(build: Build) -> str:
     for k, name in enumerate(found.names):
         if k < build.table.first_id:
             rows.append([k, name, "", percent(found.pixels[k] / found.seen), percent(found.reliable(k)), ""])
+        if not found.held[k]:
             continue
         partner = found.partner(k)
         beside = f"{found.names[partner[0]]} ({partner[1]:,})" if partner else "-"
@@ -322,10 +327,11 @@ def _painting(build: Build) -> Iterator[Sequence[Any]]:
     painter = f"[{model}](https://huggingface.co/{model}/tree/{version})" if "/" in model else f"`{model}`"
     yield "painter", f"{painter}, {identity.get('pipeline', NOT_RECORDED)}", ""
     yield "its revision" if "/" in model else "its weights", f"`{version}`", ""
-    yield "its licence", build.licence if build.licence != UNKNOWN else NOT_RECORDED, ""
+    yield "its licence", _licence(record, "license"), ""
     if "lora" in identity:
         yield "LoRA", f"`{identity['lora']}`, scale {identity.get('lora_scale')}", ""
         yield "its weights", f"`{identity.get('lora_version', NOT_RECORDED)}`", ""
+        yield "its licence", _licence(record, "lora_license"), ""
     source = record.get("captions", {})
     digest = (
         "" if identity["captions"] == "grammar" else f", `{identity['captions']}`, licence {NOT_RECORDED}"
@@ -348,6 +354,10 @@ def _painting(build: Build) -> Iterator[Sequence[Any]]:
         f"{record.get('dtype')}, {record.get('device')}, {record.get('batch_size')}",
         "",
     )
+
+
+def _licence(record: Mapping[str, Any], name: str) -> str:
+    return ", ".join(as_list(record.get(name))) or NOT_RECORDED
 
 
 def _labelling(build: Build) -> Iterator[Sequence[Any]]:
@@ -447,11 +457,18 @@ def _rejected(build: Build) -> str:
     if report is None:
         return f"{NOT_RECORDED[0].upper()}{NOT_RECORDED[1:]}: the build wrote no report."
     attempts, samples = report["rejected_attempts"], len(report["rejected"])
-    text = (
-        "A gate looks at each picture's maps and mask. It rejected"
-        f" {count(attempts, 'attempt')} at {count(samples, 'sample')}, which were painted again with the next"
-        f" prompt and seed; {count(len(report['dropped']), 'row')} ended without a class of the prompt."
-    )
+    gate = "A gate looks at each picture's maps and mask."
+    if build.record.get("command") == "remask":
+        gate += " What it rejected while painting stands in the report of the build that was remasked."
+    elif attempts:
+        gate += (
+            f" It rejected {count(attempts, 'attempt')} at {count(samples, 'sample')}, which were painted"
+            " again with the next prompt and seed."
+        )
+    else:
+        gate += " It rejected nothing."
+    dropped = len(report["dropped"])
+    text = f"{gate} {count(dropped, 'row')} ended without a class of the prompt." if dropped else gate
     reasons = Counter(
         _kind(reason) for key in ("rejected", "dropped") for why in report[key].values() for reason in why
     )
@@ -483,10 +500,11 @@ def _watch(build: Build) -> str:
         lines.append(f"No row holds {', '.join(missing[:20])}{more}.")
     if held:
         most, least = max(held, key=held.get), min(held, key=held.get)
-        lines.append(
-            f"The most frequent class, {names[most]}, stands in {count(held[most], 'row')}, the rarest,"
-            f" {names[least]}, in {held[least]:,}."
-        )
+        if held[most] > held[least]:
+            lines.append(
+                f"The most frequent class, {names[most]}, stands in {count(held[most], 'row')}, the rarest,"
+                f" {names[least]}, in {held[least]:,}."
+            )
         worst = sorted(held, key=lambda k: found.reliable(k) or 0)[:3]
         lines.append(
             "Least reliable by their own maps: "
@@ -507,36 +525,44 @@ def _watch(build: Build) -> str:
         )
     else:
         lines.append("The pictures have the biases of their painter and of the captions.")
+    unasked = f"`{build.table.background}` in the mask" if build.table.background else "left to be ignored"
+    lines.append(
+        "Only classes that the prompt names are labelled: what the painter added unasked is"
+        f" {unasked}, or taken for one of them."
+    )
     lines.append("How good the masks are against ground truth is not recorded with the data.")
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _columns(builds: Sequence[Build]) -> str:
-    ignore = " or ".join(str(i) for i in sorted({build.table.ignore_index for build in builds}))
-    graded = {build.rules.graded for build in builds}
-    levels = "graded" if graded == {True} else "0 or 255" if graded == {False} else "0 or 255, or graded"
-    there = [name for name in _COLUMNS if any(name in _schema(build) for build in builds)]
-    rows = [(f"`{name}`", _COLUMNS[name].format(ignore=ignore, levels=levels)) for name in there]
+def _learn(build: Build, repo_id: str) -> str:
+    preset = "voc-resnet50" if min(min(size) for size in build.found.sizes) >= 256 else "demo"
+    command = ["accelerate", "launch", "-m", "attn2mask.training.train", "--dataset", repo_id]
+    command += ["--preset", preset, "--output-dir", "runs/segmenter"]
+    return f"""
+### Train on `{build.name}`
+
+With attn2mask installed, two networks learn from it, and from each other where the masks can't be trusted:
+
+```console
+$ {wrapped(command)}
+```
+"""
+
+
+def _columns(data: Mapping[str, Any]) -> str:
+    there = {feature["name"] for info in data["dataset_info"] for feature in info.get("features", [])}
+    rows = [(f"`{name}`", what) for name, what in _COLUMNS.items() if name in there]
     return f"## Columns\n\n{table(['column', 'what it holds'], rows)}\n\nThe only split is `train`."
 
 
-def _schema(build: Build) -> list[str]:
-    return parquet.read_schema(build.files[0]).names
-
-
-def _use(data: Mapping[str, Any], repo_id: str, first: Build) -> str:
-    default = next((c["config_name"] for c in data["configs"] if c.get("default")), first.name)
-    names = [config["config_name"] for config in data["configs"]]
-    large = min(min(size) for size in first.found.sizes) >= 256
-    preset = "voc-resnet50" if large else "demo"
-    others = (
-        f" Other configurations: {', '.join(f'`{n}`' for n in names if n != default)}."
-        if len(names) > 1
-        else ""
-    )
+def _use(data: Mapping[str, Any], repo_id: str) -> str:
+    default = _default(data)
+    names = [config.get("config_name", "default") for config in data["configs"]]
+    others = ", ".join(f"`{name}`" for name in names if name != default)
+    more = f" Other configurations: {others}." if others else ""
     return f"""## Use
 
-No code of this repository is run; `datasets` alone is enough.{others}
+No code of this repository is run; `datasets` alone is enough.{more}
 
 ```python
 from datasets import load_dataset
@@ -555,19 +581,8 @@ import numpy as np
 from datasets import load_dataset
 
 for row in load_dataset("{repo_id}", "{default}", split="train", streaming=True).take(2):
-    mask = np.array(row["mask"])
-    mask[np.array(row["reliability"]) < 128] = {first.table.ignore_index}  # ignored by the loss
-    print(row["sample_id"], np.unique(mask))
-```
-
-With attn2mask installed, two networks learn from it, and from each other where the masks can't be trusted{
-        f" (the default configuration, `{default}`)" if len(names) > 1 else ""
-    }:
-
-```console
-$ accelerate launch -m attn2mask.training.train --dataset {repo_id} --preset {
-        preset
-    } --output-dir runs/segmenter
+    mask, trusted = np.array(row["mask"]), np.array(row["reliability"]) > 127
+    print(row["sample_id"], np.unique(mask[trusted]))
 ```
 """
 
@@ -578,7 +593,6 @@ LIMITS = """## Limits
   training, together with their reliability, and not as ground truth to measure on.
 - A word may light up what usually goes with its thing (rails with a train, water with a boat), and things
   that usually stand together are hard to tell apart.
-- Only classes that the prompt names are labelled. What the painter added unasked is background in the mask.
 - Reliability comes from the labelling itself: it finds doubtful outlines better than a thing that is wrong as
   a whole.
 - Pictures inherit what their painter and captions show, and how: no attempt was made to balance people,

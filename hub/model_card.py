@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.painter import LORA_WEIGHTS
 from attn2mask.builders.rules import OURS, PAPER
 from attn2mask.hub.card import (
     CITATION,
@@ -31,9 +32,12 @@ from attn2mask.hub.card import (
     merge,
     percent,
     png,
+    read_record,
+    shown,
     table,
     wrapped,
 )
+from attn2mask.training.adaptation import PRESETS as ADAPTATIONS
 from attn2mask.training.charts import MOST, iou_chart, shown_classes
 from attn2mask.training.settings import TrainConfig
 
@@ -41,11 +45,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ARCHITECTURES = {"deeplabv3plus": "DeepLabv3+", "upernet": "UperNet"}
-# Columns of the results that the Hub is told of; network B stands in the card alone.
+# Columns of the results that the model-index tells of; network B stands in the card alone.
 SHOWN = {"A": "network A", "both": "both networks", "IoU": "one network"}
 METRICS = (("mean_iou", "mean_iou", "mean IoU"), ("pixel_accuracy", "accuracy", "pixel accuracy"))
-WEIGHTS = "pytorch_lora_weights.safetensors"  # of an adapter, as diffusers names it
 _TABLE_1, _BECO = f"{PAPER}, Table 1", "BECO"
+TABLE_2 = f"{PAPER}, Table 2"
+TABLE_2_VALUES = {
+    "learning_rate": 2e-5, "power": 1.0, "weight_decay": 0.01, "batch_size": 4, "max_steps": 40_000,
+}  # fmt: skip
 # Who states a setting's value; what is not listed is ours.
 ORIGINS: dict[str, dict[Any, str]] = {
     "architecture": {"deeplabv3plus": _TABLE_1},
@@ -62,6 +69,12 @@ ORIGINS: dict[str, dict[Any, str]] = {
     "confidence": {0.95: _BECO},
     "boundary_weight": {1.2: _BECO},
 }
+# Settings that are read where another has this value alone.
+_READ_WITH = {
+    "momentum": ("optimizer", "sgd"),
+    "confidence": ("mixing", True),
+    "boundary_weight": ("mixing", True),
+}
 _RATES = {"microsoft/resnet-50": 0.001, "microsoft/swin-base-patch4-window7-224-in22k": 0.01}
 # Options of the training that its weights depend on.
 _OPTIONS = (
@@ -72,18 +85,16 @@ _OPTIONS = (
 
 @dataclass(frozen=True)
 class Measured:
-    """A report of `attn2mask evaluate`; `name` is what its files are called by."""
+    """A report of `attn2mask evaluate`; `name` is what its files are called by, `hub` the dataset's name on
+    the Hub, None for a folder.
+    """
 
     name: str
     path: Path
     found: dict[str, Any]
     dataset: str
     split: str | None
-
-    @property
-    def hub(self) -> str | None:
-        """The dataset's name on the Hub; None for a folder."""
-        return hub_id(self.dataset, self.path)
+    hub: str | None
 
     @property
     def title(self) -> str:
@@ -112,7 +123,6 @@ class Run:
     config: dict[str, Any]
     training: dict[str, Any]
     log: list[dict[str, Any]]
-    rows: dict[str, Any]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -121,6 +131,20 @@ class Run:
     @property
     def dataset(self) -> str:
         return self.training.get("config", {}).get("dataset") or ""
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """What the training found of its rows: the identity of their build, or their revision on the Hub."""
+        return self.training.get("rows", {})
+
+    @property
+    def painter(self) -> dict[str, Any]:
+        """The identity of the build that the rows came from."""
+        return self.rows.get("identity", {})
+
+    def on_hub(self, option: str) -> str | None:
+        """What the training was given as `option`, where it is a name on the Hub."""
+        return self.training.get("on_hub", {}).get(option)
 
     @property
     def architecture(self) -> str:
@@ -134,20 +158,19 @@ class Run:
     @property
     def pretrained(self) -> str | None:
         """The backbone's name on the Hub, where its weights were taken."""
-        scratch = self.config.get("backbone_from_scratch", True)
-        return None if scratch else hub_id(self.settings.get("backbone"), self.path)
+        return None if self.config.get("backbone_from_scratch", True) else self.on_hub("backbone")
 
     @property
     def licence(self) -> str:
-        """Apache-2.0 where painter and backbone are known to be this project's own, else not known."""
+        """The rows' where painter and backbone are known to be this project's own, else not known."""
         backbone = self.settings.get("backbone", "")
         own = backbone == "embedded" or backbone.startswith("scratch:")
-        painted = self.rows.get("identity", {}).get("model") == "embedded"
-        return "apache-2.0" if own and painted else UNKNOWN
+        own &= self.painter.get("model") == "embedded" and "lora" not in self.painter
+        return (self.rows.get("license") if own else None) or UNKNOWN
 
 
 def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str | None = None) -> Card:
-    """README.md of a model repository, its figures and its `.eval_results`.
+    """README.md of a model repository, its figures and, of datasets of the Hub, its `.eval_results`.
 
     Args:
         run: the output directory of a training, or a checkpoint of transformers.
@@ -158,7 +181,7 @@ def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str |
     Raises UserError for a folder without config.json, and a file that is no such report.
     """
     read = _read(Path(run))
-    measured = _measured(read, [Path(path) for path in metrics] or sorted(read.path.glob("metrics*.json")))
+    measured = [_measured(read, name, path) for name, path in reports(read.path, metrics).items()]
     files = dict(_files(read, measured))
     blocks = {
         "about": _about(read, repo_id),
@@ -172,52 +195,40 @@ def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str |
     return Card(merge(compose(data, compose_blocks(blocks)), old), files)
 
 
+def reports(folder: Path, metrics: Sequence[Path] = ()) -> dict[str, Path]:
+    """Reports of `attn2mask evaluate` by the names that their files have in a repository: `metrics`, or the
+    folder's metrics*.json where none is given. Raises UserError for a file that is no such report.
+    """
+    named: dict[str, Path] = {}
+    for path in [Path(path) for path in metrics] or sorted(folder.glob("metrics*.json")):
+        if not {"mean_iou", "per_class_iou", "pixel_accuracy", "num_images"} <= read_record(path).keys():
+            raise UserError(f"{path} is no report of `attn2mask evaluate`: give --metrics one that it wrote")
+        name = re.sub(r"[^\w.-]", "-", path.stem)
+        while name in named:
+            name += "_"
+        named[name] = path
+    return named
+
+
 def _read(path: Path) -> Run:
-    config = _json(path / "config.json")
+    config = read_record(path / "config.json")
     if not config:
         raise UserError(f"{path} holds no config.json: is it what training wrote?")
     log = path / "log.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
-    training = _json(path / "training_config.json")
-    dataset = training.get("config", {}).get("dataset") or ""
-    near = [Path(), *path.resolve().parents] if dataset else []
-    rows = next((found for root in near if (found := _json(root / dataset / "build.json"))), {})
-    return Run(path, config, training, [json.loads(line) for line in lines], rows)
+    return Run(path, config, read_record(path / "training_config.json"), [json.loads(line) for line in lines])
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A record; empty where it is not there. Raises UserError where it is damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
-
-
-def _measured(run: Run, paths: Sequence[Path]) -> list[Measured]:
-    measured: list[Measured] = []
-    for path in paths:
-        found = _json(path)
-        if not {"mean_iou", "per_class_iou", "pixel_accuracy", "num_images"} <= found.keys():
-            raise UserError(f"{path} is no report of `attn2mask evaluate`: give --metrics one that it wrote")
-        trained = run.training.get("config", {}) if path.parent == run.path else {}
-        said = found.get("evaluated") or {
-            "dataset": trained.get("eval_dataset"),
-            "split": trained.get("eval_split"),
-        }
-        name = re.sub(r"[^\w.-]", "-", path.stem)
-        while name in [other.name for other in measured]:
-            name += "_"
-        measured.append(
-            Measured(name, path, found, shown(said["dataset"] or NOT_RECORDED), said.get("split"))
-        )
-    return measured
-
-
-def shown(path: str) -> str:
-    """A path as a card says it: of one that begins at a machine's root, or home, the last part."""
-    return Path(path).name if path.startswith(("/", "~", "..")) else path
+def _measured(run: Run, name: str, path: Path) -> Measured:
+    found, said = read_record(path), {}
+    if "evaluated" in found:
+        said = found["evaluated"]
+    elif path.parent == run.path:  # by the training itself
+        trained = run.training.get("config", {})
+        said = {"dataset": trained.get("eval_dataset"), "split": trained.get("eval_split")}
+        said["hub"] = run.on_hub("eval_dataset")
+    dataset = shown(said.get("dataset") or NOT_RECORDED)
+    return Measured(name, path, found, dataset, said.get("split"), said.get("hub"))
 
 
 # Figures, and the results for the Hub
@@ -236,7 +247,8 @@ def _files(run: Run, measured: Sequence[Measured]) -> Iterator[tuple[str, bytes]
         if pictures.exists():
             drawn = True
             yield f"assets/{part.name}-pictures.png", pictures.read_bytes()
-        yield f".eval_results/{part.name}.yaml", _eval_results(part)
+        if part.hub and part.root["mean_iou"] is not None:
+            yield f".eval_results/{part.name}.yaml", _eval_results(part)
     seen = sorted((run.path / "predictions").glob("step-*.png"))
     if seen and not drawn:
         yield "assets/predictions.png", seen[-1].read_bytes()
@@ -245,29 +257,24 @@ def _files(run: Run, measured: Sequence[Measured]) -> Iterator[tuple[str, bytes]
 
 
 def _eval_results(part: Measured) -> bytes:
-    """The Hub's newer format: network A, then both where there are two; 0 to 1, as measured."""
+    """The Hub's newer format, for datasets of the Hub alone: network A, 0 to 1, as measured."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
-    where = "" if part.hub else "; the dataset is a folder of that name, not a repository of the Hub"
     split = f", split {part.split}" if part.split else ""
-    entries = []
-    for column, figures in part.columns.items():
-        if column in SHOWN and figures["mean_iou"] is not None:
-            pictures = count(figures["num_images"], "picture")
-            entries.append(
-                EvalResultEntry(
-                    dataset_id=part.title,
-                    task_id="semantic-segmentation" + ("-both-networks" if column == "both" else ""),
-                    value=figures["mean_iou"],
-                    notes=f"mean IoU, 0 to 1, {SHOWN[column]}, {pictures}{split}{where}",
-                )
-            )
-    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False).encode()
+    network = "network A" if len(part.columns) > 1 else "one network"
+    entry = EvalResultEntry(
+        dataset_id=part.hub,
+        task_id="semantic-segmentation",
+        value=part.root["mean_iou"],
+        notes=f"mean IoU, 0 to 1, {network}, {count(part.root['num_images'], 'picture')}{split}",
+    )
+    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False).encode()
 
 
 def curves(log: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Figure:
     """The losses of both networks by step, and the scores on the way where there are some."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     scores = [
         (line["step"], 100 * line["eval_mean_iou"]) for line in log if line.get("eval_mean_iou") is not None
@@ -277,16 +284,19 @@ def curves(log: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Fig
     for key, name, colour in (("loss_a", "network A", "#4c78a8"), ("loss_b", "network B", "#e45756")):
         points = [(line["step"], line[key]) for line in log if key in line]
         if points:
-            panels[0].plot(*zip(*points, strict=True), color=colour, linewidth=1.4, label=name)
+            dot = "o" if len(points) == 1 else None
+            panels[0].plot(*zip(*points, strict=True), color=colour, linewidth=1.4, marker=dot, label=name)
     start = round(settings.get("warmup", 0) * settings.get("max_steps", 0))
     if start and (settings.get("co_training") or settings.get("mixing")):
         panels[0].axvline(start, color="#777777", linewidth=1, linestyle="--", label="end of the warm-up")
-    panels[0].set(xlabel="step", title="loss", ylim=(0, None))
+    panels[0].set(xlabel="step", title="loss")
     panels[0].legend(frameon=False, fontsize=9)
     if scores:
         panels[1].plot(*zip(*scores, strict=True), color="#54a24b", marker="o", markersize=4)
-        panels[1].set(xlabel="step", title="mean IoU while training, %", ylim=(0, None))
+        panels[1].set(xlabel="step", title="mean IoU while training, %")
     for axes in panels:
+        axes.set_ylim(0, 1.05 * axes.dataLim.ymax or 1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e4e4e4", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -318,7 +328,7 @@ def _metadata(run: Run, repo_id: str, measured: Sequence[Measured]) -> dict[str,
     ]
     tags = ["attn2mask", "semantic-segmentation", "weakly-supervised-segmentation", "synthetic-data"]
     tags += [run.architecture] if run.architecture else []
-    dataset = hub_id(run.dataset, run.path)
+    dataset = run.on_hub("dataset")
     return ModelCardData(
         license=run.licence,
         library_name="transformers",
@@ -339,9 +349,9 @@ def _about(run: Run, repo_id: str) -> str:
     architecture = ARCHITECTURES.get(run.architecture, run.architecture or "A network")
     kind = run.config.get("backbone_config", {}).get("model_type")
     backbone = f" on a {kind} backbone" if kind else ""
-    identity = run.rows.get("identity", {})
-    if identity:
-        painter = f"`{identity['model']}`"
+    if run.painter:
+        painter = f"`{run.painter['model']}`"
+        painter += f" with the LoRA `{run.painter['lora']}`" if "lora" in run.painter else ""
         source = (
             f"It learnt from {count(run.rows['num_images'], 'picture')} that {painter} painted from"
             " captions, and from masks that were read from the painter's own cross-attention: no mask was"
@@ -369,8 +379,10 @@ def _about(run: Run, repo_id: str) -> str:
 def _dataset(run: Run) -> str:
     if not run.dataset:
         return f"a dataset that is {NOT_RECORDED}"
-    name = hub_id(run.dataset, run.path)
-    return f"[{name}](https://huggingface.co/datasets/{name})" if name else f"`{shown(run.dataset)}`"
+    name, revision = run.on_hub("dataset"), run.rows.get("revision")
+    if name is None:
+        return f"`{shown(run.dataset)}`"
+    return f"[{name}](https://huggingface.co/datasets/{name}{f'/tree/{revision}' if revision else ''})"
 
 
 def _parameters(weights: Path) -> int:
@@ -445,50 +457,55 @@ print({{network.config.id2label[int(k)] for k in ids.unique()}})
 
 
 def _results(run: Run, repo_id: str, measured: Sequence[Measured], files: Mapping[str, bytes]) -> str:
-    parts = ["## Results"]
+    parts = [_result(part, repo_id, files) for part in measured]
     if not measured:
         parts.append(
             f"How well it finds its classes is {NOT_RECORDED}: no report of `attn2mask evaluate` was given."
         )
-    for part in measured:
-        split = f", split `{part.split}`" if part.split else ""
-        figures = part.root
-        parts.append(f"### On `{part.title}`{split}")
-        parts.append(
-            f"{count(figures['num_images'], 'picture')}, each at its original size; IoU in per cent, from one"
-            f" confusion matrix over all. {_looked(part)}"
-        )
-        lines = [
-            ("**mean IoU**", *(_number(column["mean_iou"]) for column in part.columns.values())),
-            ("pixel accuracy", *(_number(column["pixel_accuracy"]) for column in part.columns.values())),
-        ]
-        parts.append(table(["%", *part.columns], lines))
-        if len(part.columns) > 1:
-            parts.append("A is what `from_pretrained` loads, B its peer, both the mean of their logits.")
-        if (told := part.found.get("told_mean_iou")) is not None:
-            parts.append(f"Where each picture's classes are told: mean IoU {percent(told)}.")
-        if f"assets/{part.name}-iou.png" in files:
-            chosen = (
-                f" (the best and worst {MOST})"
-                if len(shown_classes(figures["per_class_iou"], 10**9)) > MOST
-                else ""
-            )
-            parts.append(f"![IoU of each class, network A{chosen}](assets/{part.name}-iou.png)")
-        classes = [
-            (name, *(_number(column["per_class_iou"].get(name)) for column in part.columns.values()))
-            for name in figures["per_class_iou"]
-        ]
-        parts.append(details("Every class", table(["class", *part.columns], classes)))
-        if f"assets/{part.name}-pictures.png" in files:
-            parts.append(
-                "![Picture, target and prediction: the best, the median and the worst pictures]"
-                f"(assets/{part.name}-pictures.png)"
-            )
-        if command := _evaluation(part, repo_id):
-            parts.append(f"```console\n$ {command}\n```")
     if "assets/predictions.png" in files:
         parts.append("![Picture, target and prediction at the end of training](assets/predictions.png)")
-    return "\n\n".join(parts)
+    return "\n\n".join(["## Results", *parts])
+
+
+def _result(part: Measured, repo_id: str, files: Mapping[str, bytes]) -> str:
+    split = f", split `{part.split}`" if part.split else ""
+    figures, columns = part.root, part.columns
+    lines = [
+        ("**mean IoU**", *(_number(column["mean_iou"]) for column in columns.values())),
+        ("pixel accuracy", *(_number(column["pixel_accuracy"]) for column in columns.values())),
+    ]
+    parts = [
+        f"### On `{part.title}`{split}",
+        f"{count(figures['num_images'], 'picture')}, each at its original size; IoU in per cent, from one"
+        f" confusion matrix over all. {_looked(part)}",
+        table(["%", *columns], lines),
+    ]
+    if len(columns) > 1:
+        parts.append("A is what `from_pretrained` loads, B its peer, both the mean of their logits.")
+    if (told := part.found.get("told_mean_iou")) is not None:
+        parts.append(f"Where each picture's classes are told: mean IoU {percent(told)}.")
+    if f"assets/{part.name}-iou.png" in files:
+        many = sum(iou is not None for iou in figures["per_class_iou"].values()) > MOST
+        chosen = f" (the best and worst {MOST})" if many else ""
+        parts.append(f"![IoU of each class, network A{chosen}](assets/{part.name}-iou.png)")
+    classes = [
+        (name, *(_number(column["per_class_iou"].get(name)) for column in columns.values()))
+        for name in figures["per_class_iou"]
+    ]
+    parts.append(details("Every class", table(["class", *columns], classes)))
+    if f"assets/{part.name}-pictures.png" in files:
+        parts.append(
+            "![Picture, target and prediction: the best, the median and the worst pictures]"
+            f"(assets/{part.name}-pictures.png)"
+        )
+    if command := _evaluation(part, repo_id):
+        parts.append(f"```console\n$ {command}\n```")
+    stands = f"All of it stands in `metrics/{part.name}.json`."
+    if part.hub is None:
+        stands += (
+            " The Hub is told of it by the model-index alone: `.eval_results` is for datasets of the Hub."
+        )
+    return "\n\n".join([*parts, stands])
 
 
 def _number(share: float | None) -> str:
@@ -500,7 +517,8 @@ def _looked(part: Measured) -> str:
     if not said:
         step = part.found.get("step")
         return f"Measured by the training itself{f', at step {step:,}' if step else ''}."
-    looks = [f"scales {said.get('scales')}", "mirrored too" if said.get("flip") else "not mirrored"]
+    scales = said.get("scales", NOT_RECORDED)
+    looks = [f"scale{'s' * (',' in scales)} {scales}", "mirrored too" if said.get("flip") else "not mirrored"]
     looks += [f"windows of {said['window']} pixels"] if said.get("window") else []
     looks += [f"the first {said['limit']:,} alone"] if said.get("limit") else []
     return f"Seen at {', '.join(looks)}."
@@ -534,7 +552,7 @@ def _training(run: Run, repo_id: str, files: Mapping[str, bytes]) -> str:
     ]
     curve = "\n![Loss by step](assets/training.png)\n" if "assets/training.png" in files else ""
     again = wrapped(_command(run, repo_id))
-    painted = _painted(run.rows)
+    painted = _painted(run.painter)
     return f"""## Training
 
 {table(["", "recorded"], facts)}
@@ -555,6 +573,9 @@ All of it stands in `training_config.json`.
 
 def _settings(run: Run) -> Iterator[Sequence[Any]]:
     for name, value in run.settings.items():
+        reader, wanted = _READ_WITH.get(name, (name, value))
+        if run.settings.get(reader) != wanted:
+            continue
         stated = ORIGINS.get(name, {}).get(value, OURS)
         if name == "learning_rate" and _RATES.get(run.settings.get("backbone")) == value:
             stated = _TABLE_1
@@ -565,13 +586,13 @@ def _settings(run: Run) -> Iterator[Sequence[Any]]:
         yield name.replace("_", " "), f"`{value}`" if isinstance(value, str) else value, stated
 
 
-def _painted(rows: Mapping[str, Any]) -> str:
-    if not rows:
+def _painted(identity: Mapping[str, Any]) -> str:
+    if not identity:
         return ""
-    identity, rules = rows["identity"], rows["identity"]["rules"]
+    rules = identity["rules"]
     return (
-        f" The rows came from `{identity['model']}` (`{identity.get('model_version', NOT_RECORDED)}`) at seed"
-        f" {identity.get('seed')}, with threshold `{rules['threshold']}` and reliability"
+        f" The rows came from `{identity['model']}` (`{identity['model_version']}`) at seed"
+        f" {identity['seed']}, with threshold `{rules['threshold']}` and reliability"
         f" `{rules['reliability']}`; the card of the dataset says more."
     )
 
@@ -592,11 +613,11 @@ def _limits(run: Run, measured: Sequence[Measured]) -> str:
     lines = [
         "What it learnt from are pseudo-masks: it repeats habits of the painter that made them, such as"
         " outlines that are too wide, and things that are taken for what usually stands beside them."
-        if run.rows
+        if run.painter
         else "What is wrong in the masks that it learnt from, it has learnt too.",
         "It knows the names above alone: whatever else a picture shows is taken for one of them.",
     ]
-    if run.rows.get("identity", {}).get("model") == "embedded":
+    if run.painter.get("model") == "embedded":
         lines.append(
             "Its pictures came from the small embedded painter, in the style of drawn scenes: it shows that"
             " the way works, and is not meant for photographs."
@@ -628,33 +649,39 @@ def adapter_card(folder: Path, repo_id: str, old: str | None = None) -> Card:
     Raises UserError where weights or base model are missing.
     """
     folder = Path(folder)
-    if not (folder / WEIGHTS).exists():
-        raise UserError(f"{folder} holds no {WEIGHTS}: is it a LoRA adapter in diffusers' format?")
-    training, adapter = _json(folder / "training_config.json"), _json(folder / "adapter_config.json")
-    said = {**adapter, **training, **training.get("config", {})}
+    if not (folder / LORA_WEIGHTS).exists():
+        raise UserError(f"{folder} holds no {LORA_WEIGHTS}: is it a LoRA adapter in diffusers' format?")
+    training, adapter = (
+        read_record(folder / "training_config.json"),
+        read_record(folder / "adapter_config.json"),
+    )
+    said = {**adapter, **training, **training.get("settings", {}), **training.get("config", {})}
     base = said.get("base_model") or said.get("base_model_name_or_path")
     if not base:
         raise UserError(
             f"{folder}: neither adapter_config.json nor training_config.json names the base_model"
         )
-    shapes = _shapes(folder / WEIGHTS)
-    ranks = sorted({min(shape) for name, shape in shapes.items() if len(shape) > 1})
+    shapes = _shapes(folder / LORA_WEIGHTS)
+    ranks = sorted({shape[0] for name, shape in shapes.items() if "lora_A" in name or ".down." in name})
+    painted = sorted((folder / "samples").glob("step-*.png"))
+    files = {"assets/samples.png": painted[-1].read_bytes()} if painted else {}
     blocks = {
         "about": _adapter_about(repo_id, base, said, shapes, ranks),
         "use": _adapter_use(repo_id, base, said),
+        "training": _adapter_training(training, repo_id, base, files),
         "limits": ADAPTER_LIMITS,
         "citation": CITATION,
     }
     hub = hub_id(base, folder)
     data = {
-        "license": "apache-2.0" if base == "embedded" else said.get("license", UNKNOWN),
+        "license": "apache-2.0" if base == "embedded" else said.get("license") or UNKNOWN,
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
         **({"base_model": hub, "base_model_relation": "adapter"} if hub else {}),
         **({"instance_prompt": said["instance_prompt"]} if said.get("instance_prompt") else {}),
         "tags": ["attn2mask", "lora", "diffusers", "text-to-image", "diffusers-training"],
     }
-    return Card(merge(compose(data, compose_blocks(blocks)), old), {})
+    return Card(merge(compose(data, compose_blocks(blocks)), old), files)
 
 
 def _adapter_about(
@@ -670,6 +697,8 @@ def _adapter_about(
     same = ("instance_prompt", "rank", "learning_rate", "batch_size", "seed", "hardware")
     keys = {key: key.replace("_", " ") for key in same} | names
     told = {name: said[key] for key, name in keys.items() if said.get(key) is not None}
+    if isinstance(data := said.get("data"), dict):
+        told["pictures"] = f"{data['pictures']:,} of {data['name']}, {data['with_caption']:,} with a caption"
     facts += [
         (name, duration(value) if name == "time" else shown(value) if isinstance(value, str) else value)
         for name, value in told.items()
@@ -695,7 +724,8 @@ pipe = load_painter("embedded", lora="{repo_id}").pipe'''
 pipe = DiffusionPipeline.from_pretrained("{shown(base)}")
 pipe.load_lora_weights("{repo_id}")'''
     model = [] if base == "embedded" else ["--model", shown(base)]
-    command = wrapped(["attn2mask", "build", "voc", *model, "--lora", repo_id, "--out", "data/adapted"])
+    built = said.get("table", "voc")
+    command = wrapped(["attn2mask", "build", built, *model, "--lora", repo_id, "--out", "data/adapted"])
     return f"""## Use
 
 ```python
@@ -708,6 +738,45 @@ A dataset painted with it:
 ```console
 $ {command}
 ```
+"""
+
+
+def _adapter_training(
+    training: Mapping[str, Any], repo_id: str, base: str, files: Mapping[str, bytes]
+) -> str:
+    """What `training/adapt.py` recorded; nothing for an adapter that it did not make."""
+    if "settings" not in training or "preset" not in training:
+        return ""
+    settings, usual = training["settings"], asdict(ADAPTATIONS[training["preset"]])
+    words = ["accelerate", "launch", "-m", "attn2mask.training.adapt", "--data", training["data"]["name"]]
+    words += ["--model", shown(base)] if base != "embedded" else []
+    words += ["--preset", training["preset"], "--instance-prompt", training["instance_prompt"]]
+    words += ["--seed", str(training["seed"])]
+    for name, value in settings.items():
+        if name == "prior_weight" and value:
+            prior = training["prior"]
+            words += ["--prior-preservation", "--class-prompt", prior["class_prompt"]]
+            words += ["--prior-pictures", str(prior["pictures"]), "--prior-weight", str(value)]
+        elif value != usual[name]:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    words += ["--output-dir", f"runs/{repo_id.split('/')[-1]}"]
+    ours = OURS if training["preset"] == "demo" else f"{OURS}; **not verified**"
+    stated = [
+        (name.replace("_", " "), value, TABLE_2 if TABLE_2_VALUES.get(name) == value else ours)
+        for name, value in settings.items()
+    ]
+    painted = "\n![What it paints at the end](assets/samples.png)\n" if files else ""
+    return f"""## Training
+{painted}
+{table(["setting", "value", "stated by"], stated)}
+
+```console
+$ {wrapped(words)}
+```
+
+{details("Versions", table(["", "version"], training.get("versions", {}).items()))}
+
+All of it stands in `training_config.json`.
 """
 
 

@@ -33,6 +33,7 @@ from pyarrow.parquet import ParquetFile
 from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import ClassTable, bare_table
+from attn2mask.builders.painter import LORA_WEIGHTS
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.shards import BuildDirectory, Shard, plan
 from attn2mask.builders.sheet import heat, overlay
@@ -108,11 +109,12 @@ def make_app(folder: str | Path, repo: str | None = None) -> gradio.Blocks:
         checkpoint = load_checkpoint(folder)
         title, facts = folder.resolve().name, _checkpoint_facts(checkpoint)
         own_tab = partial(_picture_tab, checkpoint)
-    elif (folder / "pytorch_lora_weights.safetensors").is_file():
+    elif (folder / LORA_WEIGHTS).is_file():
         title, facts = folder.resolve().name, ["LoRA adapter of a painter"]
     else:
         raise UserError(
-            f"{folder} holds neither a build (build.json) nor a checkpoint (config.json) to preview"
+            f"{folder} holds nothing to preview: no build (build.json), checkpoint (config.json) or painter's"
+            f" adapter ({LORA_WEIGHTS})"
         )
     try:
         import gradio
@@ -381,7 +383,7 @@ def write_card(folder: Path, repo: str) -> Card:
     from attn2mask.hub.model_card import adapter_card, model_card
 
     if (folder / "config.json").is_file():
-        return model_card(folder, repo, sorted(folder.glob("metrics*.json")))
+        return model_card(folder, repo)
     return adapter_card(folder, repo)
 
 

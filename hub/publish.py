@@ -13,7 +13,8 @@ server is not sent again.
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +25,9 @@ from attn2mask.hub.remote import (
     TRIES,
     Kind,
     Remote,
+    Target,
     Unreachable,
     address,
-    check_name,
     is_changed,
     is_transient,
     log_in,
@@ -36,6 +37,7 @@ from attn2mask.hub.remote import (
     patiently,
     pause,
     refuse,
+    token,
 )  # fmt: skip
 from attn2mask.hub.staging import Publication, gather_builds, gather_model
 
@@ -46,109 +48,73 @@ if TYPE_CHECKING:
     from attn2mask.hub.card import Card
 
 
-def publish_dataset(
-    builds: Sequence[Path],
-    repo_id: str,
-    *,
-    config: str | None = None,
-    private: bool = False,
-    revision: str | None = None,
-    create_pr: bool = False,
-    dry_run: bool = False,
-    force: bool = False,
-) -> str:
+def publish_dataset(builds: Sequence[Path], target: Target, config: str | None = None) -> str:
     """Publish complete builds as the configs of one dataset; those that it has besides stay.
 
     Args:
         config: the name of the config, for one build; the name of its class table otherwise.
-        private: of a repository that is made now; a public one is refused.
-        revision: the branch, made from main where it is not there; main unless given.
-        create_pr: open a pull request instead.
-        dry_run: only print every file and the card.
-        force: publish into a repository that holds what is not this project's.
 
     Returns the address of the commit, or the pull request. Raises UserError, with one line, for a build that
     is incomplete or damaged, a repository that must not or cannot be written, and a Hub that does not answer.
     """
-    check_name(repo_id, needs_token=not dry_run)
-    publication = gather_builds(builds, config)
-    return publish(publication, repo_id, private, revision, create_pr, dry_run, force)
+    return publish(lambda: gather_builds(builds, config), target)
 
 
-def publish_model(
-    folder: Path,
-    repo_id: str,
-    *,
-    metrics: Sequence[Path] = (),
-    private: bool = False,
-    revision: str | None = None,
-    create_pr: bool = False,
-    dry_run: bool = False,
-    force: bool = False,
-) -> str:
+def publish_model(folder: Path, target: Target, metrics: Sequence[Path] = ()) -> str:
     """Publish a checkpoint with both its networks, or a painter's LoRA adapter.
 
     Args:
         metrics: what `attn2mask evaluate` wrote; the folder's metrics*.json unless given.
 
-    The rest is as for `publish_dataset`. Raises UserError also for a folder that does not load.
+    Returns and raises as `publish_dataset`; UserError also for a folder that does not load.
     """
-    check_name(repo_id, needs_token=not dry_run)
-    publication = gather_model(folder, metrics)
-    return publish(publication, repo_id, private, revision, create_pr, dry_run, force)
+    return publish(lambda: gather_model(folder, metrics), target)
 
 
-def check(repo_id: str, kind: Kind) -> None:
-    """Raises UserError, before hours of work, where publishing to `repo_id` cannot succeed."""
-    check_name(repo_id)
-    with one_line(repo_id):
-        api, repo_id, me = log_in(repo_id)
-        remote = look(api, kind, repo_id, None)
+def check(kind: Kind, target: Target) -> None:
+    """Raises UserError, before hours of work, where publishing to `target` cannot succeed."""
+    with one_line(target.repo_id):
+        api, target, me = log_in(target)
+        remote = look(api, kind, target)
         if remote is not None:
-            refuse(remote, kind, repo_id)
-            patiently(lambda: api.auth_check(repo_id, repo_type=kind, write=True))
+            refuse(remote, kind, target)
+            patiently(lambda: api.auth_check(target.repo_id, repo_type=kind, write=True))
             return
         own = {me["name"], *(org["name"] for org in me.get("orgs", ()))}
-        if repo_id.split("/")[0] not in own:
+        if target.repo_id.split("/")[0] not in own:
             raise UserError(
-                f"no right to write to {repo_id}: {me['name']} may write to {', '.join(sorted(own))}"
+                f"no right to write to {target.repo_id}: {me['name']} may write to {', '.join(sorted(own))}"
             )
 
 
-def publish(
-    publication: Publication,
-    repo_id: str,
-    private: bool = False,
-    revision: str | None = None,
-    create_pr: bool = False,
-    dry_run: bool = False,
-    force: bool = False,
-) -> str:
-    """Bring the repository to hold the publication, as `publish_dataset` says."""
-    if create_pr and revision not in (None, "main"):
-        raise UserError(f"--create-pr opens a pull request against main: leave out --revision {revision}")
-    if dry_run:
-        return rehearse(publication, repo_id, private, revision, create_pr, force)
+def publish(gather: Callable[[], Publication], target: Target) -> str:
+    """Bring the repository to hold what `gather` finds, as `publish_dataset` says."""
+    if target.dry_run:
+        return rehearse(gather(), target)
+    token()  # before the work of gathering
+    publication = gather()
     kind, started, sent = publication.kind, time.monotonic(), None
     card = cache(publication.card)
-    with one_line(repo_id):
-        api, repo_id, _ = log_in(repo_id)
-        for attempt in range(TRIES):
-            remote = look(api, kind, repo_id, revision, force)
-            refuse(remote, kind, repo_id, private, create_pr, force)
+    with one_line(target.repo_id):
+        api, target, _ = log_in(target)
+    for attempt in range(TRIES):
+        with one_line(target.repo_id):
+            remote = look(api, kind, target)
+            refuse(remote, kind, target)
             if remote is None or remote.is_new:
-                make_room(api, kind, repo_id, private, revision)
-                remote = look(api, kind, repo_id, revision)
-            made = card(repo_id, remote.card)
-            added, removed = plan(publication, made, remote)
-            if not added and not removed:
-                url = f"{address(api.endpoint, kind, repo_id)}/commit/{remote.sha}"
-                break
-            if create_pr and (url := open_request(api, publication, made, repo_id)):
+                make_room(api, kind, target)
+                remote = look(api, kind, target)
+        made = card(target.repo_id, remote.card)
+        added, removed = plan(publication, made, remote)
+        if not added and not removed:
+            url = f"{address(api.endpoint, kind, target.repo_id)}/commit/{remote.sha}"
+            break
+        with one_line(target.repo_id):
+            if target.create_pr and (url := open_request(api, publication, made, target)):
                 break
             sent = added, removed
             try:
-                url = commit(api, publication, repo_id, remote.sha, added, removed, revision, create_pr)
+                url = commit(api, publication, target, remote.sha, added, removed)
                 break
             except Exception as error:
                 # Where the answer to a commit was lost, the next look shows whether it has been made.
@@ -158,47 +124,40 @@ def publish(
 
     count = len(publication.files) + len(made.files) + 1
     if sent is None:
-        print(f"{repo_id} holds these {count} files already, nothing is new: {url}")
+        print(f"{target.repo_id} holds these {count} files already, nothing is new: {url}")
     else:
         added, removed = sent
         print(
-            f"published {repo_id}: {len(added)} files ({size(*added)}) new or changed, {count - len(added)}"
-            f" as they were, {len(removed)} removed, in {time.monotonic() - started:.0f} s: {url}"
+            f"published {target.repo_id}: {len(added)} files ({size(*added)}) new or changed,"
+            f" {count - len(added)} as they were, {len(removed)} removed,"
+            f" in {time.monotonic() - started:.0f} s: {url}"
         )
-    print(f"next: {publication.use(repo_id, revision)}")
+    print(f"next: {publication.use(target.repo_id, target.revision)}")
     return url
 
 
 def commit(
     api: "HfApi",
     publication: Publication,
-    repo_id: str,
+    target: Target,
     parent: str,
     added: list["CommitOperationAdd"],
     removed: list["CommitOperationDelete"],
-    revision: str | None,
-    create_pr: bool,
 ) -> str:
     """Send the files, with the client's own patience, then commit them; returns the address of that."""
-    kind = publication.kind
-    api.preupload_lfs_files(
-        repo_id, added, repo_type=kind, revision=revision, create_pr=create_pr, free_memory=False
-    )
+    where = {"repo_type": publication.kind, "revision": target.revision, "create_pr": target.create_pr}
+    api.preupload_lfs_files(target.repo_id, added, **where, free_memory=False)
     made = api.create_commit(
-        repo_id,
+        target.repo_id,
         [*added, *removed],
-        repo_type=kind,
-        revision=revision,
-        create_pr=create_pr,
+        **where,
         parent_commit=parent,
         commit_message=publication.summary,
     )
     return made.pr_url or made.commit_url
 
 
-def rehearse(
-    publication: Publication, repo_id: str, private: bool, revision: str | None, create_pr: bool, force: bool
-) -> str:
+def rehearse(publication: Publication, target: Target) -> str:
     """Print every file with what would become of it, and the card; returns the repository's address.
 
     Without token or network the files are not compared with what is there.
@@ -207,14 +166,14 @@ def rehearse(
 
     remote = None
     try:
-        with one_line(repo_id):
-            api, repo_id, _ = log_in(repo_id)
-            remote = look(api, publication.kind, repo_id, revision, force)
-        refuse(remote, publication.kind, repo_id, private, create_pr, force)
+        with one_line(target.repo_id):
+            api, target, _ = log_in(target)
+            remote = look(api, publication.kind, target)
+        refuse(remote, publication.kind, target)
     except Unreachable as error:
         print(f"not compared with what is there: {error}")
     there = {} if remote is None else remote.files
-    card = publication.card(repo_id, None if remote is None else remote.card)
+    card = publication.card(target.repo_id, None if remote is None else remote.card)
     added, removed = plan(publication, card, remote)
     sizes = {file.path_in_repo: file.upload_info.size for file in added}
     rows = [("changed" if path in there else "new", path, count) for path, count in sizes.items()]
@@ -225,7 +184,7 @@ def rehearse(
         print(f"{state:8}{readable(count):>10}  {path}")
     print(f"\nREADME.md:\n\n{card.text}")
     print(f"nothing was published: {len(added)} files ({size(*added)}) to send, {len(removed)} to remove")
-    return address(HfApi().endpoint, publication.kind, repo_id)
+    return address(HfApi().endpoint, publication.kind, target.repo_id)
 
 
 def plan(
@@ -262,19 +221,14 @@ def differs(file: "CommitOperationAdd", there: dict[str, "RepoFile"]) -> bool:
         return git_hash(content.read()) != other.blob_id
 
 
-def open_request(api: "HfApi", publication: Publication, card: "Card", repo_id: str) -> str | None:
+def open_request(api: "HfApi", publication: Publication, card: "Card", target: Target) -> str | None:
     """The address of an open pull request that holds just this publication already, if there is one."""
     kind = publication.kind
-    found = patiently(
-        lambda: list(
-            api.get_repo_discussions(
-                repo_id, repo_type=kind, discussion_type="pull_request", discussion_status="open"
-            )
-        )
-    )
-    for request in found:
+    wanted = {"repo_type": kind, "discussion_type": "pull_request", "discussion_status": "open"}
+    for request in patiently(lambda: list(api.get_repo_discussions(target.repo_id, **wanted))):
         if request.title == publication.summary:
-            remote = look(api, kind, repo_id, f"refs/pr/{request.num}")
+            there = replace(target, create_pr=False, revision=f"refs/pr/{request.num}")
+            remote = look(api, kind, there)
             if remote is not None and plan(publication, card, remote) == ([], []):
                 return request.url
     return None
@@ -337,10 +291,11 @@ def run(argv: Sequence[str]) -> None:
     if kind not in ("dataset", "model"):
         raise UserError(f"`attn2mask publish` takes `dataset` or `model` first, not {kind!r}")
     given = vars(parser(kind).parse_intermixed_args(rest))
+    target = Target(**{field.name: given.pop(field.name) for field in fields(Target)})
     if kind == "dataset":
-        publish_dataset(given.pop("folders"), given.pop("repo_id"), **given)
+        publish_dataset(given["folders"], target, given["config"])
     else:
-        publish_model(given.pop("folder"), given.pop("repo_id"), **given)
+        publish_model(given["folder"], target, given["metrics"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

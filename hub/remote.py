@@ -4,26 +4,64 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from attn2mask.builders.errors import UserError
+from attn2mask.hub.card import as_list, split
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
 Kind = Literal["dataset", "model"]
+KINDS = ("dataset", "model", "space")  # what a name may belong to
 Answer = TypeVar("Answer")
 
 TRIES, LONGEST_WAIT = 6, 16  # of what the Hub answers with 429 or 5xx, or not at all; seconds between them
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 CHANGED = 412  # the Hub's answer where the parent of a commit is not the newest one any more
-
-
 # What a repository may hold without being anybody's data.
 BARE = {".gitattributes", ".gitignore", "README.md", "LICENSE"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to publish, and how.
+
+    Attributes:
+        repo_id: "owner/name", or a name alone for a repository of one's own.
+        private: of a repository that is made now; a public one is refused.
+        revision: the branch, made from main where it is not there; main unless given.
+        create_pr: open a pull request instead.
+        dry_run: only print every file and the card.
+        force: publish into a repository that holds what is not this project's.
+
+    Raises UserError for a name that the Hub does not allow.
+    """
+
+    repo_id: str
+    private: bool = False
+    revision: str | None = None
+    create_pr: bool = False
+    dry_run: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(self.repo_id)
+        except HFValidationError as error:
+            raise UserError(
+                f"the Hub does not allow the name {self.repo_id!r}: {first_line(error)}"
+            ) from error
+        if self.create_pr and self.revision not in (None, "main"):
+            raise UserError(
+                f"--create-pr opens a pull request against main: leave out --revision {self.revision}"
+            )
 
 
 @dataclass(frozen=True)
@@ -37,11 +75,12 @@ class Remote:
     is_new: bool
 
 
-def look(api: "HfApi", kind: Kind, repo_id: str, revision: str | None, force: bool = False) -> Remote | None:
+def look(api: "HfApi", kind: Kind, target: Target) -> Remote | None:
     """What a repository holds at a branch, or at main where the branch is still to be made; None where there
     is no repository.
 
-    Raises UserError where the name is that of a repository of another kind, unless `force`.
+    Raises UserError where the name is that of a repository of another kind, unless forced, and where its card
+    is no text.
     """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.hf_api import RepoFile
@@ -49,15 +88,17 @@ def look(api: "HfApi", kind: Kind, repo_id: str, revision: str | None, force: bo
     def info(kind: str, revision: str | None = None) -> Any:
         return patiently(lambda: api.repo_info(repo_id, repo_type=kind, revision=revision))
 
+    repo_id = target.repo_id
     try:
         try:
-            found, is_new = info(kind, revision), False
+            found, is_new = info(kind, target.revision), False
         except RevisionNotFoundError:
             found, is_new = info(kind), True
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
-        for other in {"model", "dataset", "space"} - {kind} if not force else ():
+        others = () if target.force else [other for other in KINDS if other != kind]
+        for other in others:
             with suppress(RepositoryNotFoundError):
                 info(other)
                 raise UserError(
@@ -74,61 +115,44 @@ def look(api: "HfApi", kind: Kind, repo_id: str, revision: str | None, force: bo
         file = patiently(
             lambda: api.hf_hub_download(repo_id, "README.md", repo_type=kind, revision=found.sha)
         )
-        card = Path(file).read_bytes().decode(errors="replace")
+        try:
+            card = Path(file).read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"README.md of {repo_id} is no UTF-8 text ({error}): mend it first") from error
     return Remote(found.sha, files, card, bool(found.private), is_new)
 
 
-def refuse(
-    remote: Remote | None,
-    kind: Kind,
-    repo_id: str,
-    private: bool = False,
-    create_pr: bool = False,
-    force: bool = False,
-) -> None:
+def refuse(remote: Remote | None, kind: Kind, target: Target) -> None:
     """Raises UserError for a repository that should not be written."""
-    from huggingface_hub import RepoCard
-
+    repo_id = target.repo_id
     if remote is None:
-        if create_pr:
+        if target.create_pr:
             raise UserError(f"there is no {kind} {repo_id} to open a pull request in: leave out --create-pr")
         return
-    if private and not remote.private:
+    if target.private and not remote.private:
         raise UserError(f"{repo_id} is there already, and public: make it private in its settings first")
     mark = "build.json" if kind == "dataset" else "training_config.json"
     is_ours = any(path.split("/")[-1] == mark for path in remote.files)
     if remote.card is not None:
-        is_ours |= "attn2mask" in (RepoCard(remote.card, ignore_metadata_errors=True).data.get("tags") or ())
+        is_ours |= "attn2mask" in as_list(split(remote.card)[0].get("tags"))
     others = sorted(set(remote.files) - BARE)
-    if others and not is_ours and not force:
+    if others and not is_ours and not target.force:
         raise UserError(
             f"{repo_id} holds what attn2mask did not publish, such as {others[0]}: choose another repository,"
             " or give --force to publish beside it"
         )
 
 
-def make_room(api: "HfApi", kind: Kind, repo_id: str, private: bool, branch: str | None) -> None:
+def make_room(api: "HfApi", kind: Kind, target: Target) -> None:
     """Make the repository and, where it is named, the branch, unless they are there."""
-    patiently(lambda: api.create_repo(repo_id, repo_type=kind, private=private or None, exist_ok=True))
+    repo_id, branch, private = target.repo_id, target.revision, target.private or None
+    patiently(lambda: api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
     if branch is not None and branch != "main":
         patiently(lambda: api.create_branch(repo_id, repo_type=kind, branch=branch, exist_ok=True))
 
 
 class Unreachable(UserError):
     """No token, or no network."""
-
-
-def check_name(repo_id: str, needs_token: bool = True) -> None:
-    """Raises UserError for a name that the Hub does not allow, and where there is no token."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(f"the Hub does not allow the name {repo_id!r}: {first_line(error)}") from error
-    if needs_token:
-        token()
 
 
 def token() -> str:
@@ -144,14 +168,15 @@ def token() -> str:
     return found
 
 
-def log_in(repo_id: str) -> tuple["HfApi", str, dict[str, Any]]:
-    """The client, the repository's full name, and who the token belongs to."""
-    import httpx2
+def log_in(target: Target) -> tuple["HfApi", Target, dict[str, Any]]:
+    """The client, the target with the repository's full name, and who the token belongs to."""
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import httpx
 
     api = HfApi(token=token(), library_name="attn2mask")
-    me = patiently(api.whoami, at_once=(httpx2.ConnectError,))
-    return api, repo_id if "/" in repo_id else f"{me['name']}/{repo_id}", me
+    me = patiently(api.whoami, at_once=(httpx.ConnectError,))
+    own = target.repo_id if "/" in target.repo_id else f"{me['name']}/{target.repo_id}"
+    return api, replace(target, repo_id=own), me
 
 
 def address(endpoint: str, kind: Kind, repo_id: str) -> str:
@@ -179,14 +204,14 @@ def is_transient(error: BaseException | None) -> bool:
 
     Uploads and downloads wrap what stopped them.
     """
-    import httpx2
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx
 
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in TRANSIENT
     if isinstance(error, (RuntimeError, LocalEntryNotFoundError)):
         return is_transient(error.__cause__)
-    return isinstance(error, (httpx2.TransportError, json.JSONDecodeError))
+    return isinstance(error, (httpx.TransportError, json.JSONDecodeError))
 
 
 def is_changed(error: BaseException) -> bool:
@@ -204,18 +229,16 @@ def pause(attempt: int, error: BaseException) -> float:
 
 @contextmanager
 def one_line(repo_id: str) -> Iterator[None]:
-    """Turns what the clients raise into UserError, with one line."""
-    import httpx2
+    """Around calls of the client alone: turns what it raises into UserError, with one line."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx
 
     endpoint = HfApi().endpoint
     again = "the same command tries again, and sends only what is missing"
     try:
         yield
-    except UserError:
-        raise
-    except (httpx2.TransportError, ConnectionError, LocalEntryNotFoundError) as error:
+    except (httpx.TransportError, ConnectionError, LocalEntryNotFoundError) as error:
         reason = first_line(error.__cause__ or error)
         raise Unreachable(f"no connection to {endpoint} ({reason}); {again}") from error
     except HfHubHTTPError as error:
@@ -231,11 +254,12 @@ def one_line(repo_id: str) -> Iterator[None]:
         else:
             message = f"{repo_id}: {said} ({status})"
         raise UserError(message) from error
-    except RuntimeError as error:  # of an upload, which wraps its cause
-        raise UserError(
-            f"{first_line(error)} {first_line(error.__cause__) if error.__cause__ else ''}; {again}"
-        ) from error
-    except ValueError as error:
+    except RuntimeError as error:
+        if error.__cause__ is None:
+            raise
+        # Of an upload, which wraps what stopped it.
+        raise UserError(f"{first_line(error)} {first_line(error.__cause__)}; {again}") from error
+    except ValueError as error:  # what the Hub says of a card's metadata, or an answer that can't be read
         raise UserError(f"{repo_id}: {' '.join(str(error).split())}") from error
 
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attn2mask.builders.errors import UserError
+from attn2mask.hub.card import read_record, shown
 from attn2mask.hub.remote import Kind, first_line
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ MODEL_FILES = (
     *("training_config.json", "adapter_config.json", "deeplabv3plus.py"),
 )
 FIGURES = ("assets/training.png", "assets/predictions.png")
-PEER, LORA = "peer", "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What is to stand in a repository: `files` by their path in it, and the card made upon the one there.
+    """What is to stand in a repository: `files`, or what is in them, by their path in it, and the card made
+    upon the one there.
 
     `owns(path, paths)` says whether `path`, one of the `paths` of the repository, is for this publication to
     remove where it has no such file; `use` is a line of Python that loads what was published.
@@ -37,7 +38,7 @@ class Publication:
 
     kind: Kind
     summary: str
-    files: dict[str, Path]
+    files: dict[str, Path | bytes]
     card: Callable[[str, str | None], "Card"]
     owns: Callable[[str, Collection[str]], bool]
     use: Callable[[str, str | None], str]
@@ -54,11 +55,7 @@ def gather_builds(builds: Sequence[Path], config: str | None = None) -> Publicat
     for path in builds:
         path = Path(path)
         name = config_name(path) if config is None else config
-        if not CONFIG_NAME.fullmatch(name) or name in TAKEN:
-            raise UserError(
-                f"{path} can't be published as config {name!r}: give --config with a name of letters, digits,"
-                " _ and -"
-            )
+        check_config(name)
         if name in named:
             raise UserError(
                 f"{named[name]} and {path} are both config {name}: publish one of them alone, with --config"
@@ -92,6 +89,15 @@ def config_name(path: Path) -> str:
     from attn2mask.builders.shards import BuildDirectory
 
     return BuildDirectory(path).record()["identity"]["table"]
+
+
+def check_config(name: str) -> None:
+    """Raises UserError for a class table's name, or another, that can't be a config's."""
+    if not CONFIG_NAME.fullmatch(name) or name in TAKEN:
+        raise UserError(
+            f"{name!r} can't be the name of a config, which is of letters, digits, _ . and -, and not"
+            f" {' or '.join(TAKEN)}: rename the class table, or give `attn2mask publish dataset` --config"
+        )
 
 
 def checked_build(path: Path) -> list[Path]:
@@ -133,30 +139,26 @@ def checked_build(path: Path) -> list[Path]:
 
 
 def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
-    """A checkpoint, or a LoRA adapter. Raises UserError for one that does not load, or not for others."""
+    """A checkpoint with the reports of its scores, or a LoRA adapter. Raises UserError for one that does not
+    load, or not for others.
+    """
+    from attn2mask.builders.painter import LORA_WEIGHTS
+    from attn2mask.hub.model_card import adapter_card, model_card, reports
+    from attn2mask.training.checkpoint import CONFIG, PEER
+
     folder = Path(folder)
-    is_adapter = (folder / LORA).is_file()
-    files = adapter_files(folder) if is_adapter else checkpoint_files(folder)
-    measured = [] if is_adapter else [Path(m) for m in metrics] or sorted(folder.glob("metrics*.json"))
-    for file in measured:
-        try:
-            is_report = "mean_iou" in json.loads(file.read_bytes())
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"--metrics {file} can't be read as JSON: {first_line(error)}") from error
-        if not is_report or f"metrics/{file.name}" in files:
-            raise UserError(
-                f"--metrics {file} is not what `attn2mask evaluate --out` wrote"
-                if not is_report
-                else f"--metrics has two files called {file.name}: rename one"
-            )
-        files[f"metrics/{file.name}"] = file
+    is_adapter = (folder / LORA_WEIGHTS).is_file()
+    measured = {} if is_adapter else reports(folder, metrics)
+    files: dict[str, Path | bytes] = dict(adapter_files(folder) if is_adapter else checkpoint_files(folder))
+    # Records go without the places of this machine.
+    records = {name: path for name, path in files.items() if name in (CONFIG, "adapter_config.json")}
+    records |= {f"metrics/{name}.json": path for name, path in measured.items()}
+    files |= {name: without_places(path) for name, path in records.items()}
 
     def card(repo_id: str, old: str | None) -> "Card":
-        from attn2mask.hub.model_card import adapter_card, model_card
-
         if is_adapter:
             return adapter_card(folder, repo_id, old)
-        return model_card(folder, repo_id, measured, old)
+        return model_card(folder, repo_id, metrics, old)
 
     def owns(path: str, paths: Collection[str]) -> bool:
         if path.startswith((f"{PEER}/", "metrics/")):
@@ -178,9 +180,22 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
     return Publication("model", f"Publish the {what}", files, card, owns, use)
 
 
+def without_places(path: Path) -> bytes:
+    """A record as it goes to the Hub: of a path that begins at a machine's root, or home, the last part."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: cut(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [cut(inner) for inner in value]
+        return shown(value) if isinstance(value, str) else value
+
+    return f"{json.dumps(cut(read_record(path)), indent=2)}\n".encode()
+
+
 def checkpoint_files(folder: Path) -> dict[str, Path]:
     """Both networks of a checkpoint that loads, its processor and configuration; its states and logs stay."""
-    from attn2mask.training.checkpoint import CONFIG, load_checkpoint
+    from attn2mask.training.checkpoint import CONFIG, PEER, load_checkpoint
 
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: publish what training wrote")
@@ -205,12 +220,15 @@ def adapter_files(folder: Path) -> dict[str, Path]:
     """A painter's LoRA in diffusers' format, with its records."""
     from safetensors import SafetensorError, safe_open
 
+    from attn2mask.builders.painter import LORA_RECORD, LORA_WEIGHTS
+
+    weights = folder / LORA_WEIGHTS
     try:
-        with safe_open(folder / LORA, "pt") as weights:
-            names = list(weights.keys())
+        with safe_open(weights, "pt") as file:
+            tensors = list(file.keys())
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / LORA} can't be read: {first_line(error)}") from error
-    if not any("lora" in name for name in names):
-        raise UserError(f"{folder / LORA} holds no LoRA weights")
-    records = ("adapter_config.json", "training_config.json")
-    return {name: folder / name for name in (LORA, *records) if (folder / name).is_file()}
+        raise UserError(f"{weights} can't be read: {first_line(error)}") from error
+    if not any("lora" in name for name in tensors):
+        raise UserError(f"{weights} holds no LoRA weights")
+    names = (LORA_WEIGHTS, "adapter_config.json", LORA_RECORD)
+    return {name: folder / name for name in names if (folder / name).is_file()}

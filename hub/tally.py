@@ -28,9 +28,10 @@ class Tally:
     """Counts over `rows` rows of a table of K names; every array is indexed by mask id.
 
     `held` (K,) rows that name the class; `pixels` (K,) its pixels, and `trusted` (K,) those of them that are
-    reliable, a graded one in part; `area` (K, BINS) rows by the share of the picture that it covers;
-    `together` (K, K) rows that name both; `labelled` rows by their number of classes; `seen` all pixels, and
-    `trust` the sum of their reliability, 0 to 1 each.
+    reliable, a graded one in part; `share` (K,) the sum over its rows of the part of the picture that it
+    covers, 0 to 1 each, and `area` (K, BINS) its rows by that part; `together` (K, K) rows that name both;
+    `labelled` rows by their number of classes; `seen` all pixels, and `trust` the sum of their reliability,
+    0 to 1 each.
     """
 
     names: tuple[str, ...]
@@ -119,6 +120,7 @@ def figure(found: Tally) -> Figure:
     """By class, without the background: rows, area, reliable share; and which classes stand in one row."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     ids = np.flatnonzero(found.held)
     if len(ids) > MOST:
@@ -131,6 +133,7 @@ def figure(found: Tally) -> Figure:
         rows.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
         rows.set_title("rows that hold the class", fontsize=10)
         rows.margins(x=0.16)
+        rows.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
         low, high = (quantile(found.area[ids], q) for q in (0.1, 0.9))
         mean = np.array([100 * found.mean_area(k) for k in ids])
@@ -140,8 +143,11 @@ def figure(found: Tally) -> Figure:
         area.set_xlim(left=0)
 
         shares = [100 * (found.reliable(k) or 0) for k in ids]
-        bars = trust.barh(places, shares, color="#54a24b")
-        trust.bar_label(bars, fmt="{:.0f}", padding=-18, fontsize=8, color="white")
+        trust.barh(places, shares, color="#54a24b")
+        numbers = trust.secondary_yaxis("right")
+        numbers.set_yticks(places, [f"{share:.0f}" for share in shares], fontsize=8)
+        numbers.tick_params(length=0)
+        numbers.spines["right"].set_visible(False)
         whole = 100 * found.trust / max(found.seen, 1)
         trust.axvline(whole, color="#333333", linewidth=1, linestyle="--")
         trust.set_title(f"reliable part of its pixels, %\n(dashed: of all pixels, {whole:.1f})", fontsize=10)
@@ -163,11 +169,11 @@ def _pairs(axes: Any, together: np.ndarray, names: Sequence[str]) -> None:
     axes.set_title("rows that hold both classes", fontsize=10)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    if len(names) < 2:
-        axes.set(xticks=[], yticks=[])
-        return
     shown = np.where(np.tri(len(names), k=-1, dtype=bool), together, np.nan)[1:, :-1]
-    most = np.nanmax(shown, initial=1)
+    most = np.nanmax(shown, initial=0)
+    if not most:
+        axes.set(xticks=[], yticks=[], title="no row holds two classes")
+        return
     axes.imshow(shown, cmap="Blues", vmin=0, vmax=1.25 * most, aspect="auto")
     for y, x in np.argwhere(shown > 0):
         value = int(shown[y, x])

@@ -15,11 +15,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.utils import convert_state_dict_to_diffusers
 from hypothesis import settings
+from peft import LoraConfig, get_peft_model_state_dict
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 # No deadline for a single example: machines that run tests are busy.
 settings.register_profile("busy", deadline=None)
+settings.register_profile("long", deadline=None)  # `--hypothesis-profile long`: see test_fuzz.py
 settings.load_profile("busy")
 
 # Words of one token. All others are spelt letter by letter: "dog" is one token, "cow" is three.
@@ -53,6 +56,17 @@ def tiny_model(tiny_pipeline, tmp_path_factory) -> Callable[[str], Path]:
             tiny_pipeline(kind).save_pretrained(path)
         return path
 
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_lora(tiny_model, tmp_path_factory) -> Path:
+    """The folder of a LoRA of the tiny "sd15", as `--lora` takes it, with random weights of rank 2."""
+    folder = tmp_path_factory.mktemp("lora")
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_model("sd15"), dtype=torch.float32)
+    pipe.unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_k", "to_q"]))
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)
     return folder
 
 

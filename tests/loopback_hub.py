@@ -185,7 +185,7 @@ def is_large(path: str, content: bytes) -> bool:
 
 
 def check_card(content: str) -> None:
-    """As the Hub does it: refuses metadata that is no YAML mapping."""
+    """As the Hub does it: refuses metadata that is no YAML mapping, or names no language by its code."""
     block = re.match(r"---\n(.*?)\n---(\n|$)", content, re.DOTALL)
     try:
         data = yaml.safe_load(block[1]) if block else {}
@@ -193,6 +193,10 @@ def check_card(content: str) -> None:
         raise Refusal(400, f"Invalid YAML: {error}") from error
     if not isinstance(data, dict):
         raise Refusal(400, "Metadata must be a mapping")
+    languages = data.get("language") or []
+    for language in [languages] if isinstance(languages, str) else languages:
+        if not re.fullmatch("[a-z]{2,3}", language):
+            raise Refusal(400, '"language" must be an ISO 639 code')
 
 
 REPO = r"(?P<kind>models|datasets|spaces)/(?P<name>[^/]+/[^/]+)"
@@ -345,7 +349,10 @@ class Handler(BaseHTTPRequestHandler):
         return {"url": url, "name": name}
 
     def validate(self) -> Any:
-        check_card(self.json()["content"])
+        try:
+            check_card(self.json()["content"])
+        except Refusal as refusal:
+            return refusal.status, {}, {"errors": [{"message": refusal.error}], "warnings": []}
         return {"errors": [], "warnings": []}
 
     def auth_check(self, kind: str, name: str, write: str | None) -> Any:

@@ -7,6 +7,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -35,10 +37,11 @@ from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.workers import encode
 from attn2mask.builders.worlds.scenes import draw_scene
 from attn2mask.hub.card import block, compose, compose_blocks, hub_id, merge, split, table, wrapped
-from attn2mask.hub.dataset_card import Build, dataset_card, remake
+from attn2mask.hub.dataset_card import dataset_card, remake
 from attn2mask.hub.model_card import adapter_card, model_card
 from attn2mask.hub.tally import Tally, figure, quantile, sampled_rows, tally
 from attn2mask.training import train
+from attn2mask.training.layouts import hub_name
 from attn2mask.training.scoring import EvaluateConfig
 from attn2mask.training.scoring import run as evaluate
 from attn2mask.training.settings import TrainConfig
@@ -81,6 +84,7 @@ def make_build(path: Path, name: str = "voc") -> Path:
         "batch_size": 8,
         "device": "cpu",
         "dtype": "float32",
+        **build.licences(config, FACTS["model_version"]),
         **build.provenance(),
         "table": asdict(table),
     }
@@ -141,14 +145,42 @@ def changed(folder: Path, tmp_path: Path, file: str, *keys_and_value) -> Path:
     """A copy of a folder whose record `file` holds another value under the keys."""
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy)
-    record = json.loads((copy / file).read_text())
-    *keys, last, value = keys_and_value
-    part = record
-    for key in keys:
-        part = part[key]
-    part[last] = value
-    (copy / file).write_text(json.dumps(record))
+    *keys, value = keys_and_value
+    (copy / file).write_text(json.dumps(with_value(json.loads((copy / file).read_text()), keys, value)))
     return copy
+
+
+def with_value(record: dict, keys: Sequence, value: object) -> dict:
+    """A copy of a record that holds the value under the keys."""
+    copy = deepcopy(record)
+    part = copy
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = value
+    return copy
+
+
+def leaves(value: object, keys: tuple = ()) -> Iterator[tuple[tuple, object]]:
+    """(keys, value) of everything in a record that holds nothing further."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not inner:
+        yield keys, value
+    for key, part in inner:
+        yield from leaves(part, (*keys, key))
+
+
+def other(value: object) -> object:
+    """Another value of its kind."""
+    if isinstance(value, bool):
+        return not value
+    return value + 2 if isinstance(value, int | float) else f"{value or ''}x"
+
+
+def rows_of(text: str, *heads: str) -> set[str]:
+    """The lines of a card's tables whose first column has one of these heads."""
+    found = re.findall(r"^(\|.*\n\|[-:| ]+\n(?:\|.*\n?)*)", text, re.MULTILINE)
+    tables = [table.splitlines() for table in found]
+    return {line for head, _, *lines in tables if head.split("|")[1].strip() in heads for line in lines}
 
 
 def blocks_of(text: str, language: str) -> list[str]:
@@ -294,6 +326,8 @@ def test_names_of_the_hub_and_paths_are_told_apart(tmp_path, monkeypatch):
         "a/b c",
     ):
         assert hub_id(name) is None, name
+        assert name == "VOCdevkit/VOC2012" or name == "data/voc" or hub_name(name) is None, name
+    assert hub_name("microsoft/resnet-50") == "microsoft/resnet-50"
     monkeypatch.chdir("/")
     assert hub_id("my/rows", tmp_path / "run") is None
 
@@ -434,7 +468,7 @@ def test_a_card_names_no_place_of_this_machine(card, run, report, tmp_path_facto
         ("build.json", ("git_commit", "0123abc"), "`0123abc`"),
         ("build.json", ("git_commit", None), "| git commit | not recorded |"),
         ("build.json", ("dtype", "float16"), "float16, cpu, 8"),
-        ("report.json", ("rows_with_foreground", 3), "3 rows hold a class"),
+        ("report.json", ("rows_with_foreground", 3), "Classes stand in 3 rows"),
         ("report.json", ("foreground", 0.123), "12.3 % of the pixels"),
         ("report.json", ("rejected_attempts", 77), "rejected 77 attempts"),
         ("report.json", ("dropped", {"voc-x": ["cup: its map is empty"]}), "| its map is empty | 1 |"),
@@ -445,8 +479,67 @@ def test_what_the_card_of_a_dataset_says_is_recorded(card, voc, no_figures, tmp_
     assert said in dataset_card({"voc": changed(voc, tmp_path, file, *change)}, REPO).text
 
 
+def test_a_card_of_a_dataset_follows_every_value_of_its_records(voc, no_figures, tmp_path):
+    """Each value changed alone changes the card, but for what the rows tell themselves; and each line of its
+    tables is changed by one of them.
+    """
+    copy = shutil.copytree(voc, tmp_path / "voc")
+    record = BuildDirectory(voc).record() | {"license": "openrail", "lora_license": "mit"}
+    record["captions"] = {"source": "captions.jsonl", "naming_a_class": 77}
+    record["identity"] |= {
+        "model": "owner/painter", "lora": "owner/lora", "lora_scale": 0.7, "lora_version": "sha256:def",
+        "captions": "sha256:abc", "balance": True,
+    }  # fmt: skip
+    record["identity"]["rules"] |= {"threshold": "fixed", "beta": 0.4}
+    report = json.loads((voc / "report.json").read_text())
+    report["dropped"] = {"voc-0-00000002": ["cup: its map is empty"]}
+    records = {"build.json": record, "report.json": report}
+    for file, sound in records.items():
+        (copy / file).write_text(json.dumps(sound))
+    silent = [("identity", "table_version"), ("rows",), ("reliable",)]
+    text, followed = dataset_card({"voc": copy}, REPO).text, set()
+    for file, sound in records.items():
+        for keys, value in leaves(sound):
+            if keys[0] == "table" and keys[1:] not in [("background",), ("ignore",)] and keys[-1] != "name":
+                continue  # words and colours, which build.json holds
+            new = "remask" if keys == ("command",) else other(value)
+            (copy / file).write_text(json.dumps(with_value(sound, keys, new)))
+            changed_text = dataset_card({"voc": copy}, REPO).text
+            is_silent = keys in silent or keys[0] == "classes" or keys == ("table", "name")
+            assert (changed_text == text) == is_silent, (file, keys)
+            followed |= rows_of(text, *MADE) - rows_of(changed_text, *MADE)
+        (copy / file).write_text(json.dumps(sound))
+    assert followed == rows_of(text, *MADE)
+    assert len(followed) > 40
+
+
+MADE = ("painting", "labelling", "", "reason", "sample")  # tables of what a build recorded
+
+
+def test_the_numbers_of_a_datasets_card_are_those_of_its_rows(card, voc, tmp_path):
+    """Counted once more, by way of `datasets`."""
+    rows = load_dataset(str(voc), split="train", cache_dir=str(tmp_path))
+    names = load_table("voc").names
+    masks, trust = ([np.asarray(picture) for picture in rows[column]] for column in ("mask", "reliability"))
+    expected = set()
+    for k, name in enumerate(names):
+        held = [i for i in range(len(rows)) if k in rows[i]["classes"]]
+        here = np.concatenate([t[m == k] for m, t in zip(masks, trust, strict=True)])
+        reliable = (here == 255).sum() / max(here.size, 1)
+        if k == 0:
+            expected.add(f"| 0 | {name} |  | {np.mean(np.stack(masks) == 0):.1%} | {reliable:.1%} |  |")
+        elif held:
+            area = np.mean([np.mean(masks[i] == k) for i in held])
+            beside = [sum(n in rows[i]["classes"] for i in held) * (n != k) for n in range(len(names))]
+            partner = f"{names[np.argmax(beside)]} ({max(beside)})" if max(beside) else "-"
+            expected.add(f"| {k} | {name} | {len(held)} | {area:.1%} | {reliable:.1%} | {partner} |")
+    assert {line.replace(" %", "%") for line in rows_of(card.text, "id")} == expected
+    assert f"{np.mean(np.stack(trust) == 255):.1%} of all pixels".replace("%", " %") in card.text
+
+
 def test_a_painter_of_the_hub_is_linked_and_its_licence_not_guessed(voc, no_figures, tmp_path):
     other = changed(voc, tmp_path, "build.json", "identity", "model", "owner/painter")
+    other = changed(other, tmp_path / "silent", "build.json", "license", None)
     made = dataset_card({"voc": other}, REPO)
     assert "(https://huggingface.co/owner/painter/tree/sha256:abc)" in made.text
     assert "| its licence | not recorded |" in made.text
@@ -454,6 +547,10 @@ def test_a_painter_of_the_hub_is_linked_and_its_licence_not_guessed(voc, no_figu
     assert (data["license"], data["source_models"]) == ("unknown", ["owner/painter"])
     known = changed(other, tmp_path / "known", "build.json", "license", "creativeml-openrail-m")
     assert split(dataset_card({"voc": known}, REPO).text)[0]["license"] == "creativeml-openrail-m"
+    lora = changed(known, tmp_path / "lora", "build.json", "identity", "lora", "owner/lora")
+    made = dataset_card({"voc": lora}, REPO)
+    assert split(made.text)[0]["license"] == ["creativeml-openrail-m", "unknown"]
+    assert "| its licence | not recorded |" in made.text
 
 
 def test_a_build_without_report_says_so(voc, no_figures, tmp_path):
@@ -470,8 +567,6 @@ def test_what_is_no_build_is_one_line(voc, tmp_path):
     shutil.copy(voc / "build.json", tmp_path)
     with pytest.raises(UserError, match="holds no rows"):
         dataset_card({"voc": tmp_path}, REPO)
-    with pytest.raises(UserError, match="can't name a configuration"):
-        dataset_card({"my rows": voc}, REPO)
 
 
 def test_configurations_stand_beside_one_another(card, voc, tmp_path):
@@ -565,7 +660,6 @@ def test_where_values_come_from():
     assert origin("rules.steps", [0.5, 0.5]) == REPLICATION
     assert origin("rules.map_sides", [16, 32]) == LIKELY
     assert origin("rules.crf.gt_prob", 0.7) == origin("what nobody states", None) == OURS
-    assert Build.licence.fget(type("B", (), {"identity": {"model": "x/y"}, "record": {}})()) == "unknown"
 
 
 # The card of a model
@@ -583,24 +677,77 @@ def test_metadata_of_a_model_is_what_the_hub_reads(run, report):
     assert values["mean_iou", "mean IoU (network A)"] == found["networks"]["a"]["mean_iou"]
     assert values["mean_iou", "mean IoU (both networks)"] == found["mean_iou"]
     assert {result.dataset_name for result in data.eval_results} == {"voc"}
-    entries = parse_eval_result_entries(yaml.safe_load(made.files[".eval_results/report.yaml"]))
-    assert [entry.value for entry in entries] == [found["networks"]["a"]["mean_iou"], found["mean_iou"]]
-    assert all("folder" in entry.notes for entry in entries)
+
+
+def test_the_hubs_own_results_are_of_datasets_of_the_hub_alone(run, report, no_figures, tmp_path):
+    made = model_card(run, REPO, [report])
+    assert not [name for name in made.files if name.startswith(".eval_results")]
+    assert "told of it by the model-index alone" in made.text
+    found = json.loads(report.read_text())
+    found["evaluated"]["hub"] = "owner/rows"
+    (tmp_path / "report.json").write_text(json.dumps(found))
+    made = model_card(run, REPO, [tmp_path / "report.json"])
+    (entry,) = parse_eval_result_entries(yaml.safe_load(made.files[".eval_results/report.yaml"]))
+    assert (entry.dataset_id, entry.value) == ("owner/rows", found["networks"]["a"]["mean_iou"])
+    assert "model-index alone" not in made.text
 
 
 def test_backbone_and_rows_of_the_hub_are_named(run, no_figures, tmp_path):
-    other = changed(run, tmp_path, "training_config.json", "settings", "backbone", "microsoft/resnet-50")
-    other = changed(other, tmp_path / "2", "training_config.json", "config", "dataset", "owner/rows")
-    other = changed(other, tmp_path / "3", "config.json", "backbone_from_scratch", False)
+    other = changed(run, tmp_path, "training_config.json", "on_hub", "backbone", "microsoft/resnet-50")
+    other = changed(other, tmp_path / "2", "training_config.json", "on_hub", "dataset", "owner/rows")
+    other = changed(other, tmp_path / "3", "training_config.json", "rows", {"revision": "0a1b"})
+    other = changed(other, tmp_path / "4", "config.json", "backbone_from_scratch", False)
     made = model_card(other, REPO)
     data = split(made.text)[0]
     assert (data["base_model"], data["datasets"], data["license"]) == (
         "microsoft/resnet-50", ["owner/rows"], "unknown",
     )  # fmt: skip
-    assert "[owner/rows](https://huggingface.co/datasets/owner/rows)" in made.text
+    assert "[owner/rows](https://huggingface.co/datasets/owner/rows/tree/0a1b)" in made.text
     assert "painted" not in split(made.text)[1].split("## Use")[0]
-    from_scratch = changed(other, tmp_path / "4", "config.json", "backbone_from_scratch", True)
+    from_scratch = changed(other, tmp_path / "5", "config.json", "backbone_from_scratch", True)
     assert "base_model" not in split(model_card(from_scratch, REPO).text)[0]
+
+
+def test_what_was_learnt_from_is_what_the_training_recorded(run, voc, no_figures, tmp_path):
+    """Not what lies in the folder now."""
+    recorded = json.loads((run / "training_config.json").read_text())
+    build = BuildDirectory(voc).record()
+    assert recorded["rows"] == {name: build[name] for name in ("num_images", "identity", "license")}
+    assert recorded["on_hub"] == {"dataset": None, "eval_dataset": None, "backbone": None}
+    text = model_card(run, REPO).text
+    assert f"{ROWS} pictures that `embedded` painted" in text
+    moved = changed(run, tmp_path, "training_config.json", "config", "dataset", str(tmp_path / "gone"))
+    assert model_card(moved, REPO).text == text.replace("--dataset voc", "--dataset gone").replace(
+        "| rows | `voc` |", "| rows | `gone` |"
+    )
+
+
+def test_a_run_does_not_go_on_with_other_rows(run, tmp_path):
+    config = TrainConfig(
+        **json.loads((run / "training_config.json").read_text())["config"] | {"resume": True}
+    )
+    rows = train.rows_record(config.dataset)
+    assert train.steps_done(run, config, rows) == 4
+    for other_rows in (rows | {"num_images": ROWS + 1}, {}):
+        with pytest.raises(UserError, match="began with other rows"):
+            train.steps_done(run, config, other_rows)
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "run.json").write_text(json.dumps(config.identity()))  # of a run from before rows were recorded
+    assert train.steps_done(copy, config, rows) == 4
+
+
+def test_the_licence_of_a_model_is_that_of_rows_and_backbone_of_ones_own(run, no_figures, tmp_path):
+    def licence(folder: Path) -> str:
+        return split(model_card(folder, REPO).text)[0]["license"]
+
+    assert licence(run) == "unknown"
+    own = changed(run, tmp_path, "training_config.json", "settings", "backbone", "embedded")
+    assert licence(own) == "apache-2.0"
+    for number, keys in enumerate(
+        [("identity", "model", "owner/it"), ("identity", "lora", "x"), ("license", None)]
+    ):
+        other = changed(own, tmp_path / str(number), "training_config.json", "rows", *keys)
+        assert licence(other) == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -613,8 +760,8 @@ def test_backbone_and_rows_of_the_hub_are_named(run, no_figures, tmp_path):
         ("training_config.json", ("settings", "batch_size", 12), "| batch size | 12 | the paper, Table 1 |"),
         (
             "training_config.json",
-            ("settings", "momentum", 0.8),
-            "| momentum | 0.8 | ours; **not verified** |",
+            ("settings", "clip", 0.8),
+            "| clip | 0.8 | ours; **not verified** |",
         ),
         ("training_config.json", ("settings", "mixing", False), "| mixing | no | switched off here |"),
         ("training_config.json", ("versions", "torch", "9.9"), "| torch | 9.9 |"),
@@ -622,12 +769,61 @@ def test_backbone_and_rows_of_the_hub_are_named(run, no_figures, tmp_path):
         ("metrics.json", ("networks", "a", "mean_iou", 0.4321), "| **mean IoU** | 43.2 |"),
         ("metrics.json", ("networks", "a", "per_class_iou", "cat", 0.9876), "| cat | 98.8 |"),
         ("metrics.json", ("networks", "a", "num_images", 1449), "1,449 pictures"),
-        ("metrics.json", ("networks", "a", "mean_iou", 0.25), "\n  value: 0.25\n"),
+        ("metrics.json", ("networks", "a", "mean_iou", 0.25), "\n      value: 0.25\n"),
     ],
 )
 def test_what_the_card_of_a_model_says_is_recorded(run, no_figures, tmp_path, file, change, said):
     assert said not in told(model_card(run, REPO))
     assert said in told(model_card(changed(run, tmp_path, file, *change), REPO))
+
+
+def test_a_card_of_a_model_follows_every_value_of_its_records(run, report, no_figures, tmp_path):
+    """As for datasets. Options of the run itself, and what the rows' own card says, are silent."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    training = json.loads((run / "training_config.json").read_text())
+    training["settings"] |= {"optimizer": "sgd", "backbone": "embedded"}
+    training["rows"]["revision"] = "0a1b"
+    hubs = {"dataset": "owner/rows", "eval_dataset": None, "backbone": "owner/bone"}
+    found = json.loads(report.read_text())
+    looks = {"split": "val", "limit": 4, "scales": "1,2", "flip": True, "window": 64, "hub": "owner/scores"}
+    found["evaluated"] |= looks
+    for figures in (found, *found["networks"].values()):
+        figures["per_class_iou"] = {n: 0.01 * k for k, n in enumerate(figures["per_class_iou"], start=1)}
+    config = json.loads((run / "config.json").read_text()) | {"backbone_from_scratch": False}
+    kept = ("model_type", "id2label", "class_table", "backbone_from_scratch")
+    config["backbone_config"] = {"model_type": config["backbone_config"]["model_type"]}
+    records = {
+        "training_config.json": training | {"on_hub": hubs}, "config.json": config, "report.json": found,
+    }  # fmt: skip
+    folder_alone = training | {"on_hub": {}}  # of an own backbone: then the licence of the rows counts
+    silent = re.compile(
+        "table|on_hub/eval_dataset|(num_images|networks/b/num_images)|evaluated/(checkpoint|table|out|seconds)"
+        "|config/(output_dir|workers|eval_.*|micro_batch|checkpoint_every|report_to|resume|push_to_hub)"
+        "|rows/identity/(?!model$|model_version|seed|rules/threshold|rules/reliability).*"
+    )
+
+    def card(records: dict[str, dict]) -> str:
+        for file, record in records.items():
+            (copy / file).write_text(json.dumps(record))
+        return told(model_card(copy, REPO, [copy / "report.json"]))
+
+    bases = [records, records | {"training_config.json": folder_alone}]
+    texts, followed = [card(base) for base in bases], set()
+    for file, sound in records.items():
+        for keys, value in leaves(sound):
+            if file == "config.json" and keys[0] not in (*kept, "backbone_config"):
+                continue  # of the architecture
+            now = [card(base | {file: with_value(base[file], keys, other(value))}) for base in bases]
+            is_silent = silent.fullmatch("/".join(map(str, keys))) is not None
+            assert (now == texts) == is_silent, (file, keys)
+            for before, after in zip(texts, now, strict=True):
+                followed |= rows_of(before, *TRAINED) - rows_of(after, *TRAINED)
+    (copy / "log.jsonl").write_text('{"step": 1, "images_per_second": 77.5}\n')
+    followed |= rows_of(texts[1], *TRAINED) - rows_of(card(bases[1]), *TRAINED)
+    assert followed == set().union(*(rows_of(text, *TRAINED) for text in texts))
+
+
+TRAINED = ("", "setting", "%", "class")  # tables of what training and evaluation recorded
 
 
 def told(made) -> str:
@@ -638,9 +834,10 @@ def told(made) -> str:
 def test_a_run_alone_shows_its_own_scores_and_pictures(run):
     made = model_card(run, REPO)
     assert "Measured by the training itself, at step 4." in made.text
+    assert "| momentum |" not in made.text  # AdamW does not read it
     last = max((run / "predictions").glob("*.png"))
     assert made.files["assets/predictions.png"] == last.read_bytes()
-    assert {"assets/training.png", "assets/metrics-iou.png", ".eval_results/metrics.yaml"} <= set(made.files)
+    assert {"assets/training.png", "assets/metrics-iou.png"} <= set(made.files)
 
 
 def test_records_that_are_missing_are_said_to_be(run, tmp_path):
@@ -692,6 +889,7 @@ def test_the_commands_of_a_models_card_run(run, report):
     launch = launch_command_parser().parse_args(learn[2:])
     config = parse(TrainConfig, launch.training_script_args, "train", "")
     recorded = json.loads((run / "run.json").read_text())
+    del recorded["rows"]
     assert config.identity() == recorded | {"dataset": "voc", "backbone": "backbone"}
 
 
@@ -731,15 +929,8 @@ def test_the_card_of_an_adapter(adapter):
     assert split(made.text)[0]["license"] == "apache-2.0"
 
 
-def test_the_python_of_an_adapters_card_runs(tiny_model, tmp_path, monkeypatch):
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
-    from peft import LoraConfig, get_peft_model_state_dict
-
-    pipe = StableDiffusionPipeline.from_pretrained(tiny_model("sd15"), dtype=torch.float32)
-    pipe.unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_k", "to_q"]))
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
-    StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=layers)
+def test_the_python_of_an_adapters_card_runs(tiny_model, tiny_lora, tmp_path, monkeypatch):
+    shutil.copytree(tiny_lora, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     for base in (str(tiny_model("sd15")), "embedded"):
         config = {"base_model": base, "instance_prompt": 'a "red" street'}

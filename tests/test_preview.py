@@ -1,6 +1,7 @@
 """The preview page: what its pieces say of rows, rules and cards, and the page itself in headless Chromium.
 
-The browser's part is skipped where Debian's `chromium` is not installed; screenshots lie in pytest's folder.
+The browser's part is skipped where no Chromium is installed, the one thing that pip can't bring; screenshots
+lie in pytest's folder.
 """
 
 import base64
@@ -42,7 +43,7 @@ from attn2mask.training.evaluation import segment
 from attn2mask.training.models import build_network
 
 TABLE, RULES = load_table("voc"), PRESETS["default"]
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")  # or playwright's own
 PROMPT = "a <b>{}</b> & ${{1 + 1}}, {{{{2 * 3}}}}"  # what HTML or a template would read otherwise
 
 
@@ -146,7 +147,7 @@ def test_rows_are_read_one_by_one_from_their_shards(data):
 
 def test_rows_come_out_of_later_row_groups(tmp_path):
     directory = BuildDirectory(tmp_path)
-    record = {"num_images": 40, "identity": {"shard_size": 40}, "table": asdict(TABLE)}
+    record = {"num_images": 40, "identity": {"shard_size": 40}, "table": asdict(TABLE), "versions": {}}
     (tmp_path / "build.json").write_text(json.dumps(record))
     (shard,) = plan(40, 40)
     rows = [drawn_sample(0).to_row(False) | {"seed": k} for k in range(40)]
@@ -272,13 +273,12 @@ def test_large_tables_have_masks_of_16_bits():
 
 
 def test_the_card_is_the_one_that_publishing_would_write(data, run, tmp_path, no_cards):
-    (run / "metrics.json").write_text("{}")
     (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"")
     for folder in (data.path, run, tmp_path):
         preview.write_card(folder, "me/it")
     assert no_cards == [
         ("dataset_card", {"voc": data.path}, "me/it"),
-        ("model_card", run, "me/it", [run / "metrics.json"]),
+        ("model_card", run, "me/it"),
         ("adapter_card", tmp_path, "me/it"),
     ]
 
@@ -293,6 +293,23 @@ def test_a_cards_figures_stand_inside_it(no_cards):
         files={"assets/one.png": PIXEL},
     )
     assert preview.card_parts(tag) == ("a: 1", f'<img src="{address}">\nassets/one.png\n---')
+
+
+@pytest.fixture
+def adapter(tiny_lora, tmp_path) -> Path:
+    """A LoRA with the record that its training leaves."""
+    folder = shutil.copytree(tiny_lora, tmp_path / "adapter")
+    record = {"base_model": "owner/painter", "instance_prompt": "a photo of a sks street", "seed": 4711}
+    (folder / "training_config.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_the_real_card_of_an_adapter(adapter):
+    metadata, text = preview.card_parts(preview.write_card(adapter, "me/streets"))
+    assert yaml.safe_load(metadata)["base_model"] == "owner/painter"
+    assert 'load_lora_weights("me/streets")' in text
+    assert "| seed | 4711 |" in text
+    assert "| rank of the weights | 2 |" in text
 
 
 def test_the_real_card_needs_no_file_beside_it(data):
@@ -334,7 +351,7 @@ def test_any_picture_will_do_and_large_ones_are_made_smaller(run, monkeypatch, m
     ("argv", "message"),
     [
         ([], "DIR is missing"),
-        (["nowhere"], "nowhere holds neither a build (build.json) nor a checkpoint (config.json)"),
+        (["nowhere"], "nowhere holds nothing to preview: no build (build.json), checkpoint (config.json) or"),
         (["nowhere", "--port", "0"], "--port 0: it must lie between 1 and 65535"),
         (["nowhere", "--port", "70000"], "--port 70000: it must lie between 1 and 65535"),
     ],
@@ -355,7 +372,6 @@ def test_without_the_extra_it_says_how_to_install_it(data, capsys, monkeypatch):
 
 
 def test_a_port_that_is_taken_is_named(data):
-    pytest.importorskip("gradio", reason="the preview extra is not installed")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"--port {port} is taken"):
@@ -379,7 +395,6 @@ sys.exit(main(sys.argv[1:]))
 
 def test_the_command_serves_this_machine_alone_until_it_is_interrupted(data, tmp_path):
     """Also behind a proxy; nothing is looked up or reached outside, and no file is left."""
-    pytest.importorskip("gradio", reason="the preview extra is not installed")
     places = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     proxy = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}
     command = [sys.executable, "-c", WATCHED, "preview", str(data.path)]
@@ -408,14 +423,15 @@ def test_the_command_serves_this_machine_alone_until_it_is_interrupted(data, tmp
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    pytest.importorskip("gradio", reason="the preview extra is not installed")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
-    sync_api.expect.set_options(timeout=60_000)  # machines that run tests are busy
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=60_000)  # machines that run tests are busy
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with sync_playwright() as playwright:
+        found = next(filter(None, map(shutil.which, CHROMIUM)), playwright.chromium.executable_path)
+        if not Path(found).exists():
+            pytest.skip("no Chromium is installed (apt-get install chromium, or playwright install chromium)")
+        browser = playwright.chromium.launch(executable_path=found, args=arguments)
         yield browser
         browser.close()
 
@@ -548,3 +564,12 @@ def test_a_picture_can_be_tried(browser, run, no_cards, tmp_path):
         screenshot(page, tmp_path / "model.png")
         page.get_by_role("tab", name="Card").click()
         expect(page.get_by_role("heading", name="The card")).to_be_visible()
+
+
+def test_an_adapter_has_its_card_alone(browser, adapter):
+    from playwright.sync_api import expect
+
+    with opened(browser, adapter) as page:
+        expect(page.get_by_text("LoRA adapter of a painter", exact=True)).to_be_visible()
+        expect(page.get_by_role("tab")).to_have_count(1)
+        expect(page.get_by_role("heading", name="attn2mask-adapter")).to_be_visible()

@@ -15,12 +15,14 @@ import pytest
 import torch
 from huggingface_hub import DatasetCard, ModelCard
 from loopback_hub import READER, TOKEN, Fault, LoopbackHub
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig
 
 from attn2mask.builders import build
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.labels import load_table
+from attn2mask.builders.painter import licence_of
 from attn2mask.builders.rules import PRESETS
 from attn2mask.builders.sample import Sample
 from attn2mask.builders.shards import BuildDirectory
@@ -34,15 +36,21 @@ from attn2mask.training.models import build_network
 DATA, MODEL = "org/data", "org/model"
 
 
-def make_build(path: Path, name: str, rows: int = 5, seed: int = 0) -> Path:
-    """A build of drawn scenes, in shards of two rows, as `attn2mask build` leaves it."""
-    table = replace(load_table("voc"), name=name)
+def make_build(path: Path, name: str, rows: int = 5, seed: int = 0, like: str = "voc") -> Path:
+    """A build of drawn scenes, in shards of two rows, as `attn2mask build` leaves it, whose classes are the
+    last ones of the table `like`.
+    """
+    table = replace(load_table(like), name=name)
+    rest = 0 if table.background else table.ignore_index
+    depth = np.uint16 if table.ignore_index > 255 else np.uint8
 
     def sample(index: int) -> Sample:
         scene = draw_scene("objects", np.random.default_rng([seed, index]), 32)
-        classes = tuple(int(k) for k in np.unique(scene.mask) if k)
+        thing = scene.mask > 0
+        ids = np.where(thing, len(table.names) - 1 - scene.mask.astype(int) % len(table.classes), rest)
+        classes = tuple(int(k) for k in np.unique(ids[thing]))
         return Sample(
-            f"{name}-{seed}-{index:08d}", encode(scene.image), encode(scene.mask),
+            f"{name}-{seed}-{index:08d}", encode(scene.image), encode(ids.astype(depth)),
             encode(np.full_like(scene.mask, 255)), "a photo of things", "things", classes,
             tuple(table.names[k] for k in classes), index, (0.1,) * len(classes),
             np.zeros((len(classes), 2, 2), np.uint8), (), (), 0.4, 1.0,
@@ -56,7 +64,8 @@ def make_build(path: Path, name: str, rows: int = 5, seed: int = 0) -> Path:
         "command": "build", "num_images": rows,
         "identity": build.identity(config, table, PRESETS["default"], None) | facts,
         "captions": {"source": "built-in grammar", "naming_a_class": 0},
-        "batch_size": 8, "device": "cpu", "dtype": "float32", **build.provenance(), "table": asdict(table),
+        "batch_size": 8, "device": "cpu", "dtype": "float32", **build.licences(config, ""),
+        **build.provenance(), "table": asdict(table),
     }  # fmt: skip
     path.mkdir(exist_ok=True)
     build.make_dataset(
@@ -97,6 +106,13 @@ def voc(built, tmp_path) -> Path:
 def trained(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     return {name: make_checkpoint(folder / name, name) for name in ("deeplabv3plus", "upernet")}
+
+
+@pytest.fixture(autouse=True)
+def small_figures(monkeypatch) -> None:
+    """In place of those that take seconds; tests/test_cards.py looks at these."""
+    for name in ("hub.dataset_card.figure", "builders.sheet.sheet"):
+        monkeypatch.setattr(f"attn2mask.{name}", lambda *_: Image.new("RGB", (4, 4)))
 
 
 @pytest.fixture
@@ -173,32 +189,70 @@ def test_two_configs_load_for_anyone(hub, publish, built, tmp_path):
     assert {path.split("/")[0] for path in rest} == {".gitattributes", "README.md", "assets"}
     assert len(hub.repos["dataset", DATA].commits) == 2
 
-    code = f"""
-import hashlib, json
-from datasets import load_dataset, Image
-def shown(rows):
-    for column in ("image", "mask", "reliability"):
-        rows = rows.cast_column(column, Image(decode=False))
-    digest = lambda v: hashlib.sha256(v["bytes"]).hexdigest() if isinstance(v, dict) else v
-    return [{{name: digest(value) for name, value in row.items()}} for row in rows]
+    code = f"""{SHOWN}
 plain = load_dataset("{DATA}", split="train")
 assert plain[0]["image"].mode == "RGB" and plain[0]["mask"].mode == "L"
 assert plain.features["classes"].feature.names[1] == "aeroplane"
 print(json.dumps([shown(plain), shown(load_dataset("{DATA}", "kitchen", split="train")),
                   shown(load_dataset("{DATA}", "voc", split="train", streaming=True))]))
 """
-
-    def shown(path: Path) -> list[dict]:
-        return [
-            {k: hashlib.sha256(v["bytes"]).hexdigest() if isinstance(v, dict) else v for k, v in row.items()}
-            for row in rows_of(path)
-        ]
-
     found = json.loads(fresh(hub, tmp_path, code).splitlines()[-1])
-    local = [shown(built[name]) for name in ("voc", "kitchen", "voc")]
-    for theirs, ours in zip(found, local, strict=True):
-        assert [row["sample_id"] for row in theirs] == [row["sample_id"] for row in ours]
-        assert theirs == ours
+    assert found == [shown_rows(built[name]) for name in ("voc", "kitchen", "voc")]
+
+
+SHOWN = """
+import hashlib, json
+from datasets import load_dataset, Image
+def shown(rows):
+    for column in ("image", "mask", "reliability"):
+        rows = rows.cast_column(column, Image(decode=False))
+    digest = lambda v: hashlib.sha256(v["bytes"]).hexdigest() if isinstance(v, dict) else v
+    return [{name: digest(value) for name, value in row.items()} for row in rows]
+"""
+
+
+def shown_rows(path: Path) -> list[dict]:
+    """The rows of a build as `SHOWN` shows them."""
+    return [
+        {k: hashlib.sha256(v["bytes"]).hexdigest() if isinstance(v, dict) else v for k, v in row.items()}
+        for row in rows_of(path)
+    ]
+
+
+def test_streets_and_many_classes_stand_beside_voc(hub, publish, built, tmp_path):
+    """Configs without background and with masks of 16 bits, published later: all load, and the card speaks of
+    each, but learns nothing of one from another.
+    """
+    tables = {"cityscapes": "cityscapes", "imagenet_s_300": "imagenet_s_300"}
+    builds = {name: make_build(tmp_path / name, name, 3, like=like) for name, like in tables.items()}
+    assert publish("dataset", built["voc"], DATA)[0] == 0
+    assert publish("dataset", *builds.values(), DATA)[0] == 0
+    code = f"""{SHOWN}
+import numpy
+for name, mode, ignored in (("cityscapes", "L", 255), ("imagenet_s_300", "I;16", None)):
+    rows = load_dataset("{DATA}", name, split="train")
+    ids = numpy.array(rows[0]["mask"])
+    assert rows[0]["mask"].mode == mode and rows.features["mask"].mode == mode
+    assert ids.max() == max([ignored or 0, *rows[0]["classes"]]), ids.max()
+    stream = load_dataset("{DATA}", name, split="train", streaming=True)
+    for one, other in zip(rows, stream, strict=True):
+        assert numpy.array_equal(numpy.array(one["mask"]), numpy.array(other["mask"]))
+    print(json.dumps([shown(rows), shown(stream)]))
+assert len(load_dataset("{DATA}", split="train")) == 5
+"""
+    lines = fresh(hub, tmp_path, code).splitlines()
+    for line, path in zip(lines, builds.values(), strict=True):
+        assert json.loads(line) == [shown_rows(path)] * 2
+    card = DatasetCard(hub.files("dataset", DATA)["README.md"].decode())
+    assert [config["config_name"] for config in card.data.configs] == ["voc", *tables]
+    parts = {name: card.text.split(f"config:{name} -->")[1] for name in ("voc", *tables)}
+    for name, ignored, classes in (("voc", 255, 20), ("cityscapes", 255, 19), ("imagenet_s_300", 65535, 300)):
+        assert f"masks of {classes} classes" in parts[name]
+        assert f"{ignored} is to be ignored" in parts[name]
+    assert "added unasked is `background` in the mask" in parts["voc"]
+    assert "added unasked is left to be ignored" in parts["cityscapes"]
+    assert [name for name, part in parts.items() if "attn2mask.training.train" in part] == ["voc"]
+    assert f'load_dataset("{DATA}", "voc", split="train")' in card.text
 
 
 def test_the_card_is_valid_and_speaks_of_its_files(hub, publish, built):
@@ -393,8 +447,7 @@ def test_whichever_request_fails_all_is_there_or_nothing_changed(publish, hub, b
     total = requests_of(hub, lambda: publish(*command))
     complete = {p: c for p, c in hub.files("dataset", repo).items() if p != "README.md"}
     assert "voc/train-00009.parquet" not in complete
-    steps = range(1, total + 1) if times == 1 else range(1, total + 1, 3)
-    for step in steps:
+    for step in range(1, total + 1):
         repo, command = prepare()
         hub.lfs.clear()
         former = hub.files("dataset", repo)
@@ -536,6 +589,32 @@ def test_no_network(publish, built, monkeypatch):
     assert (status, "not compared with what is there: no connection" in out) == (0, True)
 
 
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyError])
+def test_a_fault_of_our_own_is_no_mistake_of_the_user(publish, built, monkeypatch, error):
+    def fail(*_):
+        raise error("of a card")
+
+    monkeypatch.setattr("attn2mask.hub.dataset_card.dataset_card", fail)
+    with pytest.raises(error, match="of a card"):
+        publish("dataset", built["voc"], DATA)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        (b"\xff", "README.md of org/model is no UTF-8 text"),
+        (b"---\na: [\n---\n", "the card's metadata is no YAML"),
+        (b"---\nlanguage: klingon\n---\n", 'Invalid metadata in README.md. - "language" must be'),
+    ],
+)
+def test_a_card_of_a_person_that_can_not_stay(hub, publish, trained, card, message):
+    hub.put("model", MODEL, {"README.md": card})
+    before = hub.files("model", MODEL)
+    status, _, error = publish("model", trained["upernet"], MODEL)
+    assert (status, message in error) == (2, True), error
+    assert hub.files("model", MODEL) == before
+
+
 def damage(path: Path, how: str) -> None:
     shard = path / "data" / "train-00001.parquet"
     if how == "rows missing":
@@ -582,7 +661,7 @@ def test_two_builds_of_one_name_and_names_that_are_no_folders(hub, publish, buil
     assert (status, "are both config voc" in error) == (2, True)
     for name in ("my table", "assets", "../up"):
         status, _, error = publish("dataset", built["voc"], DATA, "--config", name)
-        assert (status, f"can't be published as config {name!r}" in error) == (2, True)
+        assert (status, f"{name!r} can't be the name of a config" in error) == (2, True)
     assert not hub.log
 
 
@@ -676,8 +755,10 @@ def test_the_same_checkpoint_twice(hub, publish, trained):
         ("model.safetensors", b"broken", "checkpoint"),
         ("peer/model.safetensors", None, "no file named model.safetensors"),
         ("deeplabv3plus.py", None, "lacks deeplabv3plus.py, without which others can't load it"),
-        ("metrics.json", b"{", "metrics.json can't be read as JSON"),
-        ("metrics.json", b"[]", "is not what `attn2mask evaluate --out` wrote"),
+        ("metrics.json", b"{", "metrics.json can't be read: Expecting property name"),
+        ("metrics.json", b"[]", "metrics.json can't be read: it holds no names with values"),
+        ("metrics.json", b"{}", "metrics.json is no report of `attn2mask evaluate`"),
+        ("training_config.json", b"{", "Expecting property name"),
     ],
 )
 def test_checkpoints_that_do_not_load(hub, publish, trained, tmp_path, file, content, message):
@@ -688,6 +769,36 @@ def test_checkpoints_that_do_not_load(hub, publish, trained, tmp_path, file, con
     status, _, error = publish("model", folder, MODEL)
     assert (status, message in error) == (2, True), error
     assert not hub.log
+
+
+def test_reports_go_along_and_no_place_of_this_machine(hub, publish, trained, tmp_path):
+    """The scores that the card shows stand beside it, each under its own name; paths end where they begin at
+    the machine's root.
+    """
+    figures = {"mean_iou": 0.5, "per_class_iou": {"cat": 0.5}, "pixel_accuracy": 0.6, "num_images": 3}
+    report = {**figures, "networks": {}, "evaluated": {"dataset": "/home/me/VOC2012", "scales": "1"}}
+    folder = shutil.copytree(trained["upernet"], tmp_path / "run")
+    for file in (folder / "metrics.json", tmp_path / "metrics.json"):
+        file.write_text(json.dumps(report))
+    config = json.loads((folder / "training_config.json").read_text())
+    config["config"] = {"dataset": "/home/me/voc", "output_dir": "~/runs/r50", "eval_dataset": "data/there"}
+    (folder / "training_config.json").write_text(json.dumps(config))
+    assert (
+        publish("model", folder, MODEL, "--metrics", folder / "metrics.json", tmp_path / "metrics.json")[0]
+        == 0
+    )
+    files = hub.files("model", MODEL)
+    assert json.loads(files["metrics/metrics.json"])["evaluated"]["dataset"] == "VOC2012"
+    published = json.loads(files["training_config.json"])
+    assert published == config | {
+        "config": {"dataset": "voc", "output_dir": "r50", "eval_dataset": "data/there"}
+    }
+    for name in ("metrics", "metrics_"):
+        assert {f"metrics/{name}.json", f"assets/{name}-iou.png"} <= set(files)
+        assert f"`metrics/{name}.json`" in files["README.md"].decode()
+    assert not [path for path, content in files.items() if b"/home/me" in content or b"~/runs" in content]
+    assert publish("model", folder, MODEL)[0] == 0
+    assert not [path for path in hub.files("model", MODEL) if "metrics_" in path]
 
 
 def test_an_adapter_of_a_painter(hub, publish, tmp_path):
@@ -749,6 +860,41 @@ def test_build_asks_the_hub_before_it_starts(
     assert main(["build", "voc", "--push-to-hub", repo]) == 2
     assert message in capsys.readouterr().err
     assert not built_at_once.exists()
+
+
+def test_build_refuses_a_name_that_no_config_can_have_before_it_paints(hub, built_at_once, tmp_path, capsys):
+    table = tmp_path / "kitchen.yaml"
+    table.write_text("name: my kitchen\nbackground: true\nclasses:\n  - {name: chair}\n")
+    assert main(["build", str(table), "--push-to-hub", DATA]) == 2
+    assert "'my kitchen' can't be the name of a config" in capsys.readouterr().err
+    assert not built_at_once.exists()
+    assert not hub.log
+    assert main(["build", str(table)]) == 0
+
+
+def test_the_licence_of_a_painter_is_what_its_card_names(hub, publish, tmp_path, monkeypatch):
+    sha = hub.put("model", "org/painter", {"README.md": b"---\nlicense: openrail\n---\n"}).sha
+    hub.put("model", "org/painter", {"README.md": b"---\nlicense: mit\n---\n"})
+    hub.put("model", "org/silent", {"README.md": b"# Hello\n"})
+    assert licence_of("org/painter", sha) == "openrail"
+    assert licence_of("org/painter") == "mit"
+    assert licence_of("org/silent") is licence_of("org/nothing") is None
+    (tmp_path / "lora.safetensors").write_bytes(b"")
+    assert licence_of(str(tmp_path)) is licence_of(str(tmp_path / "lora.safetensors")) is None
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    assert licence_of(str(tmp_path)) == licence_of(str(tmp_path / "lora.safetensors")) == "cc-by-4.0"
+    assert licence_of("embedded") == "apache-2.0"
+    config = BuildConfig("voc", model="org/painter", lora="org/silent")
+    assert build.licences(config, sha) == {"license": "openrail", "lora_license": None}
+
+
+def test_training_records_the_revision_of_rows_of_the_hub(hub, publish, monkeypatch):
+    from attn2mask.training.train import rows_record
+
+    sha = hub.put("dataset", DATA, {"README.md": b"# Rows\n"}).sha
+    assert rows_record(DATA) == {"revision": sha}
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert rows_record(DATA) == {"revision": None}
 
 
 def test_training_publishes_only_where_it_is_told(hub, publish, trained, monkeypatch, capsys):

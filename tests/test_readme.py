@@ -26,6 +26,7 @@ from attn2mask.hub.cli import COMMANDS
 from attn2mask.hub.demo import DemoConfig
 from attn2mask.hub.preview import PreviewConfig
 from attn2mask.hub.publish import parser as publish_options
+from attn2mask.training.adaptation import AdaptConfig
 from attn2mask.training.scoring import EvaluateConfig
 from attn2mask.training.settings import TrainConfig
 
@@ -44,6 +45,7 @@ CONFIGS = {
 SCRIPTS = {
     "builders/build.py": BuildConfig,
     "builders/imagenet_s.py": ImageNetSConfig,
+    "training/adapt.py": AdaptConfig,
     "training/train.py": TrainConfig,
 }
 
