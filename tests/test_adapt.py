@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -463,20 +464,19 @@ def test_pictures_that_cannot_be_used(config, tmp_path, files, message):
 )
 def test_mistakes_end_in_one_line(config, changed, message, capsys):
     given = {**asdict(config), **changed}
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in given.items() if v not in (None, False, "")]
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in given.items() if v is not None and v is not False]
     assert module.main(flags) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in said
     assert not Path(config.output_dir).exists()
 
 
-def test_a_pipeline_that_cannot_be_adapted_is_refused(tiny_pipeline, monkeypatch):
-    pipe = tiny_pipeline("sd15")
+def test_a_pipeline_that_cannot_be_adapted_is_refused(tiny_pipeline):
+    pipe = deepcopy(tiny_pipeline("sd15"))
     check_pipeline(pipe, "it")
-    with monkeypatch.context() as patched:
-        patched.setitem(pipe.unet._internal_dict, "in_channels", 9)  # as inpainting has
-        with pytest.raises(UserError, match="--model it: a StableDiffusionPipeline of this kind"):
-            check_pipeline(pipe, "it")
+    pipe.unet.register_to_config(in_channels=9)  # as inpainting has
+    with pytest.raises(UserError, match="--model it: a StableDiffusionPipeline of this kind"):
+        check_pipeline(pipe, "it")
 
 
 def test_directories_that_are_not_this_runs(config, frames, tmp_path, tiny_model):
