@@ -263,7 +263,7 @@ def check_table(table: ClassTable, folder: Path) -> None:
     assert path.parent == Path("data")
     assert path.resolve().parent == Path("data").resolve()
     assert table_of(as_yaml(table), "again") == table
-    record = {"identity": {"shard_size": 2}, "num_images": 1, "table": table.facts()}
+    record = {"identity": {"shard_size": 2}, "num_images": 1, "versions": {}, "table": table.facts()}
     (folder / "build.json").write_text(json.dumps(record))
     assert BuildDirectory(folder).table == table
 
