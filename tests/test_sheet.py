@@ -63,7 +63,7 @@ def test_the_overlay_leaves_background_and_pales_ignored_pixels():
 def test_show_draws_rows_of_a_directory(tmp_path, capsys):
     directory = BuildDirectory(tmp_path / "data")
     directory.path.mkdir()
-    record = {"num_images": 3, "identity": {"shard_size": 2}, "table": asdict(TABLE)}
+    record = {"num_images": 3, "identity": {"shard_size": 2}, "versions": {}, "table": asdict(TABLE)}
     (directory.path / "build.json").write_text(json.dumps(record))
     for shard in plan(3, 2):
         directory.write_shard(shard, features(TABLE, True), [row() for _ in shard.rows], {})
