@@ -77,8 +77,8 @@ class BuildDirectory:
         except (ValueError, RecursionError):
             record = None
         match record:
-            case {"num_images": int(rows), "identity": {"shard_size": int(size)}, "versions": dict()}:
-                if 0 < rows <= MOST_SHARDS * size:
+            case {"num_images": int(rows), "identity": {"shard_size": int(size)}}:
+                if 0 < rows <= MOST_SHARDS * size and isinstance(record.get("versions", {}), dict):
                     return record
         raise self._damaged()
 
@@ -171,7 +171,7 @@ class BuildDirectory:
             if changed := [
                 name
                 for name in record["versions"]
-                if record["versions"][name] != before["versions"].get(name)
+                if record["versions"][name] != before.get("versions", {}).get(name)
             ]:
                 print(
                     f"attn2mask: warning: {self.path} goes on with another {', '.join(changed)}",

@@ -136,7 +136,8 @@ def _parts(body: str) -> list[tuple[str | None, str]]:
 def _merge_body(new: str, old: str) -> str:
     parts = _parts(old)
     if not any(name for name, _ in parts):
-        return f"{new.rstrip()}\n\n{old.strip()}\n"
+        own = "".join(text for _, text in parts).strip()
+        return re.sub(r"\n{3,}", "\n\n", f"{new.rstrip()}\n\n{own}".rstrip() + "\n")
     fresh = {name: text for name, text in _parts(new) if name}
     merged: list[tuple[str | None, str]] = []
     for name, text in parts:
@@ -170,7 +171,8 @@ def merge_data(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]
 
 def _merge_configs(new: Any, old: Any) -> list[dict[str, Any]]:
     """Entries by `config_name`; the one that was the default stays it."""
-    entries = {entry.get("config_name", "default"): entry for entry in as_list(old)}
+    named = [entry for entry in as_list(old) if isinstance(entry, dict)]
+    entries = {str(entry.get("config_name", "default")): entry for entry in named}
     default = [name for name, entry in entries.items() if entry.get("default")]
     for entry in as_list(new):
         name = entry.get("config_name", "default")
