@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -59,17 +59,33 @@ def frames(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def small(tiny_pipeline, tmp_path_factory) -> str:
+    """The folder of a painter with hardly any layers."""
+    pipe = tiny_pipeline("sd15")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel.from_config(
+            pipe.unet.config, block_out_channels=(8, 16), layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        )  # fmt: skip
+    folder = tmp_path_factory.mktemp("models") / "small"
+    type(pipe)(**{**pipe.components, "unet": unet}, requires_safety_checker=False).save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture
-def config(frames, tiny_model, tmp_path) -> AdaptConfig:
+def config(frames, small, tmp_path) -> AdaptConfig:
     return AdaptConfig(
-        data=str(frames), output_dir=str(tmp_path / "run"), model=str(tiny_model("sd15")), max_steps=6,
-        batch_size=2, rank=2, crop_size=64, checkpoint_every=2, sample_every=0, report_to="none",
+        data=str(frames), output_dir=str(tmp_path / "run"), model=small, max_steps=4, batch_size=2, rank=2,
+        crop_size=64, checkpoint_every=2, sample_every=0, report_to="none",
     )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def few_steps(monkeypatch):
-    """Samples and class pictures of two steps each."""
+def quick(monkeypatch):
+    """Samples and class pictures of two steps each, and no collecting of garbage at the end of a run."""
 
     def load(*args, **options):
         painter = load_painter(*args, **options)
@@ -77,6 +93,7 @@ def few_steps(monkeypatch):
         return painter
 
     monkeypatch.setattr(module, "load_painter", load)
+    monkeypatch.setattr(module, "end", lambda accelerator: accelerator.end_training())
 
 
 def lora(config: AdaptConfig) -> dict[str, torch.Tensor]:
@@ -90,7 +107,7 @@ def paint(pipe: DiffusionPipeline) -> np.ndarray:
 
 
 def command(config: AdaptConfig) -> list[str]:
-    given = {name: value for name, value in asdict(config).items() if value not in (None, False, "")}
+    given = {k: v for k, v in asdict(config).items() if v is not None and v is not False}
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
 
 
@@ -265,14 +282,17 @@ def png(image: Image.Image) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "changed"),
     [
-        ("sd15", {"text_encoder": True}),
+        ("sd15", {"layers": "all", "text_encoder": True, "sample_every": 2}),
         ("sd2", {"layers": "attention", "gradient_checkpointing": True}),
-        ("sdxl", {"text_encoder": True, "prior_preservation": True, "prior_pictures": 4}),
+        (
+            "sdxl",
+            {"layers": "attention", "text_encoder": True, "prior_preservation": True, "prior_pictures": 4},
+        ),
     ],
 )
 def test_a_run_leaves_a_lora_that_diffusers_loads(config, tiny_model, kind, changed):
     model = str(tiny_model(kind))
-    module.adapt(replace(config, model=model, max_steps=2, sample_every=2, **changed))
+    module.adapt(replace(config, model=model, max_steps=2, **changed))
     output = Path(config.output_dir)
     record = json.loads((output / "training_config.json").read_text())
     assert record["settings"]["rank"] == 2
@@ -280,9 +300,9 @@ def test_a_run_leaves_a_lora_that_diffusers_loads(config, tiny_model, kind, chan
     assert record["data"]["with_caption"] == 2
     assert (record["step"], record["seed"], record["base_model"]) == (2, 0, Path(model).name)
     assert record["base_version"].startswith("sha256:")
-    height = Image.open(output / "samples" / "step-000002.png").height
-    assert height == 64
-    assert (output / "samples.png").exists()
+    if "sample_every" in changed:
+        assert Image.open(output / "samples" / "step-000002.png").size == (module.SAMPLES * 128, 64)
+        assert (output / "samples.png").exists()
     if "prior_preservation" in changed:
         assert len(list((output / "class_pictures").glob("*.png"))) == 4
 
@@ -527,15 +547,13 @@ def test_an_adapter_of_another_painter_is_refused(config, tiny_model, tmp_path):
     again = load_painter(config.model, lora=f"{output}/{LORA_WEIGHTS}")  # the weights' own path
     assert again.pipe.unet.peft_config.keys() == {"lora"}
     for model in (str(tiny_model("sd2")), "embedded"):
-        with pytest.raises(
-            UserError, match=rf"--lora .* adapts model-sd15 \(sha256:.*--model {model} has oth"
-        ):
+        with pytest.raises(UserError, match=rf"--lora .* adapts small \(sha256:.*--model {model} has oth"):
             load_painter(model, lora=output)
     same_shape = DiffusionPipeline.from_pretrained(config.model, dtype=torch.float32)
     same_shape.unet.conv_in.weight.data += 0.1
-    same_shape.save_pretrained(tmp_path / "model-sd15")
+    same_shape.save_pretrained(tmp_path / "small")
     with pytest.raises(UserError, match="has other weights"):
-        load_painter(str(tmp_path / "model-sd15"), lora=output)
+        load_painter(str(tmp_path / "small"), lora=output)
     (Path(output) / "training_config.json").unlink()
     with pytest.raises(UserError, match=r"can't be loaded: its weights do not fit --model .*sd2"):
         load_painter(str(tiny_model("sd2")), lora=output)
@@ -556,7 +574,7 @@ def test_a_recorder_reads_an_adapted_painter(config):
     with AttentionRecorder(pipe, [{"bus": (3,)}]) as recorder:
         recorded = paint(pipe)
     assert np.array_equal(plain, recorded)
-    assert set(recorder.maps[0]["bus"]) == {(8, 8), (4, 4), (2, 2), (1, 1)}
+    assert set(recorder.maps[0]["bus"]) == {(8, 8), (4, 4)}
     with AttentionRecorder(load_painter(config.model).pipe, [{"bus": (3,)}]) as other:
         paint(other.pipe)
     assert not torch.equal(other.maps[0]["bus"][8, 8], recorder.maps[0]["bus"][8, 8])
@@ -604,9 +622,13 @@ def test_two_processes_learn_what_one_learns(config, tmp_path):
     done = launch(both, 2)
     assert done.returncode == 0, done.stderr
     assert "2 processes x 1 pictures x 1 accumulated = 2 a step" in done.stdout
-    one, two = lora(config), lora(both)
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], atol=2e-4, rtol=1e-2)
+    begun = add_lora(load_painter(config.model).pipe, config.settings(), config.seed)
+    start, one, two = (
+        torch.cat([weights[name].flatten() for name in sorted(weights)])
+        for weights in (begun, lora(config), lora(both))
+    )
+    # In sum: where a gradient is next to nothing, Adam turns what was rounded otherwise into a whole step.
+    assert (one - two).norm() < 0.02 * (one - start).norm()
 
 
 @pytest.mark.slow

@@ -1,9 +1,10 @@
-"""Stable Diffusion 1.5 by its published configs and with random weights, through the command that users type:
+"""Stable Diffusion 1.5 by its published configs, with random weights, through the commands that users type:
 only the weights differ from the real thing.
 
 A minute or two on idle cores, 8 GB of memory, 2.2 GB of disk.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,16 @@ import pytest
 import torch
 from datasets import load_dataset
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from attn2mask.builders import synthesize
+from attn2mask.builders.painter import LORA_WEIGHTS, load_painter
+from attn2mask.builders.worlds.scenes import draw_scene
 from attn2mask.hub.cli import main
+from attn2mask.training import adapt
 
 pytestmark = pytest.mark.slow
 
@@ -149,3 +155,25 @@ def test_stable_diffusion_builds_rows(model, tmp_path, monkeypatch):
     for word, own in zip(row["words"], stored, strict=True):
         expected = scores[["dog", "bus"].index(word)].numpy()
         assert np.abs(own / 255 - expected).max() <= 0.5 / 255 + 1e-6
+
+
+def test_the_preset_of_table_2_adapts_it(model, tmp_path):
+    frames, out = tmp_path / "frames", tmp_path / "adapted"
+    frames.mkdir()
+    for number in range(4):
+        image = draw_scene("streets", np.random.default_rng([8, number]), (128, 256)).image
+        Image.fromarray(image).save(frames / f"{number}.png")
+    command = f"--data {frames} --model {model} --output-dir {out} --preset cityscapes --max-steps 2"
+    options = "--crop-size 128 --micro-batch 1 --sample-every 0 --report-to none"
+    assert adapt.main([*command.split(), *options.split()]) == 0
+
+    settings = json.loads((out / "training_config.json").read_text())["settings"]
+    assert (settings["learning_rate"], settings["power"], settings["weight_decay"]) == (2e-5, 1.0, 0.01)
+    assert settings["batch_size"] == 4
+    weights = load_file(out / LORA_WEIGHTS)
+    assert len(weights) == 2 * 4 * 32  # A and B of to_q, to_k, to_v and to_out, in 16 + 16 attentions
+    assert all(weight.isfinite().all() for weight in weights.values())
+    moved = [name for name, weight in weights.items() if "lora_B" in name and weight.any()]
+    assert len(moved) == 4 * 32  # B begins at nothing
+    pipe = load_painter(str(model), lora=str(out)).pipe
+    assert pipe.unet.peft_config["lora"].r == settings["rank"]

@@ -230,6 +230,7 @@ class Run:
             self.load()
         elif self.sample_every:
             self.sample()
+        trim_log(self.output / "log.jsonl", self.step, accelerator.is_main_process)
         self.shown = (time.time(), self.step)
         values = {k: v for k, v in asdict(self.config).items() if isinstance(v, (int, float, str))}
         accelerator.init_trackers("logs", config=values)
@@ -306,7 +307,6 @@ class Run:
         if note["scaler"]:
             self.accelerator.scaler.load_state_dict(note["scaler"])
         self.step, self.loss, self.seconds = note["step"], note["loss"], note["seconds"]
-        trim_log(self.output / "log.jsonl", self.step, self.accelerator.is_main_process)
 
     def record(self) -> dict[str, Any]:
         """What training_config.json holds."""

@@ -78,6 +78,7 @@ def train(config: TrainConfig) -> None:
     run = Run(config, settings, table, record, accelerator, pair, optimizer, output)
     if start:
         run.load()
+    trim_log(output / "log.jsonl", run.step, accelerator.is_main_process)
     crops = Crops(
         settings.crop_size, settings.resize, config.seed, table.ignore_index, len(table.names),
         settings.reliability,
@@ -257,7 +258,6 @@ class Run:
             note["step"], note["best"], note["metrics"], note["seconds"],
         )  # fmt: skip
         self.shown = (time.time(), self.step)
-        trim_log(self.output / "log.jsonl", self.step, self.accelerator.is_main_process)
 
     def networks(self) -> list[torch.nn.Module]:
         """Network A and, where there is one, B."""
