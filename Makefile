@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 CORES ?= $(shell nproc)
 QUICK ?=
 
-.PHONY: demo test slow lint bench painter evidence clean
+.PHONY: demo test slow lint bench survival painter evidence clean
 
 demo: $(STAMP)
 	$(BIN)/attn2mask demo --out runs/demo
@@ -22,6 +22,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python tests/bench.py $(if $(QUICK),--quick)
+
+survival: $(STAMP)
+	$(BIN)/python tests/survival.py
 
 painter: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(CORES) training/painter.py --output-dir runs/painter

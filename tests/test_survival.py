@@ -1,4 +1,4 @@
-"""Kill -9 at ten random moments: what is resumed equals what was never interrupted, and nothing lives on."""
+"""What `tests/survival.py` does for an hour, a few times each; and a build killed as it starts."""
 
 import os
 import random
@@ -6,11 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import pytest
+from loopback_hub import LoopbackHub
+from survival import CHECKS, VICTIMS, Stage, Tally, Victim, set_stage, torture
 
+from attn2mask.builders.errors import UserError
 from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.workers import labelling_pool
 
 ROWS, SHARD, KILLS = 30, 3, 10
 
@@ -70,3 +76,39 @@ def test_rows_survive_ten_kills_bit_for_bit(tiny_model, tmp_path):
     for name in ("report.json", "README.md", "build.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert list((tmp_path / "killed" / "data").glob(".*")) == []
+
+
+def torn(size: int) -> None:
+    """Die as a process does that is killed while it hands over its answer."""
+    queue = sys._getframe(1).f_locals["result_queue"]
+    os.write(queue._writer.fileno(), size.to_bytes(4, "big") + b"half of it")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_labelling_process_that_dies_in_the_middle_of_its_answer_is_noticed():
+    with pytest.raises(UserError, match="a labelling process died"), labelling_pool(2) as pool:
+        pool.submit(torn, 1000).result(60)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory) -> Iterator[Stage]:
+    with LoopbackHub() as hub, pytest.MonkeyPatch.context() as patch:
+        stage = Stage(tmp_path_factory.mktemp("survival"), hub)
+        for name, value in stage.environment.items():
+            patch.setenv(name, value)
+        set_stage(stage)
+        yield stage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", VICTIMS, ids=lambda victim: victim.name)
+def test_what_is_killed_ends_as_what_is_not(stage: Stage, victim: Victim):
+    tally = Tally()
+    torture(stage, victim, 3, tally, lambda: None)
+    assert tally.kills == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_what_machines_do_besides(stage: Stage, check: Callable[[Stage, random.Random], str]):
+    check(stage, random.Random(0))
