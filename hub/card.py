@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from huggingface_hub.utils import HFValidationError, validate_repo_id, yaml_dump
+from huggingface_hub.utils import yaml_dump
 
 from attn2mask.builders.errors import UserError
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 NOT_RECORDED = "not recorded"
 UNKNOWN = "unknown"  # a licence that no record names; the Hub has this word for it
-FOLDERS = ("data", "runs", "VOCdevkit")  # what begins so is a folder, also where it is gone
 FREE = (
     "<!-- Write on, anywhere outside of the parts between `generated` marks: publishing again replaces those"
     " parts alone. -->"
@@ -185,22 +184,6 @@ def _merge_configs(new: Any, old: Any) -> list[dict[str, Any]]:
 def as_list(value: Any) -> list[Any]:
     """What metadata holds as one value or many, as a list."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-
-
-def hub_id(name: str | None, *near: Path) -> str | None:
-    """`name` where it names a repository of the Hub (owner/name); None for what is a path here, or from a
-    parent of the folders `near`, stands where such folders usually do, or can be no such name.
-    """
-    if not name or name.count("/") != 1 or name.split("/")[0] in FOLDERS or name[0] in "./~":
-        return None
-    roots = [Path(), *(parent for folder in near for parent in folder.resolve().parents)]
-    if any((root / name).exists() for root in roots):
-        return None
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return name
 
 
 def read_record(path: Path) -> dict[str, Any]:

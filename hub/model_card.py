@@ -1,4 +1,4 @@
-"""The cards of what was trained: a segmenter with its peer, and the LoRA adapter of a painter.
+"""The card of a segmenter and its peer.
 
 Everything comes from what the training and `attn2mask evaluate` wrote; what they did not write is said to be
 not recorded.
@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.painter import LORA_WEIGHTS
 from attn2mask.builders.rules import OURS, PAPER
 from attn2mask.hub.card import (
     CITATION,
@@ -28,7 +27,6 @@ from attn2mask.hub.card import (
     count,
     details,
     duration,
-    hub_id,
     merge,
     percent,
     png,
@@ -37,7 +35,6 @@ from attn2mask.hub.card import (
     table,
     wrapped,
 )
-from attn2mask.training.adaptation import PRESETS as ADAPTATIONS
 from attn2mask.training.charts import MOST, iou_chart, shown_classes
 from attn2mask.training.settings import TrainConfig
 
@@ -49,10 +46,6 @@ ARCHITECTURES = {"deeplabv3plus": "DeepLabv3+", "upernet": "UperNet"}
 SHOWN = {"A": "network A", "both": "both networks", "IoU": "one network"}
 METRICS = (("mean_iou", "mean_iou", "mean IoU"), ("pixel_accuracy", "accuracy", "pixel accuracy"))
 _TABLE_1, _BECO = f"{PAPER}, Table 1", "BECO"
-TABLE_2 = f"{PAPER}, Table 2"
-TABLE_2_VALUES = {
-    "learning_rate": 2e-5, "power": 1.0, "weight_decay": 0.01, "batch_size": 4, "max_steps": 40_000,
-}  # fmt: skip
 # Who states a setting's value; what is not listed is ours.
 ORIGINS: dict[str, dict[Any, str]] = {
     "architecture": {"deeplabv3plus": _TABLE_1},
@@ -86,7 +79,7 @@ _OPTIONS = (
 @dataclass(frozen=True)
 class Measured:
     """A report of `attn2mask evaluate`; `name` is what its files are called by, `hub` the dataset's name on
-    the Hub, None for a folder.
+    the Hub, None for a folder; `is_learnt` where it is what the training was given.
     """
 
     name: str
@@ -95,6 +88,7 @@ class Measured:
     dataset: str
     split: str | None
     hub: str | None
+    is_learnt: bool
 
     @property
     def title(self) -> str:
@@ -228,7 +222,8 @@ def _measured(run: Run, name: str, path: Path) -> Measured:
         said = {"dataset": trained.get("eval_dataset"), "split": trained.get("eval_split")}
         said["hub"] = run.on_hub("eval_dataset")
     dataset = shown(said.get("dataset") or NOT_RECORDED)
-    return Measured(name, path, found, dataset, said.get("split"), said.get("hub"))
+    is_learnt = bool(run.dataset) and said.get("dataset") == run.dataset
+    return Measured(name, path, found, dataset, said.get("split"), said.get("hub"), is_learnt)
 
 
 # Figures, and the results for the Hub
@@ -389,10 +384,11 @@ def _parameters(weights: Path) -> int:
     """Parameters of a safetensors file, without the running statistics of norms; 0 where there is none."""
     from math import prod
 
-    return sum(prod(shape) for name, shape in _shapes(weights).items() if "running_" not in name)
+    return sum(prod(shape) for name, shape in shapes_of(weights).items() if "running_" not in name)
 
 
-def _shapes(weights: Path) -> dict[str, list[int]]:
+def shapes_of(weights: Path) -> dict[str, list[int]]:
+    """The tensors of a safetensors file, none where there is no file. Raises UserError for a damaged one."""
     from safetensors import SafetensorError, safe_open
 
     if not weights.exists():
@@ -480,6 +476,8 @@ def _result(part: Measured, repo_id: str, files: Mapping[str, bytes]) -> str:
         f" confusion matrix over all. {_looked(part)}",
         table(["%", *columns], lines),
     ]
+    if part.is_learnt:
+        parts.append("These are the rows that it learnt from: they do not tell how it does on others.")
     if len(columns) > 1:
         parts.append("A is what `from_pretrained` loads, B its peer, both the mean of their logits.")
     if (told := part.found.get("told_mean_iou")) is not None:
@@ -632,156 +630,3 @@ def _limits(run: Run, measured: Sequence[Measured]) -> str:
             f"Its accuracy is {NOT_RECORDED}: measure it on pictures like yours before you rely on it."
         )
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
-
-
-# LoRA adapters of painters
-
-
-def adapter_card(folder: Path, repo_id: str, old: str | None = None) -> Card:
-    """README.md of a LoRA adapter that diffusers loads.
-
-    Args:
-        folder: holds `pytorch_lora_weights.safetensors`, and adapter_config.json or training_config.json
-            with at least the `base_model`.
-        repo_id: what `load_lora_weights` will be given.
-        old: the card that stands in the repository; its free text stays.
-
-    Raises UserError where weights or base model are missing.
-    """
-    folder = Path(folder)
-    if not (folder / LORA_WEIGHTS).exists():
-        raise UserError(f"{folder} holds no {LORA_WEIGHTS}: is it a LoRA adapter in diffusers' format?")
-    training, adapter = (
-        read_record(folder / "training_config.json"),
-        read_record(folder / "adapter_config.json"),
-    )
-    said = {**adapter, **training, **training.get("settings", {}), **training.get("config", {})}
-    base = said.get("base_model") or said.get("base_model_name_or_path")
-    if not base:
-        raise UserError(
-            f"{folder}: neither adapter_config.json nor training_config.json names the base_model"
-        )
-    shapes = _shapes(folder / LORA_WEIGHTS)
-    ranks = sorted({shape[0] for name, shape in shapes.items() if "lora_A" in name or ".down." in name})
-    painted = sorted((folder / "samples").glob("step-*.png"))
-    files = {"assets/samples.png": painted[-1].read_bytes()} if painted else {}
-    blocks = {
-        "about": _adapter_about(repo_id, base, said, shapes, ranks),
-        "use": _adapter_use(repo_id, base, said),
-        "training": _adapter_training(training, repo_id, base, files),
-        "limits": ADAPTER_LIMITS,
-        "citation": CITATION,
-    }
-    hub = hub_id(base, folder)
-    data = {
-        "license": "apache-2.0" if base == "embedded" else said.get("license") or UNKNOWN,
-        "library_name": "diffusers",
-        "pipeline_tag": "text-to-image",
-        **({"base_model": hub, "base_model_relation": "adapter"} if hub else {}),
-        **({"instance_prompt": said["instance_prompt"]} if said.get("instance_prompt") else {}),
-        "tags": ["attn2mask", "lora", "diffusers", "text-to-image", "diffusers-training"],
-    }
-    return Card(merge(compose(data, compose_blocks(blocks)), old), files)
-
-
-def _adapter_about(
-    repo_id: str, base: str, said: Mapping[str, Any], shapes: Mapping[str, Any], ranks: Sequence[int]
-) -> str:
-    link = f"[{base}](https://huggingface.co/{base})" if hub_id(base) else f"`{shown(base)}`"
-    facts = [
-        ("base model", link),
-        ("tensors", f"{len(shapes):,}"),
-        ("rank of the weights", ", ".join(map(str, ranks))),
-    ]
-    names = {"r": "rank", "lora_alpha": "alpha", "data": "pictures", "max_steps": "steps", "seconds": "time"}
-    same = ("instance_prompt", "rank", "learning_rate", "batch_size", "seed", "hardware")
-    keys = {key: key.replace("_", " ") for key in same} | names
-    told = {name: said[key] for key, name in keys.items() if said.get(key) is not None}
-    if isinstance(data := said.get("data"), dict):
-        told["pictures"] = f"{data['pictures']:,} of {data['name']}, {data['with_caption']:,} with a caption"
-    facts += [
-        (name, duration(value) if name == "time" else shown(value) if isinstance(value, str) else value)
-        for name, value in told.items()
-    ]
-    return f"""# {repo_id.split("/")[-1]}
-
-A LoRA adapter of {link}: it brings the painter's pictures close to those that it was shown, so that masks can
-be read from its attention there, too.
-
-{table(["", "recorded"], facts)}
-"""
-
-
-def _adapter_use(repo_id: str, base: str, said: Mapping[str, Any]) -> str:
-    prompt = said.get("instance_prompt") or "a photo of a street"
-    if base == "embedded":
-        load = f'''from attn2mask.builders.painter import load_painter
-
-pipe = load_painter("embedded", lora="{repo_id}").pipe'''
-    else:
-        load = f'''from diffusers import DiffusionPipeline
-
-pipe = DiffusionPipeline.from_pretrained("{shown(base)}")
-pipe.load_lora_weights("{repo_id}")'''
-    model = [] if base == "embedded" else ["--model", shown(base)]
-    built = said.get("table", "voc")
-    command = wrapped(["attn2mask", "build", built, *model, "--lora", repo_id, "--out", "data/adapted"])
-    return f"""## Use
-
-```python
-{load}
-pipe({json.dumps(prompt)}).images[0].save("picture.png")
-```
-
-A dataset painted with it:
-
-```console
-$ {command}
-```
-"""
-
-
-def _adapter_training(
-    training: Mapping[str, Any], repo_id: str, base: str, files: Mapping[str, bytes]
-) -> str:
-    """What `training/adapt.py` recorded; nothing for an adapter that it did not make."""
-    if "settings" not in training or "preset" not in training:
-        return ""
-    settings, usual = training["settings"], asdict(ADAPTATIONS[training["preset"]])
-    words = ["accelerate", "launch", "-m", "attn2mask.training.adapt", "--data", training["data"]["name"]]
-    words += ["--model", shown(base)] if base != "embedded" else []
-    words += ["--preset", training["preset"], "--instance-prompt", training["instance_prompt"]]
-    words += ["--seed", str(training["seed"])]
-    for name, value in settings.items():
-        if name == "prior_weight" and value:
-            prior = training["prior"]
-            words += ["--prior-preservation", "--class-prompt", prior["class_prompt"]]
-            words += ["--prior-pictures", str(prior["pictures"]), "--prior-weight", str(value)]
-        elif value != usual[name]:
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    words += ["--output-dir", f"runs/{repo_id.split('/')[-1]}"]
-    ours = OURS if training["preset"] == "demo" else f"{OURS}; **not verified**"
-    stated = [
-        (name.replace("_", " "), value, TABLE_2 if TABLE_2_VALUES.get(name) == value else ours)
-        for name, value in settings.items()
-    ]
-    painted = "\n![What it paints at the end](assets/samples.png)\n" if files else ""
-    return f"""## Training
-{painted}
-{table(["setting", "value", "stated by"], stated)}
-
-```console
-$ {wrapped(words)}
-```
-
-{details("Versions", table(["", "version"], training.get("versions", {}).items()))}
-
-All of it stands in `training_config.json`.
-"""
-
-
-ADAPTER_LIMITS = """## Limits
-
-- It shifts how the painter paints, and may forget what it was not shown.
-- How much better masks become with it is not recorded here: build with and without it, and measure.
-"""

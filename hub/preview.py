@@ -380,10 +380,12 @@ def write_card(folder: Path, repo: str) -> Card:
         from attn2mask.hub.dataset_card import dataset_card
 
         return dataset_card({BuildDirectory(folder).table.name: folder}, repo)
-    from attn2mask.hub.model_card import adapter_card, model_card
-
     if (folder / "config.json").is_file():
+        from attn2mask.hub.model_card import model_card
+
         return model_card(folder, repo)
+    from attn2mask.hub.adapter_card import adapter_card
+
     return adapter_card(folder, repo)
 
 

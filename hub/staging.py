@@ -24,7 +24,7 @@ MODEL_FILES = (
     *("*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json"),
     *("training_config.json", "adapter_config.json", "deeplabv3plus.py"),
 )
-FIGURES = ("assets/training.png", "assets/predictions.png")
+FIGURES = ("assets/training.png", "assets/predictions.png", "assets/samples.png")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
     load, or not for others.
     """
     from attn2mask.builders.painter import LORA_WEIGHTS
-    from attn2mask.hub.model_card import adapter_card, model_card, reports
+    from attn2mask.hub.adapter_card import adapter_card
+    from attn2mask.hub.model_card import model_card, reports
     from attn2mask.training.checkpoint import CONFIG, PEER
 
     folder = Path(folder)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from accelerate.commands.launch import launch_command_parser
 from datasets import load_dataset
@@ -22,7 +21,6 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 from PIL import Image
-from safetensors.torch import save_file
 from transformers import ResNetConfig
 
 from attn2mask.builders import build
@@ -36,11 +34,13 @@ from attn2mask.builders.sample import Sample
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.workers import encode
 from attn2mask.builders.worlds.scenes import draw_scene
-from attn2mask.hub.card import block, compose, compose_blocks, hub_id, merge, split, table, wrapped
+from attn2mask.hub.adapter_card import adapter_card
+from attn2mask.hub.card import block, compose, compose_blocks, merge, split, table, wrapped
 from attn2mask.hub.dataset_card import dataset_card, remake
-from attn2mask.hub.model_card import adapter_card, model_card
+from attn2mask.hub.model_card import curves, model_card
 from attn2mask.hub.tally import Tally, figure, quantile, sampled_rows, tally
-from attn2mask.training import train
+from attn2mask.training import adapt, train
+from attn2mask.training.adaptation import AdaptConfig
 from attn2mask.training.layouts import hub_name
 from attn2mask.training.scoring import EvaluateConfig
 from attn2mask.training.scoring import run as evaluate
@@ -311,25 +311,9 @@ def test_metadata_that_cannot_be_read_is_one_line(head):
 def test_names_of_the_hub_and_paths_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my" / "rows").mkdir(parents=True)
-    assert hub_id("microsoft/resnet-50") == "microsoft/resnet-50"
-    for name in (
-        "my/rows",
-        "data/voc",
-        "VOCdevkit/VOC2012",
-        "/a/b",
-        "./a",
-        "~/x",
-        "a/b/c",
-        "voc",
-        "",
-        None,
-        "a/b c",
-    ):
-        assert hub_id(name) is None, name
-        assert name == "VOCdevkit/VOC2012" or name == "data/voc" or hub_name(name) is None, name
     assert hub_name("microsoft/resnet-50") == "microsoft/resnet-50"
-    monkeypatch.chdir("/")
-    assert hub_id("my/rows", tmp_path / "run") is None
+    for name in ("my/rows", "my/gone", "/a/b", "./a", "~/x", "a/b/c", "voc", "", None, "a/b c"):
+        assert hub_name(name) is None, name
 
 
 def test_cells_cannot_break_a_table():
@@ -717,9 +701,11 @@ def test_what_was_learnt_from_is_what_the_training_recorded(run, voc, no_figures
     text = model_card(run, REPO).text
     assert f"{ROWS} pictures that `embedded` painted" in text
     moved = changed(run, tmp_path, "training_config.json", "config", "dataset", str(tmp_path / "gone"))
-    assert model_card(moved, REPO).text == text.replace("--dataset voc", "--dataset gone").replace(
+    expected = text.replace("--dataset voc", "--dataset gone").replace(
         "| rows | `voc` |", "| rows | `gone` |"
     )
+    learnt = "These are the rows that it learnt from: they do not tell how it does on others.\n\n"
+    assert model_card(moved, REPO).text == expected.replace(learnt, "")
 
 
 def test_a_run_does_not_go_on_with_other_rows(run, tmp_path):
@@ -831,13 +817,29 @@ def told(made) -> str:
     return made.text + "".join(made.files[name].decode() for name in made.files if name.endswith(".yaml"))
 
 
-def test_a_run_alone_shows_its_own_scores_and_pictures(run):
+def test_a_run_alone_shows_its_own_scores_and_pictures(run, tmp_path):
     made = model_card(run, REPO)
     assert "Measured by the training itself, at step 4." in made.text
+    learnt = "These are the rows that it learnt from"
+    assert learnt in made.text
+    elsewhere = changed(run, tmp_path, "training_config.json", "config", "eval_dataset", "VOCdevkit/VOC2012")
+    assert learnt not in model_card(elsewhere, REPO).text
     assert "| momentum |" not in made.text  # AdamW does not read it
     last = max((run / "predictions").glob("*.png"))
     assert made.files["assets/predictions.png"] == last.read_bytes()
     assert {"assets/training.png", "assets/metrics-iou.png"} <= set(made.files)
+
+
+def test_the_curves_are_those_of_the_log():
+    log = [{"step": 20, "loss_a": 3.0, "loss_b": 2.5}, {"step": 40, "loss_a": 1.0, "loss_b": 1.5}]
+    log.append({"step": 40, "eval_mean_iou": 0.25})
+    losses, scores = curves(log, {"warmup": 0.25, "max_steps": 40, "mixing": True}).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
+    assert drawn["network A"] == [[20, 3], [40, 1]]
+    assert drawn["network B"] == [[20, 2.5], [40, 1.5]]
+    assert drawn["end of the warm-up"][0][0] == 10
+    assert scores.lines[0].get_xydata().tolist() == [[40, 25]]
+    assert len(curves(log[:1], {}).axes) == 1
 
 
 def test_records_that_are_missing_are_said_to_be(run, tmp_path):
@@ -896,37 +898,85 @@ def test_the_commands_of_a_models_card_run(run, report):
 # The card of an adapter
 
 
+@pytest.fixture(scope="module")
+def adapted(tiny_model, tmp_path_factory) -> Path:
+    """The output directory of an adaptation of one step."""
+    folder = tmp_path_factory.mktemp("adaptation")
+    (folder / "frames").mkdir()
+    for index in range(4):
+        scene = draw_scene("streets", np.random.default_rng([6, index]), (64, 128))
+        Image.fromarray(scene.image).save(folder / "frames" / f"{index}.png")
+    adapt.adapt(
+        AdaptConfig(
+            data=str(folder / "frames"), output_dir=str(folder / "adapter"), model=str(tiny_model("sd15")),
+            instance_prompt="a photo of a sks street", max_steps=1, batch_size=1, rank=2, crop_size=64,
+            sample_every=0, report_to="none",
+        )
+    )  # fmt: skip
+    return folder / "adapter"
+
+
 @pytest.fixture
-def adapter(tmp_path) -> Path:
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    tensors = {"unet.a.lora_A.weight": torch.ones(4, 16), "unet.a.lora_B.weight": torch.ones(16, 4)}
-    save_file(tensors, folder / "pytorch_lora_weights.safetensors")
-    config = {"base_model": "owner/painter", "instance_prompt": "a photo of a sks street", "max_steps": 40000}
-    (folder / "training_config.json").write_text(json.dumps({"config": config, "seconds": 90}))
+def adapter(adapted, tmp_path) -> Path:
+    """One of a painter of the Hub, with samples."""
+    folder = shutil.copytree(adapted, tmp_path / "adapter")
+    record = json.loads((folder / "training_config.json").read_text())
+    record |= {"base_model": "owner/painter", "license": "openrail", "git_commit": "0a1b"}
+    record |= {"prior": {"class_prompt": "a street", "pictures": 7}}
+    record["settings"] |= {"prior_weight": 0.5}
+    (folder / "training_config.json").write_text(json.dumps(record))
+    (folder / "samples").mkdir(exist_ok=True)
+    for step in (1, 2):
+        (folder / "samples" / f"step-{step:06d}.png").write_bytes(encode(np.full((2, 2, 3), step, np.uint8)))
     return folder
 
 
 def test_the_card_of_an_adapter(adapter):
+    record = json.loads((adapter / "training_config.json").read_text())
     made = adapter_card(adapter, "me/it")
     data = ModelCard(made.text).data
-    assert (data.base_model, data.library_name, data.license) == ("owner/painter", "diffusers", "unknown")
+    assert (data.base_model, data.library_name, data.license) == ("owner/painter", "diffusers", "openrail")
     assert (data.pipeline_tag, data.instance_prompt) == ("text-to-image", "a photo of a sks street")
     for said in (
-        "| rank of the weights | 4 |",
-        "| steps | 40000 |",
-        "| time | 1 min 30 s |",
-        "a photo of a sks",
+        f"| its revision | `{record['base_version']}` |",
+        "| rank of the weights | 2 |",
+        "| pictures | 4 of frames, 0 with a caption |",
+        "| power | 1 | the paper, Table 2 |",
+        "| rank | 2 | ours; **not verified** |",
     ):
         assert said in made.text
-    (command,) = commands_of(made.text)
-    config = parse(BuildConfig, command[2:], "build", "")
-    assert (config.model, config.lora) == ("owner/painter", "me/it")
-    changed_config = adapter / "training_config.json"
-    changed_config.write_text(json.dumps({"config": {"base_model": "embedded"}, "max_steps": 7}))
-    made = adapter_card(adapter, "me/it", made.text)
-    assert "| steps | 7 |" in made.text
-    assert split(made.text)[0]["license"] == "apache-2.0"
+    assert made.files == {"assets/samples.png": (adapter / "samples" / "step-000002.png").read_bytes()}
+    build_it, learn = commands_of(made.text)
+    config = parse(BuildConfig, build_it[2:], "build", "")
+    assert (config.table, config.model, config.lora) == ("cityscapes", "owner/painter", "me/it")
+    launch = launch_command_parser().parse_args(learn[2:])
+    assert launch.training_script == "attn2mask.training.adapt"
+    config = parse(AdaptConfig, launch.training_script_args, "adapt", "")
+    assert asdict(config.settings()) == record["settings"]
+    assert (config.data, config.model, config.revision) == ("frames", "owner/painter", record["base_version"])
+    assert (config.class_prompt, config.prior_pictures) == ("a street", 7)
+
+
+def test_a_card_of_an_adapter_follows_every_value_of_its_record(adapter):
+    file = adapter / "training_config.json"
+    record, text, followed = json.loads(file.read_text()), adapter_card(adapter, "me/it").text, set()
+    tables = ("", "setting")
+    for keys, value in leaves(record):
+        new = "cityscapes" if keys == ("preset",) else other(value)
+        file.write_text(json.dumps(with_value(record, keys, new)))
+        changed_text = adapter_card(adapter, "me/it").text
+        is_silent = re.fullmatch(SILENT_OF_ADAPTERS, "/".join(map(str, keys))) is not None
+        assert (changed_text == text) == is_silent, keys
+        followed |= rows_of(text, *tables) - rows_of(changed_text, *tables)
+    of_weights = {
+        line for line in rows_of(text, "") if line.startswith(("| tensors |", "| rank of the weights |"))
+    }
+    assert followed == rows_of(text, *tables) - of_weights
+
+
+SILENT_OF_ADAPTERS = (
+    "base_fingerprint|revision|loss_curve|data/(digest|skipped.*)"  # for `--resume` and `--lora`
+)
 
 
 def test_the_python_of_an_adapters_card_runs(tiny_model, tiny_lora, tmp_path, monkeypatch):
@@ -951,7 +1001,10 @@ def test_an_adapter_without_weights_or_base_model_is_one_line(adapter):
     with pytest.raises(UserError, match="base_model"):
         adapter_card(adapter, "me/it")
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/painter", "r": 4}')
-    assert "| rank | 4 |" in adapter_card(adapter, "me/it").text
+    made = adapter_card(adapter, "me/it").text
+    assert "| rank | 4 |" in made
+    assert "## Training" not in made
+    assert split(made)[0]["license"] == "unknown"
     (adapter / "pytorch_lora_weights.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="can't be read"):
         adapter_card(adapter, "me/it")

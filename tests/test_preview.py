@@ -118,9 +118,9 @@ def no_cards(monkeypatch):
         text = "---\nlicense: apache-2.0\n---\n\n# The card\n\n![a figure](assets/one.png)\n"
         return SimpleNamespace(text=text, files={"assets/one.png": PIXEL, ".eval_results/x.yaml": b"a: 1"})
 
-    for module, names in (("dataset_card", ["dataset_card"]), ("model_card", ["model_card", "adapter_card"])):
-        stub = SimpleNamespace(**{name: lambda *what, name=name: write(name, *what) for name in names})
-        monkeypatch.setitem(sys.modules, f"attn2mask.hub.{module}", stub)
+    for name in ("dataset_card", "model_card", "adapter_card"):
+        stub = SimpleNamespace(**{name: lambda *what, name=name: write(name, *what)})
+        monkeypatch.setitem(sys.modules, f"attn2mask.hub.{name}", stub)
     return asked
 
 
