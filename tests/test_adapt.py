@@ -616,19 +616,19 @@ def launch(config: AdaptConfig, processes: int) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(config, tmp_path):
-    config = replace(config, prior_preservation=True, prior_pictures=4, text_encoder=True, max_steps=3)
+    config = replace(config, prior_preservation=True, prior_pictures=4, text_encoder=True, max_steps=1)
     module.adapt(config)
     both = replace(config, output_dir=str(tmp_path / "both"))
     done = launch(both, 2)
     assert done.returncode == 0, done.stderr
     assert "2 processes x 1 pictures x 1 accumulated = 2 a step" in done.stdout
-    begun = add_lora(load_painter(config.model).pipe, config.settings(), config.seed)
-    start, one, two = (
-        torch.cat([weights[name].flatten() for name in sorted(weights)])
-        for weights in (begun, lora(config), lora(both))
+    # Adam's first moments are the gradients; what it makes of those next to nothing is chance.
+    one, two = (
+        torch.cat([state[name].flatten() for name in sorted(state) if name.endswith("/exp_avg")])
+        for state in (load_file(f"{c.output_dir}/state.safetensors") for c in (config, both))
     )
-    # In sum: where a gradient is next to nothing, Adam turns what was rounded otherwise into a whole step.
-    assert (one - two).norm() < 0.02 * (one - start).norm()
+    assert one.norm() > 0
+    assert (one - two).norm() < 1e-3 * one.norm()
 
 
 @pytest.mark.slow
