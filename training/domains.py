@@ -141,8 +141,8 @@ def features(pictures: np.ndarray) -> torch.Tensor:
 def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """The unbiased squared maximum mean discrepancy of features (N, D) and (M, D) under the kernel
     (x y / D + 1) ** 3, times 1,000: KID (Bińkowski et al., "Demystifying MMD GANs", ICLR 2018). The features
-    are taken as they are: frames of one drive hardly differ in some, and dividing by deviations so small would
-    let these alone decide.
+    are taken as they are: frames of one drive hardly differ in some, and dividing by deviations so small
+    would let these alone decide.
     """
     a, b = a.double(), b.double()
 
