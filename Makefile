@@ -21,7 +21,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 bench: $(STAMP)
-	$(BIN)/python tests/bench.py $(if $(QUICK),--quick)
+	PYTHONPATH=tests $(BIN)/python -m bench $(if $(QUICK),--quick)
 
 survival: $(STAMP)
 	$(BIN)/python tests/survival.py

@@ -9,13 +9,14 @@ other kinds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from attn2mask.builders.english import UNCOUNTABLE, article, plural
 from attn2mask.builders.labels import ClassTable, LabelClass, spelling
 
+USUAL = 0.9  # share of a scene's usual classes that a caption names
 NUMBERS = {2: ("two", "two", "a couple of"), 3: ("three", "three", "several")}
 OPENINGS = ("", "", "", "", "", "a picture of ", "a photo of ", "there is ", "a close up of ", "a view of ")
 ADJECTIVES = ("large", "small", "big", "little", "old", "new", "nice", "colorful", "bright")
@@ -346,14 +347,7 @@ def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: in
     The classes stand before place, weather and light, so that a model's limit of tokens cuts these off first.
     """
     scene = table.scene
-    chosen = [] if balance_class is None else [balance_class]
-    for thing, (least, most) in ((True, scene.things), (False, scene.stuff)):
-        count = int(rng.integers(least, most + 1)) - sum(table.classes[k].thing == thing for k in chosen)
-        others = [k for k, label in enumerate(table.classes) if label.thing == thing and k not in chosen]
-        chosen += [int(k) for k in rng.permutation(others)[: max(count, 0)]]
-    chosen = chosen or [int(rng.integers(len(table.classes)))]
-    phrases = [_scene_phrase(table, k, rng) for k in sorted(chosen, key=lambda k: not table.classes[k].thing)]
-    named = " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
+    named = describe(table, scene_classes(table, rng, range(len(table.classes)), balance_class), rng)
     opening, *rest = (
         options[rng.integers(len(options))] if options and rng.random() < 0.6 else ""
         for options in (scene.openings, scene.places, scene.weather, scene.light)
@@ -362,6 +356,29 @@ def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: in
     if rng.random() < 0.5:
         text = text[:1].upper() + text[1:]
     return text + ("." if rng.random() < 0.5 else "")
+
+
+def scene_classes(
+    table: ClassTable, rng: np.random.Generator, among: Collection[int], balance_class: int | None = None
+) -> list[int]:
+    """Of the classes ``among`` (positions in ``table.classes``; one at least) those that a caption of its
+    scene names, ``balance_class`` with them.
+    """
+    scene = table.scene
+    chosen = [] if balance_class is None else [balance_class]
+    for thing, (least, most) in ((True, scene.things), (False, scene.stuff)):
+        others = [k for k in among if table.classes[k].thing == thing and k not in (*chosen, *scene.usual)]
+        count = int(rng.integers(least, most + 1)) - sum(table.classes[k].thing == thing for k in chosen)
+        chosen += [int(k) for k in rng.permutation(others)[: max(count, 0)]]
+    chosen += [k for k in scene.usual if k in among and k not in chosen and rng.random() < USUAL]
+    return chosen or [int(rng.choice(list(among)))]
+
+
+def describe(table: ClassTable, classes: Collection[int], rng: np.random.Generator) -> str:
+    """Classes in a scene's words, things first: "two cars, a cyclist, trees and a road"."""
+    ordered = sorted(classes, key=lambda k: not table.classes[k].thing)
+    phrases = [_scene_phrase(table, k, rng) for k in ordered]
+    return " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
 
 
 def _scene_phrase(table: ClassTable, class_index: int, rng: np.random.Generator) -> str:

@@ -56,13 +56,15 @@ class Scene:
     """What pictures of a table's domain are like: their shape, and of what the grammar's captions speak.
 
     `aspect` is width over height (1: the model's own shape); with `balance` the classes take turns. A caption
-    names from the least to the most `things` and `stuff`, and beside them some of an opening, a place, the
-    weather and the light. `phrases` are parallel to the table's classes: how a caption names each, empty
-    where its base names do.
+    names nine of ten of the `usual` classes, which hardly a picture lacks, from the least to the most of the
+    other `things` and `stuff`, and beside them some of an opening, a place, the weather and the light.
+    `usual` are positions in the table's classes. `phrases` are parallel to them: how a caption names each,
+    empty where its base names do.
     """
 
     aspect: float = 1.0
     balance: bool = False
+    usual: tuple[int, ...] = ()
     things: tuple[int, int] = (1, 3)
     stuff: tuple[int, int] = (1, 3)
     openings: tuple[str, ...] = ()
@@ -311,6 +313,7 @@ class _Reader:
         return Scene(
             aspect=float(aspect),
             balance=self.typed(value.get("balance", False), "scene.balance", bool, "true or false"),
+            usual=self.positions(value.get("usual", []), "scene.usual", classes),
             things=self.range(value.get("things", [1, 3]), "scene.things"),
             stuff=self.range(value.get("stuff", [1, 3]), "scene.stuff"),
             **{name: self.words(value.get(name, []), f"scene.{name}") for name in lists},
@@ -322,6 +325,14 @@ class _Reader:
             case [int(least), int(most)] if 0 <= least <= most <= MOST_NAMED:
                 return least, most
         raise self.fail(key, f"is {_shown(value)}, but must be two numbers such as [1, 3]")
+
+    def positions(self, value: Any, key: str, classes: tuple[LabelClass, ...]) -> tuple[int, ...]:
+        names = [label.name for label in classes]
+        words = self.words(value, key)
+        for word in words:
+            if word not in names:
+                raise self.fail(key, f"has {word!r}, which is not the name of a class")
+        return tuple(names.index(word) for word in words)
 
     def phrases(self, value: Any, classes: tuple[LabelClass, ...]) -> tuple[tuple[str, ...], ...]:
         value = self.typed(value, "scene.phrases", dict, "a mapping from classes to lists of words")

@@ -174,10 +174,12 @@ def test_background(tmp_path: Path, background: str, names: tuple[str, ...]):
 
 def test_a_users_scene(tmp_path: Path):
     scene = (
-        "scene: {aspect: 2, balance: true, stuff: [0, 1], places: [in a kitchen], phrases: {mug: [two mugs]}}"
+        "scene: {aspect: 2, balance: true, usual: [mug], stuff: [0, 1], places: [in a kitchen], "
+        "phrases: {mug: [two mugs]}}"
     )
     table = load_table(write(tmp_path, KITCHEN + scene))
     assert (table.scene.aspect, table.scene.balance, table.scene.things) == (2.0, True, (1, 3))
+    assert table.scene.usual == (0,)
     assert (table.scene.stuff, table.scene.places) == ((0, 1), ("in a kitchen",))
     assert table.scene.phrases == (("two mugs",), ())
     assert load_table(write(tmp_path, KITCHEN)).scene is None
@@ -240,6 +242,7 @@ def test_more_than_254_names_need_16_bits(tmp_path: Path):
         ("name: t\nclasses: [{name: mug}]\nscene: {aspect: 0}", "scene.aspect is 0"),
         ("name: t\nclasses: [{name: mug}]\nscene: {things: [3, 1]}", "scene.things is [3, 1]"),
         ("name: t\nclasses: [{name: mug}]\nscene: {light: dark}", "scene.light is 'dark'"),
+        ("name: t\nclasses: [{name: mug}]\nscene: {usual: [cup]}", "scene.usual has 'cup'"),
         ("name: t\nclasses: [{name: mug}]\nscene: {balance: 1}", "scene.balance is 1"),
         (
             "name: t\nclasses: [{name: mug}]\nscene: {phrases: {cup: [a cup]}}",

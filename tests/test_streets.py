@@ -10,6 +10,7 @@ from PIL import Image
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import load_table
+from attn2mask.builders.prompts import find_occurrences
 from attn2mask.builders.worlds import roadside, traffic
 from attn2mask.builders.worlds.camera import CITYSCAPES, NEAR, UNLABELLED, Camera
 from attn2mask.builders.worlds.canvas import SUPERSAMPLE
@@ -182,7 +183,9 @@ def test_streets_are_written_as_rows_of_cityscapes(tmp_path):
     made = next(iter(draw_rows("streets", 1, HELD_OUT, (32, 64))))
     assert set(made["classes"]) == {int(k) for k in np.unique(mask) if k < 19}
     assert made["words"] == [CITYSCAPES[k] for k in made["classes"]]
-    assert made["caption"]
+    named = {o.class_index for o in find_occurrences(table, made["caption"])}
+    assert named
+    assert named <= set(made["classes"])
     with pytest.raises(UserError, match="square"):
         run(DrawnConfig("objects", str(tmp_path / "wide"), num_images=1, size=32, width=64))
     with pytest.raises(UserError, match="shifted and streets"):

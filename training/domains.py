@@ -8,7 +8,7 @@ of Cityscapes' table are painted without and with each adapter, and held against
 adapted to:
 
 - colour: 1-Wasserstein distance between all pixels' values, mean of CIELAB's three channels, in its units;
-- feature: kernel distance (KID) between pooled features of the small backbone that ships, times 1,000;
+- feature: kernel distance (KID) between pooled features of the referee, times 1,000;
 - mIoU, for drawn streets, of segmenters trained on the built rows, over seeds, against exact masks.
 
 Beside them stands what two halves of the real frames have between them.
@@ -35,6 +35,7 @@ from attn2mask.builders.labels import load_table
 from attn2mask.builders.painter import LORA_RECORD
 from attn2mask.training.cells import Cell, as_cell, run_cells
 from attn2mask.training.drawn import HELD_OUT, draw_rows, write_rows
+from attn2mask.training.referee import load_referee
 
 ADAPT = Path(__file__).parent / "adapt.py"
 SIZE = (256, 128)  # width and height in pixels that all pictures are brought to
@@ -127,15 +128,12 @@ def colour_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 @torch.no_grad()
 def features(pictures: np.ndarray) -> torch.Tensor:
-    """(N, 128, 256, 3) uint8 -> (N, D): the mean over the picture of the small backbone's last stage."""
-    from transformers import AutoModel
-
-    from attn2mask.training.cotraining import normalise
-    from attn2mask.training.models import EMBEDDED
-
-    network = AutoModel.from_pretrained(EMBEDDED, dtype=torch.float32).eval()
-    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    return torch.cat([network(normalise(part)).pooler_output.flatten(1) for part in x.split(32)])
+    """(N, 128, 256, 3) uint8 -> (N, 128): the mean over the picture of what the referee sees at its lowest
+    level. It learnt not to mind the blur of the painter's autoencoder, which would else outweigh the rest.
+    """
+    referee = load_referee()
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.cat([referee.encode(part)[-1].mean((2, 3)) for part in x.split(32)])
 
 
 def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -5,7 +5,7 @@
 
 The rows have a build's columns, so they stand wherever painted rows do: `--dataset` or `--eval-dataset` of
 training, and `attn2mask evaluate`. Streets are rows of Cityscapes' table, the other worlds of VOC's; a
-street's caption says its place and light.
+street's caption says what stands in it, its place and its light, in the words of a build's own captions.
 """
 
 from __future__ import annotations
@@ -15,17 +15,22 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from attn2mask.builders import grammar
 from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.labels import ClassTable, load_table
 
+if TYPE_CHECKING:
+    from attn2mask.builders.worlds.scenes import Scene
+
 TABLES = {"objects": "voc", "variety": "voc", "shifted": "voc", "streets": "cityscapes"}  # by world
+SEEN = 0.005  # share of a picture's pixels from which on a caption may name a class
 HELD_OUT = 77_000_000  # seeds from here on belong to evaluation; nothing is trained on them
 
 
@@ -84,9 +89,19 @@ def draw_rows(
     table = load_table(TABLES[world])
     for index in tqdm(range(count), f"drawing {world}", unit="scene", mininterval=1):
         scene = draw_scene(world, np.random.default_rng([seed, index]), size)
-        caption = f"{scene.place} {scene.light}" if scene.light else ""
+        caption = street_caption(scene, table, index) if world == "streets" else ""
         sample_id = f"{world}-{seed}-{index:06d}"
         yield row(sample_id, scene.image, scene.mask, table=table, caption=caption)
+
+
+def street_caption(scene: Scene, table: ClassTable, index: int) -> str:
+    """What someone would say of a drawn street: classes that take up at least `SEEN` of it, as many as the
+    captions of a build name, its place and its light.
+    """
+    rng = np.random.default_rng(index)
+    sizes = np.bincount(scene.mask.ravel(), minlength=256)[: len(table.classes)] / scene.mask.size
+    named = grammar.scene_classes(table, rng, np.flatnonzero(sizes >= SEEN).tolist())
+    return f"{grammar.describe(table, named, rng)} {scene.place} {scene.light}"
 
 
 def _png(array: np.ndarray) -> dict[str, Any]:

@@ -59,11 +59,17 @@ class Referee(nn.Module):
         )
         self.head = nn.Conv2d(widths[0], CLASSES * 4, 3, 1, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What it sees, level by level from half of height and width down to (N, 128, H / 32, W / 32)."""
         levels = [F.silu(self.stem(x))]
         for block in self.down:
             levels.append(block(levels[-1]))
-        y = self.middle(levels.pop())
+        levels[-1] = self.middle(levels[-1])
+        return levels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        levels = self.encode(x)
+        y = levels.pop()
         for block in self.up:
             y = block(torch.cat([F.interpolate(y, scale_factor=2.0, mode="nearest"), levels.pop()], 1))
         return F.pixel_shuffle(self.head(y), 2)

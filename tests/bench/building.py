@@ -1,0 +1,126 @@
+"""Whole builds: over plain painting of the same pictures, with more labelling processes, in two processes."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from bench.growth import SIDE, stub_build
+from bench.recording import draw
+from bench.timing import Row, compare, measure
+
+from attn2mask.builders.build import BuildConfig, run
+from attn2mask.builders.labels import load_table
+from attn2mask.builders.painter import load_painter
+from attn2mask.builders.prompts import PromptSource, picture_seed
+from attn2mask.builders.synthesize import ATTEMPTS
+
+BATCH = 8
+BUILD = Path(__file__).parents[2] / "builders" / "build.py"
+
+
+def silently(config: BuildConfig) -> dict:
+    """Build, and give the report."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        run(config)
+    return json.loads(Path(config.out, "report.json").read_text())
+
+
+def painted(report: dict, rows: int) -> list[tuple[int, int]]:
+    """(index, attempt) of all pictures of a build, in the order in which they were painted."""
+    # The last attempt is kept, whatever the gate says.
+    last = {int(name[-8:]): min(len(why), ATTEMPTS - 1) for name, why in report["rejected"].items()}
+    return [(i, attempt) for attempt in range(ATTEMPTS) for i in range(rows) if attempt <= last.get(i, 0)]
+
+
+def hidden(model: str, quick: bool) -> Iterator[Row]:
+    """A build with labels, PNG, Parquet and new attempts over plain painting of the pictures that it painted,
+    both with the painter on one thread, loaded anew.
+    """
+    rows, pairs = (16, 1) if quick else (128, 3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    reports = []
+
+    def whole() -> None:
+        with tempfile.TemporaryDirectory() as out:
+            reports.append(silently(BuildConfig("voc", f"{out}/voc", rows, model=model, batch_size=BATCH)))
+
+    def plain() -> None:
+        painter = load_painter(model)
+        defaults = painter.defaults
+        options = {
+            "num_inference_steps": defaults.steps, "guidance_scale": defaults.guidance_scale,
+            "height": defaults.height, "width": defaults.width, "output_type": "np",
+        }  # fmt: skip
+        source = PromptSource(load_table("voc"), None, painter.tokenizers, seed=0)
+        pictures = painted(reports[0], rows)
+        for start in range(0, len(pictures), BATCH):
+            part = pictures[start : start + BATCH]
+            texts = [source.prompt(*each).text for each in part]
+            draw(painter.pipe, texts, [picture_seed(0, *each) for each in part], **options)
+
+    whole()
+    yield measure(
+        f"a build of {rows} rows / plain painting, one thread", whole, plain, pairs, goal="<= 1.05",
+        pictures=len(painted(reports[0], rows)),
+    )  # fmt: skip
+    torch.set_num_threads(threads)
+
+
+def spread(quick: bool) -> Iterator[Row]:
+    """Where the painter takes no time and labelling is all: two labelling processes over one. A painter that
+    takes longer for a picture than one process for its labels is never waited for.
+    """
+    rows, pairs = (128, 1) if quick else (512, 3)
+
+    def build(workers: int) -> None:
+        with tempfile.TemporaryDirectory() as out:
+            stub_build(Path(out), rows, workers=workers, side=2 * SIDE)
+
+    def two() -> None:
+        build(2)
+
+    def one() -> None:
+        build(1)
+
+    one()
+    row = measure("labels by two processes / by one, painter at rest", two, one, pairs)
+    row.notes["line_ms"] = 1000 * row.seconds[1] / rows
+    yield row
+
+
+def processes(model: str, quick: bool) -> Iterator[Row]:
+    """A build in two processes over the same in one, one thread each; seconds from build.json to report.json,
+    without the libraries' start.
+    """
+    rows, pairs = (64, 1) if quick else (256, 2)
+    took: dict[int, list[float]] = {1: [], 2: []}
+    sums: dict[int, str] = {}
+    for pair in range(pairs):
+        for count in (1, 2) if pair % 2 else (2, 1):
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder, "voc")
+                launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
+                options = ["voc", "--out", str(out), "--num-images", str(rows), "--model", model]
+                options += ["--shard-size", "32", "--workers", "1"]
+                subprocess.run(
+                    [*launch, str(BUILD), *options], check=True, capture_output=True,
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                )  # fmt: skip
+                began, ended = (out / name for name in ("build.json", "report.json"))
+                took[count].append(ended.stat().st_mtime - began.stat().st_mtime)
+                manifests = sorted((out / "manifest").glob("*.json"))
+                sums[count] = " ".join(json.loads(file.read_text())["sha256"] for file in manifests)
+            time.sleep(1)
+    yield compare(
+        f"a build of {rows} rows by two processes / by one", took[2], took[1], goal="<= 0.556",
+        same_rows=sums[1] == sums[2],
+    )  # fmt: skip

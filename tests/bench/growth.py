@@ -1,0 +1,134 @@
+"""Builds of 100 to 10,000 rows by a painter that takes no time, so that what grows with the rows shows.
+
+python -m bench.growth 1000 OUT      # one of them, in a process of its own; prints what it measured
+"""
+
+import contextlib
+import io
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from bench.timing import Row, compare
+from PIL import Image
+
+from attn2mask.builders import build, painter
+from attn2mask.builders.painter import Defaults
+from attn2mask.builders.prompts import Prompt
+
+SIDE = 64
+ROUND = 64  # more rows that a finished build is asked for
+
+
+class StubPainter:
+    """Fields of colour with a blot for each class, and maps that show these blots: pictures that pass the
+    gate, functions of their seeds.
+    """
+
+    def __init__(self, side: int = SIDE) -> None:
+        from transformers import AutoTokenizer
+
+        scheduler = SimpleNamespace(config=SimpleNamespace(num_train_timesteps=1000))
+        self.pipe = SimpleNamespace(
+            dtype=torch.float32, vae_scale_factor=8, device="cpu", scheduler=scheduler
+        )
+        self.defaults = Defaults(20, 3.0, side, side)
+        self.facts = {"model": "stub", "model_version": f"{side}", "pipeline": "", "scheduler": {}}
+        self.tokenizers = [AutoTokenizer.from_pretrained(painter.EMBEDDED / "tokenizer")]
+        self.began: float | None = None
+
+    def check(self, steps: int, height: int, width: int) -> None:
+        """It makes all sizes."""
+
+    def paint(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], *, height: int, width: int, **_
+    ) -> tuple:
+        """As a painter's, but at once."""
+        self.began = self.began or time.perf_counter()
+        images, maps = [], []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            rng = np.random.default_rng(seed)
+            y, x = np.mgrid[0 : height // 8, 0 : width // 8] / (height // 8)
+            angle = rng.uniform(0, 2 * np.pi)
+            picture = np.full((*y.shape, 3), rng.integers(40, 90, 3), float)
+            of_word = {}
+            for k, word in enumerate(prompt.words):
+                turn = angle + 2 * np.pi * k / len(prompt.words)
+                centre = 0.5 + 0.28 * np.cos(turn), 0.5 + 0.28 * np.sin(turn)
+                blot = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / 0.02)
+                picture += blot[..., None] * rng.integers(60, 160, 3)
+                of_word[word] = {y.shape: torch.from_numpy(0.5 * blot).float()}
+            field = Image.fromarray(picture.clip(0, 255).astype(np.uint8)).resize((width, height))
+            noise = rng.integers(0, 16, (height, width, 1), np.uint8)
+            images.append(np.asarray(field) // 17 * 16 + noise)
+            maps.append(of_word)
+        return np.stack(images).astype(np.uint8), maps, [None] * len(prompts)
+
+
+def stub_build(out: Path, rows: int, workers: int | None = None, side: int = SIDE) -> StubPainter:
+    """A build by the stub, in silence."""
+    stub, load = StubPainter(side), painter.load_painter
+    painter.load_painter = lambda *_, **__: stub
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            build.run(build.BuildConfig("voc", str(out), rows, workers=workers))
+    finally:
+        painter.load_painter = load
+    return stub
+
+
+def measured(rows: int, out: Path) -> dict[str, float]:
+    """Seconds and peak memory (bytes) of this process for a build of `rows`; seconds until a run that asks
+    for a few more paints; seconds to load what was made; rows and bytes of its row groups.
+    """
+    from datasets import load_dataset
+    from pyarrow.parquet import ParquetFile
+
+    stub_build(out / "warm", 8)  # imports, and the first start of processes
+    started = time.perf_counter()
+    stub_build(out / "rows", rows)
+    seconds = time.perf_counter() - started
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    started = time.perf_counter()
+    resumed = stub_build(out / "rows", rows + ROUND).began - started
+    started = time.perf_counter()
+    found = load_dataset(str(out / "rows"), split="train", cache_dir=str(out / "cache"))
+    loading = time.perf_counter() - started
+    assert len(found) == rows + ROUND
+    group = ParquetFile(out / "rows" / "data" / "train-00000.parquet").metadata.row_group(0)
+    return {
+        "seconds": seconds, "memory": memory, "resumed": resumed, "loading": loading,
+        "rows_a_group": group.num_rows, "bytes_a_group": group.total_byte_size,
+    }  # fmt: skip
+
+
+def growth(quick: bool) -> Iterator[Row]:
+    """Time and memory of the largest build over those of the middle one, a row, and what a resume costs."""
+    sizes = (30, 100, 300) if quick else (100, 1_000, 10_000)
+    found = []
+    for rows in sizes:
+        with tempfile.TemporaryDirectory() as out:
+            command = [sys.executable, "-m", "bench.growth", str(rows), out]
+            answer = subprocess.run(command, check=True, capture_output=True, text=True)
+        found.append(json.loads(answer.stdout.splitlines()[-1]))
+    each = [(found[k + 1]["seconds"] - found[k]["seconds"]) / (sizes[k + 1] - sizes[k]) for k in range(2)]
+    small, middle, large = sizes
+    yield compare(
+        f"a row of {middle:,} to {large:,} / of {small:,} to {middle:,}", each[1:], each[:1], "constant",
+        memory=found[2]["memory"] / found[1]["memory"], megabytes=found[2]["memory"] / 1e6,
+        rows_a_group=found[2]["rows_a_group"], kilobytes_a_group=found[2]["bytes_a_group"] / 1e3,
+        seconds_to_load=found[2]["loading"],
+    )  # fmt: skip
+    yield compare(f"resuming {large:,} rows / 2 s", [found[2]["resumed"]], [2.0], "<= 1")
+
+
+if __name__ == "__main__":
+    print(json.dumps(measured(int(sys.argv[1]), Path(sys.argv[2]))))

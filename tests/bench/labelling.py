@@ -1,0 +1,77 @@
+"""The dense CRF with the labels that a picture holds over the CRF with all labels of the table."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from bench.timing import Row, measure
+from PIL import Image
+from pydensecrf.densecrf import DenseCRF2D
+
+from attn2mask.builders.crf import refine
+from attn2mask.builders.labeling import label_picture
+from attn2mask.builders.labels import load_table
+from attn2mask.builders.painter import load_painter
+from attn2mask.builders.prompts import PromptSource, picture_seed
+from attn2mask.builders.rules import CRF, PRESETS
+from attn2mask.builders.scores import class_scores, quantise
+
+PICTURES = 8
+ABSENT = 1e-10  # probability of a class that the picture does not hold
+
+
+def refine_all(image: np.ndarray, labels: np.ndarray, names: int, crf: CRF) -> np.ndarray:
+    """pydensecrf, called plainly with all `names` labels of the table: (H, W, 3) and (H, W) to (H, W). Those
+    that the picture does not hold have as good as no probability, the others what `refine` gives them.
+    """
+    height, width = labels.shape
+    scale = (height * width) ** 0.5 / 512
+    present = np.unique(labels[labels >= 0])
+    others = (1 - crf.gt_prob) / max(len(present) - 1, 1)
+    flat = labels.ravel()
+    probability = np.where(np.arange(names)[:, None] == flat, crf.gt_prob, others).astype(np.float32)
+    probability[:, flat < 0] = 1 / len(present)
+    probability[np.setdiff1d(np.arange(names), present)] = ABSENT
+    field = DenseCRF2D(width, height, names)
+    field.setUnaryEnergy(-np.log(probability))
+    field.addPairwiseGaussian(sxy=crf.gaussian_sxy * scale, compat=crf.gaussian_compat)
+    field.addPairwiseBilateral(
+        sxy=crf.bilateral_sxy * scale, srgb=crf.bilateral_srgb, rgbim=image, compat=crf.bilateral_compat
+    )
+    return np.array(field.inference(crf.iterations)).argmax(axis=0).reshape(height, width)
+
+
+def crf(model: str, quick: bool) -> Iterator[Row]:
+    """Painted pictures with a coarse mask of two labels or more, at two sizes."""
+    painter, table, rules = load_painter(model), load_table("voc"), PRESETS["default"]
+    defaults = painter.defaults
+    source = PromptSource(table, None, painter.tokenizers, seed=0)
+    prompts = [source.prompt(index, 0) for index in range(PICTURES)]
+    images, maps, _ = painter.paint(
+        prompts,
+        [picture_seed(0, index, 0) for index in range(PICTURES)],
+        steps=defaults.steps,
+        guidance_scale=defaults.guidance_scale,
+        height=defaults.height,
+        width=defaults.width,
+    )
+    for side, pairs in ((128, 3 if quick else 12), (512, 2 if quick else 5)):
+        cases = []
+        for image, of_word, prompt in zip(images, maps, prompts, strict=True):
+            large = np.array(Image.fromarray(image).resize((side, side)))
+            scores, _ = class_scores([of_word[word] for word in prompt.words], rules)
+            coarse = label_picture(large, quantise(scores), rules, True).coarse
+            if len(np.unique(coarse[coarse >= 0])) > 1:
+                cases.append((large, coarse))
+
+        def few(cases=cases) -> list[np.ndarray]:
+            return [refine(image, coarse, rules.crf).labels for image, coarse in cases]
+
+        def every(cases=cases) -> list[np.ndarray]:
+            return [refine_all(image, coarse, len(table.names), rules.crf) for image, coarse in cases]
+
+        same = np.mean([a == b for a, b in zip(few(), every(), strict=True)])
+        yield measure(
+            f"CRF with a picture's labels / all {len(table.names)}, {side} x {side}", few, every, pairs,
+            goal="<= 0.333", same_pixels=float(same),
+            labels=float(np.mean([len(np.unique(c[c >= 0])) for _, c in cases])),
+        )  # fmt: skip

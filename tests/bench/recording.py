@@ -1,0 +1,117 @@
+"""Painting under the recorder over painting without it: the embedded painter, and Stable Diffusion 1.5's
+architecture with random weights.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from bench.timing import Row, measure, peak_memory
+from stable_diffusion import stable_diffusion
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTokenizerFast
+
+from attn2mask.builders.labels import load_table
+from attn2mask.builders.painter import EMBEDDED, load_painter
+from attn2mask.builders.prompts import PromptSource, picture_seed
+from attn2mask.builders.recorder import AttentionRecorder, layout_of
+
+WORDS = {"dog": (5,), "bus": (8, 9)}
+PROMPT = "a photo of a dog and a bus on the street"
+
+
+def draw(pipe, texts: list[str], seeds: list[int], **options) -> np.ndarray:
+    """Plain painting, by the pipeline alone."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    images = pipe(texts, generator=generators, **options).images
+    return images.float().cpu().numpy() if isinstance(images, torch.Tensor) else images
+
+
+def record(pipe, texts: list[str], seeds: list[int], spans: list[dict], **options) -> np.ndarray:
+    """The same under the recorder."""
+    with AttentionRecorder(pipe, spans):
+        return draw(pipe, texts, seeds, **options)
+
+
+def embedded(model: str, quick: bool) -> Iterator[Row]:
+    """The painter of `model`, whole pictures."""
+    painter = load_painter(model)
+    source = PromptSource(load_table("voc"), None, painter.tokenizers, seed=0)
+    prompts = [source.prompt(index, 0) for index in range(8)]
+    seeds = [picture_seed(0, index, 0) for index in range(8)]
+    defaults = painter.defaults
+    options = {
+        "num_inference_steps": defaults.steps, "guidance_scale": defaults.guidance_scale,
+        "height": defaults.height, "width": defaults.width, "output_type": "np",
+    }  # fmt: skip
+    spans = [dict(zip(p.words, p.spans, strict=True)) for p in prompts]
+    for size, pairs in ((1, 3 if quick else 20), (8, 2 if quick else 8)):
+        texts = [prompt.text for prompt in prompts[:size]]
+        plain = partial(draw, painter.pipe, texts, seeds[:size], **options)
+        recorded = partial(record, painter.pipe, texts, seeds[:size], spans[:size], **options)
+        same = bool(np.array_equal(recorded(), plain()))
+        yield measure(
+            f"painting recorded / plain, {model}, batch {size}", recorded, plain, pairs, same_pictures=same
+        )
+
+
+def architecture(quick: bool) -> Iterator[Row]:
+    """Stable Diffusion 1.5, 512 x 512 with guidance: one denoising step on a CPU, ten on a GPU. Pictures are
+    compared as latents.
+    """
+    gpu = torch.cuda.is_available()
+    tokenizer = CLIPTokenizerFast.from_pretrained(EMBEDDED / "tokenizer", model_max_length=77)
+    pipe = stable_diffusion(tokenizer)
+    pipe.set_progress_bar_config(disable=True)
+    options = {
+        "num_inference_steps": 10 if gpu else 1, "guidance_scale": 7.5, "height": 512, "width": 512,
+        "output_type": "latent",
+    }  # fmt: skip
+    pairs, sizes = (2 if quick else 8), ((1, 8) if gpu else (1,))
+    dtypes = (torch.float16,) if gpu else (torch.bfloat16,) if quick else (torch.float32, torch.bfloat16)
+    for dtype in dtypes:
+        pipe.to("cuda" if gpu else "cpu", dtype)
+        for size in sizes:
+            texts, seeds, spans = [PROMPT] * size, list(range(size)), [WORDS] * size
+            plain = partial(draw, pipe, texts, seeds, **options)
+            recorded = partial(record, pipe, texts, seeds, spans, **options)
+            same = bool(np.array_equal(recorded(), plain()))
+            memory = peak_memory(recorded) / peak_memory(plain)
+            kind = str(dtype).removeprefix("torch.")
+            yield measure(
+                f"painting recorded / plain, SD 1.5 {kind}, batch {size}", recorded, plain, pairs,
+                goal="<= 1.02" if gpu else "<= 1.01", same_pictures=same, memory=memory, **floor(pipe, plain),
+            )  # fmt: skip
+
+
+def floor(pipe, plain) -> dict[str, float]:
+    """What recording must do at least in one call of the denoiser for one picture, as shares of what that
+    does anyhow: one product of the conditional half's queries and keys (operations), and reading both once
+    more and adding a map for each word (bytes, over those of the weights).
+    """
+    shapes: dict[str, list[torch.Size]] = {}
+    hooks = []
+    for name, layer in layout_of(pipe).layers.items():
+        for module in layout_of(pipe).projections(layer):
+            hooks.append(
+                module.register_forward_hook(
+                    lambda module, args, output, name=name: shapes.setdefault(name, []).append(output.shape)
+                )
+            )
+    with FlopCounterMode(display=False) as counter:
+        plain()
+    for hook in hooks:
+        hook.remove()
+    calls = len(pipe.scheduler.timesteps)
+    denoiser = counter.get_flop_counts()["UNet2DConditionModel"]
+    operations = moved = 0
+    for query, key in (seen[:2] for seen in shapes.values()):
+        half = query[0] // 2
+        operations += 2 * half * query[1] * query[2] * key[1]
+        moved += half * (query[1] + key[1]) * query[2] * pipe.unet.dtype.itemsize
+        moved += 2 * half * query[1] * len(WORDS) * 4  # a float32 map is read and written
+    weights = sum(p.numel() * p.element_size() for p in pipe.unet.parameters())
+    return {
+        "floor_operations": operations * calls / sum(denoiser.values()), "floor_bytes": moved / weights,
+    }  # fmt: skip
