@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 CORES ?= $(shell nproc)
 QUICK ?=
 
-.PHONY: demo test slow lint bench survival painter evidence clean
+.PHONY: demo test slow lint bench bench-peers survival painter evidence clean
 
 demo: $(STAMP)
 	$(BIN)/attn2mask demo --out runs/demo
@@ -22,6 +22,13 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m bench $(if $(QUICK),--quick)
+
+# DAAM beside ours, in an environment of its own, with the libraries of its day.
+bench-peers: $(STAMP)
+	test -x runs/daam/bin/python || $(PYTHON) -m venv runs/daam
+	runs/daam/bin/python -m pip install --quiet torch==2.13.0
+	runs/daam/bin/python -m pip install --quiet daam==0.2.0 'huggingface_hub==0.23.5' 'numpy<2'
+	PYTHONPATH=tests runs/daam/bin/python -m bench.peers
 
 survival: $(STAMP)
 	$(BIN)/python tests/survival.py
