@@ -1,8 +1,8 @@
 """Kills builds, trainings, adaptations and publishes at random moments, and does to their output what
 machines do to it: what comes of it in the end must be what comes of a run that nothing happened to.
 
-    make survival                                        # 50 kills of each, an hour of two cores
-    python tests/survival.py --kills 5 --out runs/survival
+    make survival                                        # 50 kills of each, ten minutes of two cores
+    python tests/survival.py --kills 300 --seed 1       # at other moments, an hour
 
 It goes on where it was stopped. Each attempt is a process of its own, forked from one that has imported all,
 so that kills fall into work. Half of them come by the clock. The others come by steps: at the n-th time that

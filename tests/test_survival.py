@@ -1,4 +1,4 @@
-"""What `tests/survival.py` does for an hour, a few times each; and a build killed as it starts."""
+"""What `tests/survival.py` does at length, a few times each; and a build killed as it starts."""
 
 import os
 import random

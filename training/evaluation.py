@@ -198,8 +198,9 @@ def score(
             for matrix, count in zip(matrices.values(), [*counts, counts[-1]], strict=False):
                 matrix += count
             scores.pictures[index] = mean_iou(counts[-1])
-            shown = {*np.unique(example.target).tolist(), *([0] if table.background else [])} - {ignore}
-            among = torch.tensor(sorted(shown), device=found.device)
+            shown = counts[-1].sum(1) > 0
+            shown[: table.first_id] = True
+            among = torch.from_numpy(shown.nonzero()[0]).to(found.device)
             if len(among):
                 chosen = among[_labels(answers[-1][:, among], example.target.shape)]
                 scores.told += count_pixels(chosen[None], target, classes, ignore)[0].cpu().numpy()
