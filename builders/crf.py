@@ -36,7 +36,7 @@ def refine(image: np.ndarray, labels: np.ndarray, crf: CRF) -> Refined:
     uniform. With fewer than two labels there is nothing to decide, and the mask returns as it is (with its
     -1). Raises UserError where pydensecrf is not installed.
     """
-    present = np.unique(labels[labels >= 0])
+    present = np.flatnonzero(np.bincount(labels.ravel() + 1)[1:])
     if len(present) < 2:
         return Refined(labels.astype(np.int32), present, np.ones((len(present), *labels.shape), np.float32))
     try:
@@ -63,8 +63,6 @@ def refine(image: np.ndarray, labels: np.ndarray, crf: CRF) -> Refined:
 
 def _unary(labels: np.ndarray, present: np.ndarray, gt_prob: float) -> np.ndarray:
     """Energies (L, H * W) float32: the label itself has probability `gt_prob`, the others share the rest."""
-    count = len(present)
-    own = present[:, None] == labels.reshape(1, -1)
-    probability = np.where(own, gt_prob, (1 - gt_prob) / (count - 1))
-    probability[:, labels.ravel() < 0] = 1 / count
-    return -np.log(probability).astype(np.float32)
+    count, flat = len(present), labels.ravel()
+    own, other, none = -np.log([gt_prob, (1 - gt_prob) / (count - 1), 1 / count]).astype(np.float32)
+    return np.where(flat < 0, none, np.where(present[:, None] == flat, own, other))

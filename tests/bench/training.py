@@ -89,7 +89,7 @@ def training(quick: bool) -> Iterator[Row]:
     if quick:
         return
     size, side = 2, 256
-    of = steps(replace(PRESETS["voc-resnet50"], backbone="scratch:resnet-50"), size, side)
+    of = steps(replace(PRESETS["voc-resnet50"], backbone="scratch:resnet50"), size, side)
     for step in ("beco", "full", "bf16"):
         of[step]()
     for what, step in (("BECO's plain step / ours", "full"), ("BECO's plain step / ours in bf16", "bf16")):
