@@ -55,19 +55,20 @@ def count_pixels(predictions: Tensor, target: Tensor, classes: int, ignore: int)
     """
     if predictions.shape[1:] != target.shape:
         raise ValueError(f"a prediction of {[*predictions.shape[1:]]} for a target of {[*target.shape]}")
-    # Ignored pixels fall into a row of their own and ids that are no class into another: no pixel has to be
-    # picked out, so that one pass of bincount counts everything.
-    ignored, outside, side = classes, classes + 1, classes + 1
-    rows = torch.where((target >= 0) & (target < classes), target, outside)
-    rows = torch.where(target == ignore, ignored, rows) * side
-    columns = torch.where((predictions >= 0) & (predictions < classes), predictions, classes)
-    blocks = torch.arange(len(predictions), dtype=rows.dtype, device=rows.device) * ((classes + 2) * side)
+    # Pixels that are ignored, or whose id is no class, fall into rows and columns of their own: no pixel has
+    # to be picked out, and one pass of bincount counts everything.
+    below, above, ignored = 0, classes + 1, classes + 2
+    side = classes + 2
+    rows = torch.where(target == ignore, ignored, target.clamp(-1, classes) + 1) * side
+    columns = predictions.clamp(-1, classes) + 1
+    blocks = torch.arange(len(predictions), dtype=rows.dtype, device=rows.device) * ((classes + 3) * side)
     bins = (columns + rows).flatten(1) + blocks[:, None]
-    counts = torch.bincount(bins.flatten(), minlength=len(predictions) * (classes + 2) * side)
-    counts = counts.reshape(len(predictions), classes + 2, side)
-    if counts[:, outside].any():
+    counts = torch.bincount(bins.flatten(), minlength=len(predictions) * (classes + 3) * side)
+    counts = counts.reshape(len(predictions), classes + 3, side)
+    if counts[:, below].any() or counts[:, above].any():
         raise ValueError(f"the target holds ids that are neither one of {classes} classes nor {ignore}")
-    return counts[:, :classes]
+    counts = counts[:, 1:above]
+    return torch.cat([counts[:, :, 1:above], counts[:, :, [below]] + counts[:, :, [above]]], 2)
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:

@@ -101,7 +101,7 @@ def processes(model: str, quick: bool) -> Iterator[Row]:
     """A build in two processes over the same in one, one thread each; seconds from build.json to report.json,
     without the libraries' start.
     """
-    rows, pairs = (64, 1) if quick else (256, 2)
+    rows, pairs = (64, 1) if quick else (128, 2)
     took: dict[int, list[float]] = {1: [], 2: []}
     sums: dict[int, str] = {}
     for pair in range(pairs):
