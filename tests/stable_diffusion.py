@@ -23,6 +23,9 @@ def random_weights(module: nn.Module) -> nn.Module:
         # Words' maps that differ from each other, and from place to place.
         if "attn2.to_q" in name or "attn2.to_k" in name:
             weight.data *= 2
+    for name, places in module.named_buffers():  # of a text encoder, and of no other
+        assert name.endswith("position_ids")
+        places.copy_(torch.arange(places.shape[-1]))
     return module
 
 
