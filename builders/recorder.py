@@ -21,8 +21,9 @@ from torch import nn
 
 Size = tuple[int, int]
 
-# The largest attention that stands in memory at a time, in float32 values (128 MiB); at least one picture's.
-CHUNK = 2**25
+# The largest attention that stands in memory at a time, in float32 values: 2 MiB on CPUs, where it stays in a
+# core's cache; elsewhere 128 MiB.
+CPU_CHUNK, CHUNK = 2**19, 2**25
 
 
 class UNetLayout:
@@ -149,9 +150,12 @@ class AttentionRecorder:
         self._latents = tuple(latents.shape[-2:])
 
     def _averaging(self, tokens: int, device: torch.device) -> torch.Tensor:
-        """(pictures, words, tokens): a product with it averages probabilities over each word's positions."""
+        """(pictures, words + 1, tokens): a product with it averages each word's positions; its last row adds
+        up all tokens.
+        """
         if self._weights is None:
-            weights = torch.zeros(len(self.spans), max(map(len, self.spans), default=0), tokens)
+            weights = torch.zeros(len(self.spans), max(map(len, self.spans), default=0) + 1, tokens)
+            weights[:, -1] = 1
             for picture, words in enumerate(self.spans):
                 for column, (word, positions) in enumerate(words.items()):
                     if max(positions) >= tokens:
@@ -174,21 +178,27 @@ class AttentionRecorder:
         conditional = slice(-len(self.spans), None)  # guidance puts the unconditional half first
         weights = self._averaging(key.shape[1], key.device)
         query, key = (x[conditional].unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (query, key))
-        size = self.layout.size(self._latents, query.shape[2])
+        places = query.shape[2]
+        size = self.layout.size(self._latents, places)
         if size not in self._sums:
-            self._sums[size] = weights.new_zeros(*weights.shape[:2], query.shape[2])
+            self._sums[size] = weights.new_zeros(len(weights), weights.shape[1] - 1, places)
             self._counts[size] = 0
         total = self._sums[size]
-        chunk = max(1, CHUNK // (layer.heads * query.shape[2] * key.shape[2]))
-        for start in range(0, len(self.spans), chunk):
-            part = slice(start, start + chunk)
-            logits = (key[part].float() * layer.scale) @ query[part].float().transpose(2, 3)
-            if mask is not None:
-                logits += mask[conditional][part, :, :, None]
-            # Softmax over the tokens (dim 2), of which only the wanted words are ever divided by the sum.
-            exponentials = logits.sub_(logits.amax(2, keepdim=True)).exp_()
-            words = (weights[part, None] @ exponentials) / exponentials.sum(2, keepdim=True)
-            total[part] += words.mean(1)
+        # Pictures whole, as many as fit at once; where none fits, parts of one.
+        fitting = (CPU_CHUNK if key.device.type == "cpu" else CHUNK) // (layer.heads * key.shape[2])
+        pictures, columns = max(1, fitting // places), min(max(1, fitting), places)
+        for first in range(0, len(self.spans), pictures):
+            part = slice(first, first + pictures)
+            scaled = key[part].float() * layer.scale
+            for start in range(0, places, columns):
+                there = slice(start, start + columns)
+                logits = scaled @ query[part, :, there].float().transpose(2, 3)
+                if mask is not None:
+                    logits += mask[conditional][part, :, :, None]
+                # Softmax over the tokens (dim 2), of which only the wanted words are ever divided by the sum.
+                exponentials = logits.sub_(logits.amax(2, keepdim=True)).exp_()
+                words = weights[part, None] @ exponentials
+                total[part, :, there] += (words[:, :, :-1] / words[:, :, -1:]).mean(1)
         self._counts[size] += 1
 
 

@@ -175,12 +175,15 @@ def test_sizes_that_do_not_divide_evenly(tiny_pipeline):
     assert_same(recorder.maps, reference_maps(pipe, store, spans, sizes, True))
 
 
-def test_chunks_of_pictures_change_nothing(tiny_pipeline, monkeypatch):
+@pytest.mark.parametrize(
+    "places", [3 * 256, 100, 0], ids=["three pictures", "parts of one", "place by place"]
+)
+def test_chunks_change_nothing(tiny_pipeline, monkeypatch, places):
     pipe = tiny_pipeline("sd15")
     spans = spans_of(pipe)
     with AttentionRecorder(pipe, spans) as whole:
         paint(pipe)
-    monkeypatch.setattr("attn2mask.builders.recorder.CHUNK", 3 * 2 * 256 * 77)
+    monkeypatch.setattr("attn2mask.builders.recorder.CPU_CHUNK", 2 * 77 * places)
     with AttentionRecorder(pipe, spans) as chunked:
         paint(pipe)
     assert_same(chunked.maps, whole.maps, 1e-7)
@@ -277,8 +280,8 @@ def test_memory_does_not_grow_with_steps(tiny_pipeline):
         with AttentionRecorder(pipe, spans_of(pipe)) as recorder:
             paint(pipe, steps=steps)
             held.append(tensor_bytes(recorder))
-    # 4 pictures of at most 3 words, in float32: four resolutions, and the averaging weights.
-    assert held == [4 * 3 * 4 * (256 + 64 + 16 + 4 + 77)] * 2
+    # 4 pictures of at most 3 words, in float32: four resolutions, and the weights of 3 means and a sum.
+    assert held == [4 * 4 * (3 * (256 + 64 + 16 + 4) + 4 * 77)] * 2
 
 
 def hooks(pipe) -> int:

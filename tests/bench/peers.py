@@ -4,7 +4,7 @@ diffusers that DAAM runs on and none of this project.
 The same architecture, size and number of steps as `recording.py`, in float32 on the CPU.
 """
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import daam
 import torch
@@ -20,6 +20,7 @@ class Tokenizer:
 
     model_max_length = TOKENS
     bos_token_id, eos_token_id, pad_token_id = 0, 2, 1
+    added_tokens_encoder = MappingProxyType({})
 
     def __call__(self, texts: str | list[str], **_: object) -> SimpleNamespace:
         rows = []
@@ -27,6 +28,9 @@ class Tokenizer:
             words = [3 + sum(map(ord, word)) for word in text.split()]
             rows.append([0, *words, *[2] * (TOKENS - 1 - len(words))])
         return SimpleNamespace(input_ids=torch.tensor(rows), attention_mask=torch.ones(len(rows), TOKENS))
+
+    def tokenize(self, text: str) -> list[str]:
+        return text.split()
 
     def batch_decode(self, ids: torch.Tensor) -> list[str]:
         return [""] * len(ids)

@@ -68,7 +68,7 @@ def architecture(quick: bool) -> Iterator[Row]:
         "num_inference_steps": 10 if gpu else 1, "guidance_scale": 7.5, "height": 512, "width": 512,
         "output_type": "latent",
     }  # fmt: skip
-    pairs, sizes = (2 if quick else 8), ((1, 8) if gpu else (1,))
+    pairs, sizes = (2 if quick else 16), ((1, 8) if gpu else (1,))
     dtypes = (torch.float16,) if gpu else (torch.bfloat16,) if quick else (torch.float32, torch.bfloat16)
     for dtype in dtypes:
         pipe.to("cuda" if gpu else "cpu", dtype)
