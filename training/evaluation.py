@@ -59,10 +59,9 @@ def count_pixels(predictions: Tensor, target: Tensor, classes: int, ignore: int)
     # to be picked out, and one pass of bincount counts everything.
     below, above, ignored = 0, classes + 1, classes + 2
     side = classes + 2
-    rows = torch.where(target == ignore, ignored, target.clamp(-1, classes) + 1) * side
-    columns = predictions.clamp(-1, classes) + 1
-    blocks = torch.arange(len(predictions), dtype=rows.dtype, device=rows.device) * ((classes + 3) * side)
-    bins = (columns + rows).flatten(1) + blocks[:, None]
+    rows = target.clamp(-1, classes).add_(1).masked_fill_(target == ignore, ignored).mul_(side)
+    bins = predictions.clamp(-1, classes).add_(1).add_(rows).flatten(1)
+    bins += torch.arange(len(bins), dtype=bins.dtype, device=bins.device)[:, None] * ((classes + 3) * side)
     counts = torch.bincount(bins.flatten(), minlength=len(predictions) * (classes + 3) * side)
     counts = counts.reshape(len(predictions), classes + 3, side)
     if counts[:, below].any() or counts[:, above].any():
