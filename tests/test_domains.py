@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 
 from attn2mask.builders.arguments import parse
@@ -85,16 +86,28 @@ def test_frames_come_from_rows_and_from_files(tmp_path):
         domains.frames(tmp_path / "none")
 
 
+def test_what_masks_name_is_counted_without_what_is_ignored(tmp_path):
+    mask = np.zeros((2, 4), np.uint8)
+    mask[0, 0], mask[1] = 255, 2
+    other = np.full((2, 4), 2, np.uint8)
+    rows = Dataset.from_dict({"mask": [Image.fromarray(mask), Image.fromarray(other)]})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    found = domains.named(tmp_path, ["road", "sidewalk", "building"])
+    assert found == {"classes a picture": 1.5, "road": 3 / 15, "sidewalk": 0, "building": 12 / 15}
+
+
 def test_table_and_sheet_show_what_was_measured(tmp_path):
     values = {"mean": 0.25, "std": 0.01, "seeds": [0.24, 0.26]}
     scores = {"streets": {"mean_iou": values, "told_mean_iou": values}}
     found = {
         "distances": {"streets": {"before": {"colour": 12.345, "feature": 678.9}}},
         "segmenters": {"adapted": scores},
+        "labels": {"adapted": {"classes a picture": 2.25, "road": 0.25, "sky": 0.75}},
     }
     text = domains.as_text(found)
     assert "| streets: before | 12.35 | 678.9 |" in text or "| streets: before | 12.34 | 678.9 |" in text
     assert "| adapted | 25.0 ± 1.0 (25.0 ± 1.0) |" in text
+    assert "| adapted | 2.2 | sky 75, road 25 |" in text
     domains.sheet({"real": plain(6, (255, 0, 0)), "before": plain(7, (0, 255, 0))}, tmp_path / "s.png")
     with Image.open(tmp_path / "s.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}

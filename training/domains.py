@@ -9,7 +9,8 @@ adapted to:
 
 - colour: 1-Wasserstein distance between all pixels' values, mean of CIELAB's three channels, in its units;
 - feature: kernel distance (KID) between pooled features of the referee, times 1,000;
-- mIoU, for drawn streets, of segmenters trained on the built rows, over seeds, against exact masks.
+- mIoU, for drawn streets, of segmenters trained on the built rows, over seeds, against exact masks; and what
+  the masks name that they are trained on.
 
 Beside them stands what two halves of the real frames have between them.
 """
@@ -41,6 +42,7 @@ ADAPT = Path(__file__).parent / "adapt.py"
 SIZE = (256, 128)  # width and height in pixels that all pictures are brought to
 DISTANCES = ("colour", "feature")
 SHOWN = 6  # pictures in a row of the sheet
+LARGEST = 8  # classes in a row of the table
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,24 @@ def distances(pictures: np.ndarray, real: np.ndarray) -> dict[str, float]:
     }
 
 
+def named(rows: Path, names: Sequence[str]) -> dict[str, float]:
+    """How many classes the masks of rows name in the mean ("classes a picture"), and by class its share of
+    all pixels that have one, 0 to 1.
+    """
+    from datasets import load_dataset
+
+    counts = np.stack(
+        [
+            np.bincount(np.asarray(mask).ravel(), minlength=256)[: len(names)]
+            for mask in load_dataset(str(rows), split="train")["mask"]
+        ]
+    )
+    shares = counts.sum(0) / counts.sum()
+    return {"classes a picture": float((counts > 0).sum(1).mean())} | dict(
+        zip(names, shares.tolist(), strict=True)
+    )
+
+
 # --- what is shown --------------------------------------------------------------------------------
 
 
@@ -186,6 +206,15 @@ def as_text(found: dict) -> str:
             lines.append(f"| {domain}: {name} | {values['colour']:.2f} | {values['feature']:.1f} |")
     lines += ["", "| trained on | mIoU on drawn streets (told) |", "|---|---|"]
     lines += [f"| {name} | {as_cell(scores['streets'])} |" for name, scores in found["segmenters"].items()]
+    lines += [
+        "",
+        "| masks of | classes a picture | largest classes, in % of the labelled pixels |",
+        "|---|---|---|",
+    ]
+    for name, (several, *shares) in ((n, v.items()) for n, v in found["labels"].items()):
+        largest = sorted(shares, key=lambda share: -share[1])[:LARGEST]
+        shown = ", ".join(f"{label} {100 * share:.0f}" for label, share in largest)
+        lines.append(f"| {name} | {several[1]:.1f} | {shown} |")
     return "\n".join(lines)
 
 
@@ -228,6 +257,8 @@ def run(config: DomainsConfig) -> None:
 
     streets = out / "streets"
     sources = {"unadapted": before, "adapted": streets / "adapted", "exact masks": streets / "real"}
+    table = load_table("cityscapes")
+    found["labels"] = {name: named(data, table.names) for name, data in sources.items()}
     flags = ("--max-steps", str(config.max_steps), "--no-mixing")
     cells = [
         Cell(name, seed, out / "cells" / f"{name.replace(' ', '-')}-{seed}", data, flags)
@@ -235,7 +266,7 @@ def run(config: DomainsConfig) -> None:
         for name, data in sources.items()
     ]
     held = {"streets": streets / "held-out"}
-    found["segmenters"] = run_cells(cells, held, load_table("cityscapes"), config.jobs)
+    found["segmenters"] = run_cells(cells, held, table, config.jobs)
     found["seconds"] = round(time.time() - started, 1)
     (out / "domains.json").write_text(json.dumps(found, indent=2) + "\n")
     print(as_text(found))
