@@ -44,7 +44,7 @@ evidence: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 	  { echo "attn2mask needs Python 3.11 or 3.12; set PYTHON=... to one of them"; exit 1; }
-	@command -v c++ >/dev/null || { echo "attn2mask needs a C++ compiler (g++ or clang++) for the dense CRF"; exit 1; }
+	@command -v c++ >/dev/null || { echo "attn2mask needs a C++ compiler (g++ or clang++) for pydensecrf, its tests' reference"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,preview]'

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from attn2mask.builders.painter import Painter
     from attn2mask.builders.synthesize import Synthesizer
 
-LIBRARIES = ("attn2mask", "torch", "diffusers", "transformers", "peft", "datasets", "pillow", "pydensecrf2")
+LIBRARIES = ("attn2mask", "torch", "diffusers", "transformers", "peft", "datasets", "pillow", "scipy")
 # More labelling processes than this only wait for the painter.
 MOST_WORKERS = 16
 

@@ -1,15 +1,18 @@
 """The dense CRF: a coarse mask and the picture's colours become a mask that follows edges.
 
-The model is Kraehenbuehl and Koltun's (2011), the solver pydensecrf's. It is the slowest part of a label (its
-time grows with the number of labels), so only labels that the picture holds take part. It is deterministic
-and keeps the interpreter's lock: more pictures at once need more processes.
+The model is Kraehenbuehl and Koltun's (2011): Potts, one Gaussian kernel over places and one over places and
+colours, mean-field inference. It gives pydensecrf's masks in a fraction of its time, without a compiler: only
+labels that the picture holds take part, of L labels only the L - 1 differences to the last are filtered, and
+kernels are built once for all masks of a picture, those of places once for all pictures of a size. It is
+deterministic and runs in one thread: more pictures at once need more processes.
 """
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.lattice import Lattice
 from attn2mask.builders.rules import CRF
 
 
@@ -29,40 +32,68 @@ class Refined:
         return np.where(self.present[:, None, None] == labels, self.probabilities, 0).sum(axis=0)
 
 
-def refine(image: np.ndarray, labels: np.ndarray, crf: CRF) -> Refined:
-    """Refine a mask by the picture's colours.
+class DenseCRF:
+    """The field of one picture, `image` (H, W, 3) uint8, which refines masks of it."""
 
-    `image` is (H, W, 3) uint8, `labels` (H, W) int with -1 for pixels without an opinion: their unary term is
-    uniform. With fewer than two labels there is nothing to decide, and the mask returns as it is (with its
-    -1). Raises UserError where pydensecrf is not installed.
-    """
-    present = np.flatnonzero(np.bincount(labels.ravel() + 1)[1:])
-    if len(present) < 2:
-        return Refined(labels.astype(np.int32), present, np.ones((len(present), *labels.shape), np.float32))
-    try:
-        from pydensecrf.densecrf import DenseCRF2D
-    except ImportError as error:
-        raise UserError(
-            "the dense CRF is not installed: install a C++ compiler, then `pip install pydensecrf2`"
-        ) from error
+    def __init__(self, image: np.ndarray, crf: CRF) -> None:
+        self._image, self._crf = image, crf
 
-    height, width = labels.shape
-    scale = (height * width) ** 0.5 / 512
-    field = DenseCRF2D(width, height, len(present))
-    field.setUnaryEnergy(_unary(labels, present, crf.gt_prob))
-    field.addPairwiseGaussian(sxy=crf.gaussian_sxy * scale, compat=crf.gaussian_compat)
-    field.addPairwiseBilateral(
-        sxy=crf.bilateral_sxy * scale,
-        srgb=crf.bilateral_srgb,
-        rgbim=np.array(image, order="C"),
-        compat=crf.bilateral_compat,
-    )
-    probabilities = np.array(field.inference(crf.iterations), np.float32).reshape(-1, height, width)
-    return Refined(present[probabilities.argmax(axis=0)].astype(np.int32), present, probabilities)
+    def refine(self, labels: np.ndarray) -> Refined:
+        """Refine a mask by the picture's colours.
+
+        `labels` is (H, W) int with -1 for pixels without an opinion: their unary term is uniform. With fewer
+        than two labels there is nothing to decide, and the mask returns as it is (with its -1).
+        """
+        present = np.flatnonzero(np.bincount(labels.ravel() + 1)[1:])
+        if len(present) < 2:
+            return Refined(
+                labels.astype(np.int32), present, np.ones((len(present), *labels.shape), np.float32)
+            )
+        unary = _unary(labels, present, self._crf.gt_prob)
+        probabilities = _softmax(unary)
+        for _ in range(self._crf.iterations):
+            beliefs = probabilities[:-1] - probabilities[-1]
+            probabilities = _softmax(
+                unary + sum(weight * kernel(beliefs) for weight, kernel in self._kernels)
+            )
+        probabilities = probabilities.reshape(len(present), *labels.shape)
+        return Refined(present[probabilities.argmax(axis=0)].astype(np.int32), present, probabilities)
+
+    @cached_property
+    def _kernels(self) -> list[tuple[np.float32, Lattice]]:
+        crf, (height, width, _) = self._crf, self._image.shape
+        scale = (height * width) ** 0.5 / 512
+        places = _places(height, width, crf.bilateral_sxy * scale)
+        colours = self._image.reshape(-1, 3).T / np.float32(crf.bilateral_srgb)
+        return [
+            (np.float32(crf.gaussian_compat), _gaussian(height, width, crf.gaussian_sxy * scale)),
+            (np.float32(crf.bilateral_compat), Lattice(np.concatenate([places, colours]))),
+        ]
+
+
+@lru_cache(maxsize=1)
+def _gaussian(height: int, width: int, sxy: float) -> Lattice:
+    return Lattice(_places(height, width, sxy))
+
+
+def _places(height: int, width: int, sxy: float) -> np.ndarray:
+    """x and y of each pixel, (2, H * W) float32, in units of `sxy` pixels."""
+    y, x = np.indices((height, width), np.float32).reshape(2, -1) / np.float32(sxy)
+    return np.stack([x, y])
 
 
 def _unary(labels: np.ndarray, present: np.ndarray, gt_prob: float) -> np.ndarray:
-    """Energies (L, H * W) float32: the label itself has probability `gt_prob`, the others share the rest."""
-    count, flat = len(present), labels.ravel()
-    own, other, none = -np.log([gt_prob, (1 - gt_prob) / (count - 1), 1 / count]).astype(np.float32)
-    return np.where(flat < 0, none, np.where(present[:, None] == flat, own, other))
+    """Log odds (L - 1, H * W) float32 of each label but the last against the last.
+
+    A pixel's own label has probability `gt_prob`, the others share the rest.
+    """
+    lead = np.float32(np.log(gt_prob * (len(present) - 1) / (1 - gt_prob)))
+    own = present[:, None] == labels.ravel()
+    return lead * (own[:-1].astype(np.float32) - own[-1])
+
+
+def _softmax(odds: np.ndarray) -> np.ndarray:
+    """Probabilities (L, N) from log odds (L - 1, N) against the last label."""
+    top = odds.max(axis=0).clip(min=0)
+    likelihoods = np.exp(np.concatenate([odds - top, -top[None]]))
+    return likelihoods / likelihoods.sum(axis=0)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from attn2mask.builders import reliability
-from attn2mask.builders.crf import refine
+from attn2mask.builders.crf import DenseCRF
 from attn2mask.builders.labels import ClassTable
 from attn2mask.builders.masks import agreement_threshold, coarse_mask, fixed_threshold, otsu, upsample
 from attn2mask.builders.rules import Rules
@@ -41,17 +41,18 @@ class Labels:
 def label_picture(image: np.ndarray, scores: np.ndarray, rules: Rules, background: bool) -> Labels:
     """Labels of an `image` (H, W, 3) uint8 from its quantised `scores` (K, h, w) uint8; K may be 0.
 
-    `background` says whether the class table has one. Raises UserError where the dense CRF is not installed.
+    `background` says whether the class table has one.
     """
+    field = DenseCRF(image, rules.crf)
     small = dequantise(scores)
     large = upsample(small, image.shape[:2])
     if rules.threshold == "agreement":
-        thresholds, coarse, refined = agreement_threshold(image, large, otsu(small), rules.crf, background)
+        thresholds, coarse, refined = agreement_threshold(field, large, otsu(small), background)
     else:
         fixed = torch.full((len(scores),), fixed_threshold(rules.beta))
         thresholds = otsu(small) if rules.threshold == "otsu" else fixed
         coarse = coarse_mask(large, thresholds, background).numpy()
-        refined = refine(image, coarse, rules.crf)
+        refined = field.refine(coarse)
     # Without background, what no class explains is ignored: the CRF decides among the classes only where one
     # of them exceeds its threshold.
     refined = replace(refined, labels=np.where(coarse < 0, -1, refined.labels))
@@ -59,9 +60,7 @@ def label_picture(image: np.ndarray, scores: np.ndarray, rules: Rules, backgroun
     if rules.reliability == "agreement":
         trust = reliability.agreement(coarse, refined, rules.graded)
     elif rules.reliability == "two-threshold":
-        trust = reliability.two_threshold(
-            image, large, thresholds, refined, rules.crf, background, rules.graded
-        )
+        trust = reliability.two_threshold(field, large, thresholds, refined, background, rules.graded)
     else:
         trust = reliability.margin(refined, rules.graded)
     return Labels(refined.labels, coarse.astype(np.int32), trust, thresholds.numpy())

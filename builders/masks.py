@@ -10,8 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from attn2mask.builders.crf import Refined, refine
-from attn2mask.builders.rules import CRF
+from attn2mask.builders.crf import DenseCRF, Refined
 
 # The thresholds that `agreement_threshold` tries beside Otsu's.
 CANDIDATES = (0.3, 0.4, 0.5, 0.6)
@@ -68,11 +67,11 @@ def coarse_mask(scores: torch.Tensor, thresholds: torch.Tensor, background: bool
 
 
 def agreement_threshold(
-    image: np.ndarray, scores: torch.Tensor, otsu_thresholds: torch.Tensor, crf: CRF, background: bool
+    field: DenseCRF, scores: torch.Tensor, otsu_thresholds: torch.Tensor, background: bool
 ) -> tuple[torch.Tensor, np.ndarray, Refined]:
     """Of Otsu's and a few common thresholds the ones whose coarse mask the CRF changes least.
 
-    `image` is (H, W, 3) uint8, `scores` (K, H, W). Returns the thresholds (K,), their coarse mask (H, W) and
+    `field` is the picture's, `scores` (K, H, W). Returns the thresholds (K,), their coarse mask (H, W) and
     its refinement. "Least changed" is the largest mean IoU of coarse against refined mask over the background
     and all classes of the picture, where a class without a pixel counts 0, so that an empty mask is not
     called stable. Of equals the first is kept, Otsu's. This is our reading of DiffuMask's adaptive threshold,
@@ -82,7 +81,7 @@ def agreement_threshold(
     def attempts() -> Iterator[tuple[float, torch.Tensor, np.ndarray, Refined]]:
         for thresholds in (otsu_thresholds, *(torch.full_like(otsu_thresholds, t) for t in CANDIDATES)):
             coarse = coarse_mask(scores, thresholds, background).numpy()
-            refined = refine(image, coarse, crf)
+            refined = field.refine(coarse)
             yield _mean_iou(coarse, refined.labels, len(scores), background), thresholds, coarse, refined
 
     return max(attempts(), key=lambda attempt: attempt[0])[1:]

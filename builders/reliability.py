@@ -9,9 +9,8 @@ without a label (-1) are never reliable.
 import numpy as np
 import torch
 
-from attn2mask.builders.crf import Refined, refine
+from attn2mask.builders.crf import DenseCRF, Refined
 from attn2mask.builders.masks import coarse_mask
-from attn2mask.builders.rules import CRF
 
 # By how much thresholds are raised and lowered for the confident foreground and background. Ours: IRN's pair
 # is on another scale.
@@ -33,23 +32,22 @@ def agreement(coarse: np.ndarray, refined: Refined, graded: bool) -> np.ndarray:
 
 
 def two_threshold(
-    image: np.ndarray,
+    field: DenseCRF,
     scores: torch.Tensor,
     thresholds: torch.Tensor,
     refined: Refined,
-    crf: CRF,
     background: bool,
     graded: bool,
 ) -> np.ndarray:
     """Reliable where a class wins with raised thresholds, and the background with lowered ones.
 
-    After IRN (Ahn et al. 2019). `image` (H, W, 3) uint8, `scores` (K, H, W), `thresholds` (K,); each pair of
-    thresholds has its own CRF run. Graded, the probability of the final label in the run that decides it.
+    After IRN (Ahn et al. 2019). `field` is the picture's, `scores` (K, H, W), `thresholds` (K,); each pair
+    of thresholds has its own CRF run. Graded, the probability of the final label in the run that decides it.
     """
     mask = refined.labels
-    strict = refine(image, coarse_mask(scores, thresholds + OFFSET, background).numpy(), crf)
+    strict = field.refine(coarse_mask(scores, thresholds + OFFSET, background).numpy())
     if background:
-        lax = refine(image, coarse_mask(scores, (thresholds - OFFSET).clamp(min=0), background).numpy(), crf)
+        lax = field.refine(coarse_mask(scores, (thresholds - OFFSET).clamp(min=0), background).numpy())
     else:
         lax = strict
     if graded:

@@ -1,7 +1,7 @@
 """The processes that label: the dense CRF and PNG encoding run here while the painter paints.
 
-Processes, not threads, since pydensecrf holds the interpreter's lock; each has one torch thread, so that N
-of them use N cores. They import neither diffusers nor datasets, which keeps their start short and their
+Processes, not threads, since much of it holds the interpreter's lock; each has one torch thread, so that N of
+them use N cores. They import neither diffusers nor datasets, which keeps their start short and their
 memory small.
 """
 

@@ -5,6 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from attn2mask.builders.crf import DenseCRF
 from attn2mask.builders.masks import (
     CANDIDATES,
     agreement_threshold,
@@ -136,8 +137,8 @@ def test_agreement_takes_the_threshold_that_the_crf_confirms():
     ring = np.zeros_like(inside)
     ring[8:-8, 8:-8] = True
     scores = torch.from_numpy(np.where(inside, 0.9, np.where(ring, 0.55, 0.0))).float()[None]
-    crf = PRESETS["default"].crf
-    thresholds, coarse, refined = agreement_threshold(image, scores, torch.tensor([0.2]), crf, True)
+    field = DenseCRF(image, PRESETS["default"].crf)
+    thresholds, coarse, refined = agreement_threshold(field, scores, torch.tensor([0.2]), True)
     assert thresholds.tolist() == pytest.approx([0.6])
     assert np.array_equal(coarse, inside)
     assert np.array_equal(refined.labels, coarse)
@@ -146,9 +147,9 @@ def test_agreement_takes_the_threshold_that_the_crf_confirms():
 def test_agreement_keeps_otsu_among_equals_and_never_an_empty_mask():
     image, inside = square()
     scores = torch.from_numpy(np.where(inside, 0.55, 0.0)).float()[None]
-    crf = PRESETS["default"].crf
-    thresholds, coarse, _ = agreement_threshold(image, scores, torch.tensor([0.25]), crf, True)
+    field = DenseCRF(image, PRESETS["default"].crf)
+    thresholds, coarse, _ = agreement_threshold(field, scores, torch.tensor([0.25]), True)
     assert thresholds.tolist() == [0.25]
     assert 0.6 in CANDIDATES
-    thresholds, coarse, _ = agreement_threshold(image, scores, torch.tensor([1.0]), crf, True)
+    thresholds, coarse, _ = agreement_threshold(field, scores, torch.tensor([1.0]), True)
     assert np.array_equal(coarse, inside)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from attn2mask.builders.crf import Refined, refine
+from attn2mask.builders.crf import DenseCRF, Refined
 from attn2mask.builders.masks import coarse_mask
 from attn2mask.builders.reliability import MARGIN, agreement, margin, two_threshold
 from attn2mask.builders.rules import PRESETS
@@ -53,11 +53,12 @@ def test_two_threshold_doubts_what_a_small_change_would_turn(threshold):
     """The stripe of 0.5 is foreground under one, background under the other, and reliable under none."""
     image, scores = stripes()
     thresholds = torch.tensor([threshold])
-    refined = refine(image, coarse_mask(scores, thresholds, True).numpy(), CRF)
+    field = DenseCRF(image, CRF)
+    refined = field.refine(coarse_mask(scores, thresholds, True).numpy())
     assert refined.labels[20, [8, 24, 40]].tolist() == [1, int(threshold < 0.5), 0]
-    trust = two_threshold(image, scores, thresholds, refined, CRF, True, graded=False)
+    trust = two_threshold(field, scores, thresholds, refined, True, graded=False)
     assert trust[20, [8, 24, 40]].tolist() == [255, 0, 255]
-    graded = two_threshold(image, scores, thresholds, refined, CRF, True, graded=True)
+    graded = two_threshold(field, scores, thresholds, refined, True, graded=True)
     assert graded.dtype == np.uint8
     assert graded[20, 24] < 100 < 200 < min(graded[20, 8], graded[20, 40])
 
@@ -68,6 +69,7 @@ def test_two_threshold_without_background():
     scores = torch.zeros(2, 40, 48)
     scores[0, :, :16], scores[1, :, 32:] = 0.9, 0.5
     thresholds = torch.tensor([0.45, 0.45])
-    refined = refine(image, coarse_mask(scores, thresholds, False).numpy(), CRF)
-    trust = two_threshold(image, scores, thresholds, refined, CRF, False, graded=False)
+    field = DenseCRF(image, CRF)
+    refined = field.refine(coarse_mask(scores, thresholds, False).numpy())
+    trust = two_threshold(field, scores, thresholds, refined, False, graded=False)
     assert trust[20, [8, 40]].tolist() == [255, 0]

@@ -1,4 +1,4 @@
-"""The dense CRF with the labels that a picture holds over the CRF with all labels of the table."""
+"""The dense CRF over pydensecrf, called plainly with all labels of the table."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from bench.timing import Row, measure
 from PIL import Image
 from pydensecrf.densecrf import DenseCRF2D
 
-from attn2mask.builders.crf import refine
+from attn2mask.builders.crf import DenseCRF
 from attn2mask.builders.labeling import label_picture
 from attn2mask.builders.labels import load_table
 from attn2mask.builders.painter import load_painter
@@ -19,9 +19,10 @@ PICTURES = 8
 ABSENT = 1e-10  # probability of a class that the picture does not hold
 
 
-def refine_all(image: np.ndarray, labels: np.ndarray, names: int, crf: CRF) -> np.ndarray:
-    """pydensecrf, called plainly with all `names` labels of the table: (H, W, 3) and (H, W) to (H, W). Those
-    that the picture does not hold have as good as no probability, the others what `refine` gives them.
+def pydensecrf(image: np.ndarray, labels: np.ndarray, names: int, crf: CRF) -> np.ndarray:
+    """pydensecrf, called plainly with all `names` labels of the table: (H, W, 3) and (H, W) to probabilities
+    (names, H, W). Labels that the picture does not hold have as good as no probability, the others that which
+    they have in `DenseCRF.refine`.
     """
     height, width = labels.shape
     scale = (height * width) ** 0.5 / 512
@@ -37,7 +38,7 @@ def refine_all(image: np.ndarray, labels: np.ndarray, names: int, crf: CRF) -> n
     field.addPairwiseBilateral(
         sxy=crf.bilateral_sxy * scale, srgb=crf.bilateral_srgb, rgbim=image, compat=crf.bilateral_compat
     )
-    return np.array(field.inference(crf.iterations)).argmax(axis=0).reshape(height, width)
+    return np.array(field.inference(crf.iterations)).reshape(names, height, width)
 
 
 def crf(model: str, quick: bool) -> Iterator[Row]:
@@ -63,15 +64,16 @@ def crf(model: str, quick: bool) -> Iterator[Row]:
             if len(np.unique(coarse[coarse >= 0])) > 1:
                 cases.append((large, coarse))
 
-        def few(cases=cases) -> list[np.ndarray]:
-            return [refine(image, coarse, rules.crf).labels for image, coarse in cases]
+        def ours(cases=cases) -> list[np.ndarray]:
+            return [DenseCRF(image, rules.crf).refine(coarse).labels for image, coarse in cases]
 
-        def every(cases=cases) -> list[np.ndarray]:
-            return [refine_all(image, coarse, len(table.names), rules.crf) for image, coarse in cases]
+        def plain(cases=cases) -> list[np.ndarray]:
+            count = len(table.names)
+            return [pydensecrf(image, coarse, count, rules.crf).argmax(axis=0) for image, coarse in cases]
 
-        same = np.mean([a == b for a, b in zip(few(), every(), strict=True)])
+        same = np.mean([a == b for a, b in zip(ours(), plain(), strict=True)])
         yield measure(
-            f"CRF with a picture's labels / all {len(table.names)}, {side} x {side}", few, every, pairs,
+            f"dense CRF / pydensecrf with all {len(table.names)} labels, {side} x {side}", ours, plain, pairs,
             goal="<= 0.333", same_pixels=float(same),
             labels=float(np.mean([len(np.unique(c[c >= 0])) for _, c in cases])),
         )  # fmt: skip
