@@ -150,12 +150,9 @@ class AttentionRecorder:
         self._latents = tuple(latents.shape[-2:])
 
     def _averaging(self, tokens: int, device: torch.device) -> torch.Tensor:
-        """(pictures, words + 1, tokens): a product with it averages each word's positions; its last row adds
-        up all tokens.
-        """
+        """(pictures, words, tokens): a product with it averages each word's positions."""
         if self._weights is None:
-            weights = torch.zeros(len(self.spans), max(map(len, self.spans), default=0) + 1, tokens)
-            weights[:, -1] = 1
+            weights = torch.zeros(len(self.spans), max(map(len, self.spans), default=0), tokens)
             for picture, words in enumerate(self.spans):
                 for column, (word, positions) in enumerate(words.items()):
                     if max(positions) >= tokens:
@@ -181,7 +178,7 @@ class AttentionRecorder:
         places = query.shape[2]
         size = self.layout.size(self._latents, places)
         if size not in self._sums:
-            self._sums[size] = weights.new_zeros(len(weights), weights.shape[1] - 1, places)
+            self._sums[size] = weights.new_zeros(*weights.shape[:2], places)
             self._counts[size] = 0
         total = self._sums[size]
         # Pictures whole, as many as fit at once; where none fits, parts of one.
@@ -195,10 +192,7 @@ class AttentionRecorder:
                 logits = scaled @ query[part, :, there].float().transpose(2, 3)
                 if mask is not None:
                     logits += mask[conditional][part, :, :, None]
-                # Softmax over the tokens (dim 2), of which only the wanted words are ever divided by the sum.
-                exponentials = logits.sub_(logits.amax(2, keepdim=True)).exp_()
-                words = weights[part, None] @ exponentials
-                total[part, :, there] += (words[:, :, :-1] / words[:, :, -1:]).mean(1)
+                total[part, :, there] += weights[part] @ logits.softmax(dim=2).mean(dim=1)
         self._counts[size] += 1
 
 

@@ -280,8 +280,8 @@ def test_memory_does_not_grow_with_steps(tiny_pipeline):
         with AttentionRecorder(pipe, spans_of(pipe)) as recorder:
             paint(pipe, steps=steps)
             held.append(tensor_bytes(recorder))
-    # 4 pictures of at most 3 words, in float32: four resolutions, and the weights of 3 means and a sum.
-    assert held == [4 * 4 * (3 * (256 + 64 + 16 + 4) + 4 * 77)] * 2
+    # 4 pictures of at most 3 words, in float32: four resolutions, and the weights of 3 words.
+    assert held == [4 * 4 * (3 * (256 + 64 + 16 + 4) + 3 * 77)] * 2
 
 
 def hooks(pipe) -> int:
