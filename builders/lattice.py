@@ -42,7 +42,8 @@ class Lattice:
         of_point = of_simplex.reshape(corners.shape).astype(np.int32)[simplex]
         ends = np.arange(0, of_point.size + 1, dimensions + 1, dtype=np.int32)
         self._slice = csr_array((_barycentric(inside).ravel(), of_point.ravel(), ends), (count, len(keys)))
-        self._neighbours = [_neighbours(keys, step) for step in steps]
+        index = pd.Index(keys)
+        self._neighbours = [_neighbours(index, step) for step in steps]
         self._gain = np.float32(1 / (1 + 2.0**-dimensions))
         self._norm = 1 / np.sqrt(self._filter(np.ones((1, count), np.float32))[0] + np.float32(1e-20))
 
@@ -118,10 +119,10 @@ def _barycentric(inside: np.ndarray) -> np.ndarray:
     return np.stack([1 + rising[0] - rising[-1], *gaps], axis=1)
 
 
-def _neighbours(keys: np.ndarray, step: np.int64) -> tuple[np.ndarray, np.ndarray]:
+def _neighbours(keys: pd.Index, step: np.int64) -> tuple[np.ndarray, np.ndarray]:
     """The indices (M,) of each corner's two neighbours along an axis; M where there is none."""
     count = len(keys)
-    forward = pd.Index(keys).get_indexer(keys + step)
+    forward = keys.get_indexer(keys + step)
     there = forward >= 0
     forward[~there] = count
     backward = np.full(count, count)

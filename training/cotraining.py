@@ -71,7 +71,7 @@ def cotraining_losses(
             images, label, trusted, ignore, background, settings.boundary_weight
         )
     logits = forward(normalise(photometric(images)))
-    answers = [each.detach().argmax(1) for each in reversed(logits)]  # network A hears B, and B hears A
+    answers = [each.detach().max(1).indices for each in reversed(logits)]  # network A hears B, and B hears A
     if not together or len(logits) == 1:
         answers = [torch.full_like(label, ignore)] * len(logits)
     return [
