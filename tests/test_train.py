@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, ResNetConfig, pipeline
@@ -150,6 +151,33 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(config, changed,
     steps = [json.loads(line)["step"] for line in (Path(config.output_dir) / "log.jsonl").open()]
     assert steps == sorted(set(steps))
     module.train(replace(config, resume=True))  # finished: nothing to do
+
+
+def test_a_compiled_run_goes_on_without_a_compiler(config, tmp_path, monkeypatch):
+    """As under `accelerate launch --dynamo_backend`; this backend traces, and runs that as it is."""
+    straight = replace(config, output_dir=str(tmp_path / "straight"))
+    module.train(straight)
+    note = module.Run.note
+
+    def dying(run, losses, names, bar):
+        assert isinstance(run.pair, torch._dynamo.OptimizedModule)
+        if run.step == 3:
+            raise Killed
+        note(run, losses, names, bar)
+
+    monkeypatch.setattr(module.Run, "note", dying)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
+    AcceleratorState._reset_state()  # it reads the environment once in a process
+    with pytest.raises(Killed):
+        module.train(config)
+    AcceleratorState._reset_state()
+    monkeypatch.setattr(module.Run, "note", note)
+    monkeypatch.delenv("ACCELERATE_DYNAMO_BACKEND")
+    module.train(replace(config, resume=True))
+    one, two = (load_file(f"{c.output_dir}/state.safetensors") for c in (straight, config))
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        torch.testing.assert_close(two[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_killed_before_its_last_export_makes_up_for_it(config, monkeypatch):

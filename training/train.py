@@ -138,7 +138,6 @@ def training_step(run: Run, feed: Any, batches: BatchPlan) -> tuple[torch.Tensor
     """One optimizer step on one global batch: the mean losses of the networks, and the rows that it saw."""
     accelerator, settings = run.accelerator, run.settings
     background = 0 if run.table.background is not None else None
-    online = accelerator.unwrap_model(run.pair).online
     total, names = torch.zeros(2 if settings.co_training else 1, device=accelerator.device), []
     for part in range(batches.accumulation):
         batch = next_batch(feed)
@@ -147,7 +146,7 @@ def training_step(run: Run, feed: Any, batches: BatchPlan) -> tuple[torch.Tensor
         last = part == batches.accumulation - 1
         with nullcontext() if last else accelerator.no_sync(run.pair), accelerator.autocast():
             losses = cotraining_losses(
-                run.pair, online, batch, settings, run.step >= settings.warmup_steps,
+                run.pair, run.bare.online, batch, settings, run.step >= settings.warmup_steps,
                 run.table.ignore_index, background,
             )  # fmt: skip
         accelerator.backward(sum(losses) / batches.accumulation)
@@ -181,6 +180,8 @@ class Run:
 
         self.config, self.settings, self.table, self.rows = config, settings, table, rows
         self.accelerator, self.pair, self.optimizer, self.output = accelerator, pair, optimizer, output
+        # Without what accelerate wraps around them, torch.compile too: names of weights are ever the same.
+        self.bare = accelerator.unwrap_model(pair, keep_torch_compile=False)
         self.processor = make_processor(settings.resize or None)
         self.step, self.best, self.seconds = 0, -1.0, 0.0
         self.metrics: dict[str, Any] = {}
@@ -244,13 +245,12 @@ class Run:
             "seconds": self.seconds + time.time() - self.started,
             "scaler": scaler.state_dict() if scaler else None,
         }  # fmt: skip
-        pair = self.accelerator.unwrap_model(self.pair)
-        save_state(self.output / "state.safetensors", pair.state_dict(), self.optimizer, note)
+        save_state(self.output / "state.safetensors", self.bare.state_dict(), self.optimizer, note)
 
     def load(self) -> None:
         """Go on from state.safetensors."""
         weights, optimizer, note = load_state(self.output / "state.safetensors", self.accelerator.device)
-        self.accelerator.unwrap_model(self.pair).load_state_dict(weights)
+        self.bare.load_state_dict(weights)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": optimizer})
         if note["scaler"]:
             self.accelerator.scaler.load_state_dict(note["scaler"])
@@ -261,8 +261,7 @@ class Run:
 
     def networks(self) -> list[torch.nn.Module]:
         """Network A and, where there is one, B."""
-        pair = self.accelerator.unwrap_model(self.pair)
-        return [net for net in (pair.a, pair.b) if net is not None]
+        return [net for net in (self.bare.a, self.bare.b) if net is not None]
 
     def evaluate(self, pictures: Sequence) -> None:
         """Score both networks, each process on its share; keep the best, and a picture of predictions."""
