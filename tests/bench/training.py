@@ -50,10 +50,10 @@ def steps(settings: Settings, size: int, side: int) -> dict[str, Callable[[], No
         torch.nn.functional.cross_entropy(logits, batch["label"]).backward()
         alone.zero_grad()
 
-    def together(mixing: bool, half: bool) -> None:
+    def together(forward: torch.nn.Module, mixing: bool, half: bool) -> None:
         part = replace(settings, mixing=mixing)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            losses = cotraining_losses(pair, pair.online, batch, part, True, 255, 0)
+            losses = cotraining_losses(forward, pair.online, batch, part, True, 255, 0)
         sum(losses).backward()
         pair.zero_grad()
 
@@ -63,9 +63,12 @@ def steps(settings: Settings, size: int, side: int) -> dict[str, Callable[[], No
 
     return {
         "plain": plain,
-        "full": partial(together, True, False),
-        "unmixed": partial(together, False, False),
-        "bf16": partial(together, True, True),
+        "full": partial(together, pair, True, False),
+        "unmixed": partial(together, pair, False, False),
+        "bf16": partial(together, pair, True, True),
+        "compiled": partial(
+            together, torch.compile(pair), True, False
+        ),  # as by accelerate's --dynamo_backend
         "beco": beco,
     }
 
@@ -75,8 +78,9 @@ def training(quick: bool) -> Iterator[Row]:
     pairs, demo = (2 if quick else 12), PRESETS["demo"]
     size, side = 8, 112
     of = steps(demo, size, side)
-    for step in of.values():
-        step()
+    for name, step in of.items():
+        if not quick or name != "compiled":  # that takes a minute
+            step()
     floor = "co-training step / one network's"
     for what, step in ((floor, "full"), ("the same without mixing and online labels", "unmixed")):
         memory = peak_memory(of[step]) / peak_memory(of["plain"])
@@ -88,6 +92,8 @@ def training(quick: bool) -> Iterator[Row]:
     yield from loading(of["full"], size, side, pairs)
     if quick:
         return
+    what = f"our step compiled / as it is, {size} x {side}"
+    yield measure(what, of["compiled"], of["full"], pairs)
     size, side = 2, 256
     of = steps(replace(PRESETS["voc-resnet50"], backbone="scratch:resnet50"), size, side)
     for step in ("beco", "full", "bf16"):
