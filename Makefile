@@ -47,7 +47,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v c++ >/dev/null || { echo "attn2mask needs a C++ compiler (g++ or clang++) for pydensecrf, its tests' reference"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,preview]'
+	PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel \
+	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,preview]'
 	@touch $@
 
 clean:
