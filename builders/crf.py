@@ -46,16 +46,14 @@ class DenseCRF:
         """
         present = np.flatnonzero(np.bincount(labels.ravel() + 1)[1:])
         if len(present) < 2:
-            return Refined(
-                labels.astype(np.int32), present, np.ones((len(present), *labels.shape), np.float32)
-            )
+            sure = np.ones((len(present), *labels.shape), np.float32)
+            return Refined(labels.astype(np.int32), present, sure)
         unary = _unary(labels, present, self._crf.gt_prob)
         probabilities = _softmax(unary)
         for _ in range(self._crf.iterations):
             beliefs = probabilities[:-1] - probabilities[-1]
-            probabilities = _softmax(
-                unary + sum(weight * kernel(beliefs) for weight, kernel in self._kernels)
-            )
+            messages = sum(weight * kernel(beliefs) for weight, kernel in self._kernels)
+            probabilities = _softmax(unary + messages)
         probabilities = probabilities.reshape(len(present), *labels.shape)
         return Refined(present[probabilities.argmax(axis=0)].astype(np.int32), present, probabilities)
 

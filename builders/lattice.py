@@ -28,14 +28,12 @@ class Lattice:
         dimensions, count = features.shape
         corner, inside, rank = _simplices(features)
         # Many points share a simplex, and many simplices a corner; each is looked up once.
-        numbers = [row.astype(np.int64) * odd for row, odd in zip((*corner, *rank), HASH, strict=False)]
-        simplex, _ = pd.factorize(sum(numbers))
+        simplex, _ = pd.factorize(_number(np.concatenate([corner, rank]), HASH[: 2 * dimensions + 2]))
         member = np.empty(simplex.max() + 1, np.int64)
         member[simplex] = np.arange(count)
 
-        weights = np.append(
-            HASH[:dimensions], 0
-        )  # the last coordinate follows from the others: they sum to 0
+        # The last coordinate counts nothing: it follows from the others, with which it sums to 0.
+        weights = np.append(HASH[:dimensions], 0)
         steps = (dimensions + 1) * weights - weights.sum()
         corners = _corners(corner[:, member], rank[:, member], weights, steps)
         of_simplex, keys = pd.factorize(corners.ravel())
@@ -53,12 +51,16 @@ class Lattice:
 
     def _filter(self, values: np.ndarray) -> np.ndarray:
         held = self._slice.T @ np.ascontiguousarray(values.T)
-        held = np.concatenate(
-            [held, np.zeros_like(held[:1])]
-        )  # the last stands for corners that are not there
+        # The last stands for corners that are not there.
+        held = np.concatenate([held, np.zeros_like(held[:1])])
         for forward, backward in self._neighbours:
             held[:-1] += np.float32(0.5) * (held.take(forward, axis=0) + held.take(backward, axis=0))
         return np.ascontiguousarray((self._slice @ held[:-1]).T) * self._gain
+
+
+def _number(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The products (N,) of integer vectors (D, N) with weights (D,), modulo 2 ** 64."""
+    return sum(row.astype(np.int64) * weight for row, weight in zip(vectors, weights, strict=True))
 
 
 def _simplices(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -100,8 +102,7 @@ def _corners(corner: np.ndarray, rank: np.ndarray, weights: np.ndarray, steps: n
     for axis in range(dimensions + 1):
         ordered[rank[axis], np.arange(count)] = steps[axis]
     numbers = np.empty((count, dimensions + 1), np.int64)
-    numbers[:, 0] = sum(row.astype(np.int64) * odd for row, odd in zip(corner, weights, strict=True))
-    numbers[:, 0] *= dimensions + 1
+    numbers[:, 0] = (dimensions + 1) * _number(corner, weights)
     for index in range(1, dimensions + 1):
         numbers[:, index] = numbers[:, index - 1] - ordered[dimensions + 1 - index]
     return numbers

@@ -5,6 +5,7 @@ them use N cores. They import neither diffusers nor datasets, which keeps their 
 memory small.
 """
 
+import atexit
 import io
 import multiprocessing
 import os
@@ -127,6 +128,7 @@ def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    atexit.register(os._exit, 0)  # a builder waits for its pool's end, and taking torch apart lasts a second
 
 
 def _end_with_parent() -> None:
