@@ -45,7 +45,7 @@ def hidden(model: str, quick: bool) -> Iterator[Row]:
     """A build with labels, PNG, Parquet and new attempts over plain painting of the pictures that it painted,
     both with the painter on one thread, loaded anew.
     """
-    rows, pairs = (16, 1) if quick else (128, 3)
+    rows, pairs = (16, 1) if quick else (64, 6)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     reports = []
