@@ -40,8 +40,9 @@ class Lattice:
         of_point = of_simplex.reshape(corners.shape).astype(np.int32)[simplex]
         ends = np.arange(0, of_point.size + 1, dimensions + 1, dtype=np.int32)
         self._slice = csr_array((_barycentric(inside).ravel(), of_point.ravel(), ends), (count, len(keys)))
+        self._splat = self._slice.T
         index = pd.Index(keys)
-        self._neighbours = [_neighbours(index, step) for step in steps]
+        self._neighbours = [_neighbours(index, keys + step) for step in steps]
         self._gain = np.float32(1 / (1 + 2.0**-dimensions))
         self._norm = 1 / np.sqrt(self._filter(np.ones((1, count), np.float32))[0] + np.float32(1e-20))
 
@@ -50,7 +51,7 @@ class Lattice:
         return self._norm * self._filter(self._norm * values)
 
     def _filter(self, values: np.ndarray) -> np.ndarray:
-        held = self._slice.T @ np.ascontiguousarray(values.T)
+        held = self._splat @ np.ascontiguousarray(values.T)
         # The last stands for corners that are not there.
         held = np.concatenate([held, np.zeros_like(held[:1])])
         for forward, backward in self._neighbours:
@@ -120,10 +121,10 @@ def _barycentric(inside: np.ndarray) -> np.ndarray:
     return np.stack([1 + rising[0] - rising[-1], *gaps], axis=1)
 
 
-def _neighbours(keys: pd.Index, step: np.int64) -> tuple[np.ndarray, np.ndarray]:
+def _neighbours(index: pd.Index, next_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The indices (M,) of each corner's two neighbours along an axis; M where there is none."""
-    count = len(keys)
-    forward = keys.get_indexer(keys + step)
+    count = len(index)
+    forward = index.get_indexer(next_keys)
     there = forward >= 0
     forward[~there] = count
     backward = np.full(count, count)
