@@ -66,9 +66,8 @@ def steps(settings: Settings, size: int, side: int) -> dict[str, Callable[[], No
         "full": partial(together, pair, True, False),
         "unmixed": partial(together, pair, False, False),
         "bf16": partial(together, pair, True, True),
-        "compiled": partial(
-            together, torch.compile(pair), True, False
-        ),  # as by accelerate's --dynamo_backend
+        # As accelerate's --dynamo_backend does it.
+        "compiled": partial(together, torch.compile(pair), True, False),
         "beco": beco,
     }
 
