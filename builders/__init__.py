@@ -9,21 +9,21 @@ from typing import Any
 
 _MODULES = {
     "AttentionRecorder": "recorder",
-    "Attn2MaskCityscapes": "cityscapes",
+    "Attn2MaskCityscapes": "dataset_builder",
     "Attn2MaskImageNetS": "imagenet_s",
-    "Attn2MaskVOC": "voc",
+    "Attn2MaskVOC": "dataset_builder",
     "BuildConfig": "build",
-    "ClassTable": "labels",
+    "ClassTable": "classes",
     "PRESETS": "rules",
     "Painter": "painter",
     "PromptSource": "prompts",
     "Rules": "rules",
     "Sample": "sample",
     "UserError": "errors",
-    "label_picture": "labeling",
+    "label_image": "label",
     "load_painter": "painter",
-    "load_table": "labels",
-    "read_captions": "captions",
+    "load_table": "table_reader",
+    "read_captions": "words.captions",
 }
 
 __all__ = sorted(_MODULES)

@@ -7,6 +7,7 @@ mistakes as `UserError`.
 
 import argparse
 import errno
+import math
 import os
 import re
 import sys
@@ -19,8 +20,8 @@ import yaml
 from safetensors import SafetensorError
 from transformers import HfArgumentParser
 
+from attn2mask.builders.classes import SURROGATE
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.labels import SURROGATE
 
 Command = TypeVar("Command")
 
@@ -86,6 +87,21 @@ def parse(command: type[Command], argv: Sequence[str], prog: str, description: s
     return command(**values)
 
 
+def check_numbers(
+    config: Any, positive: Sequence[str] = (), not_negative: Sequence[str] = (), shares: Sequence[str] = ()
+) -> None:
+    """Raises UserError for an option of `config` that is given and out of its range (`shares`: 0 to 1)."""
+    for names, least, most, said in (
+        (positive, 1, math.inf, "must be at least 1"),
+        (not_negative, 0, math.inf, "must not be negative"),
+        (shares, 0, 1, "must lie between 0 and 1"),
+    ):
+        for name in names:
+            value = getattr(config, name)
+            if value is not None and not (least <= value <= most and value < math.inf):
+                raise UserError(f"--{name.replace('_', '-')} {value}: it {said}")
+
+
 def _flags(parser: CommandParser, file: str, taken: bool) -> list[str]:
     """The YAML file as flags, without its positional argument where the command line has one (`taken`)."""
     try:
@@ -121,7 +137,7 @@ def _number(error: Exception) -> int | None:
 
 def run_command(command: Callable[[], None]) -> int:
     """Run a command; what a user can mend ends in one line on stderr. Returns the exit status (0, 2, 130)."""
-    # Threads that wait by spinning, torch's default, take the cores of the labelling processes.
+    # Threads that wait by spinning, torch's default, take the cores of the labeling processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         command()

@@ -10,7 +10,6 @@ in its hands.
 
 import hashlib
 import json
-import math
 import os
 import platform
 import socket
@@ -26,14 +25,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
-from attn2mask.builders.arguments import option, parse, run_command
-from attn2mask.builders.captions import Caption, read_captions
+from attn2mask.builders.arguments import check_numbers, option, parse, run_command
+from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.labels import ClassTable, load_table
+from attn2mask.builders.files import write_file
 from attn2mask.builders.report import card, shard_report, totals
 from attn2mask.builders.rules import PRESETS, Rules
 from attn2mask.builders.sample import Sample, features
-from attn2mask.builders.shards import BuildDirectory, Shard, plan, write
+from attn2mask.builders.shards import BuildDirectory, Shard, plan
+from attn2mask.builders.table_reader import load_table
+from attn2mask.builders.words.captions import Caption, read_captions
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from attn2mask.builders.synthesize import Synthesizer
 
 LIBRARIES = ("attn2mask", "torch", "diffusers", "transformers", "peft", "datasets", "pillow", "scipy")
-# More labelling processes than this only wait for the painter.
+# More labeling processes than this only wait for the painter.
 MOST_WORKERS = 16
 
 # Options that the rows are a function of, besides table, captions, rules and model.
@@ -72,7 +73,7 @@ class BuildConfig:
     )
     seed: int = option("of prompts and pictures (%(default)s)", 0, RUN, metavar="N")
     shard_size: int = option("rows in a file, and what a kill may lose (%(default)s)", 64, RUN, metavar="N")
-    workers: int | None = option("labelling processes (one a core, but one)", None, RUN, metavar="N")
+    workers: int | None = option("labeling processes (one a core, but one)", None, RUN, metavar="N")
     push_to_hub: str | None = option("publish as this dataset when done", None, RUN, metavar="REPO")
 
     model: str = option("embedded, a folder, or a model of the Hub (%(default)s)", "embedded", PAINT)
@@ -117,21 +118,6 @@ class BuildConfig:
         plan(self.num_images, self.shard_size)
 
 
-def check_numbers(
-    config: Any, positive: Sequence[str] = (), not_negative: Sequence[str] = (), shares: Sequence[str] = ()
-) -> None:
-    """Raises UserError for an option of `config` that is given and out of its range (`shares`: 0 to 1)."""
-    for names, least, most, said in (
-        (positive, 1, math.inf, "must be at least 1"),
-        (not_negative, 0, math.inf, "must not be negative"),
-        (shares, 0, 1, "must lie between 0 and 1"),
-    ):
-        for name in names:
-            value = getattr(config, name)
-            if value is not None and not (least <= value <= most and value < math.inf):
-                raise UserError(f"--{name.replace('_', '-')} {value}: it {said}")
-
-
 def with_options(rules: Rules, config: Any) -> Rules:
     """`rules` with what `config` gives of threshold, beta, reliability and graded."""
     names = ("threshold", "beta", "reliability", "graded")
@@ -157,12 +143,12 @@ def run(config: BuildConfig) -> BuildDirectory:
         import torch
 
         from attn2mask.builders.painter import load_painter
-        from attn2mask.builders.workers import labelling_pool
+        from attn2mask.builders.workers import labeling_pool
 
         device = f"cuda:{process.local_rank}" if torch.cuda.is_available() else "cpu"
         painter = load_painter(config.model, config.revision, config.lora, config.lora_scale, device)
         config = resolve(config, table, painter, process.local_world_size)
-        with labelling_pool(config.workers) as pool:
+        with labeling_pool(config.workers) as pool:
             synthesizer = assemble(config, table, rules, captions, painter, pool)
             record = {
                 "command": "build",
@@ -175,7 +161,7 @@ def run(config: BuildConfig) -> BuildDirectory:
                 "batch_size": config.batch_size,
                 "device": device,
                 "dtype": str(painter.pipe.dtype).removeprefix("torch."),
-                **licences(config, painter.facts["model_version"]),
+                **licenses(config, painter.facts["model_version"]),
                 **provenance(),
                 "table": table.facts(),
             }
@@ -232,8 +218,8 @@ def make_dataset(
             print(f"{directory.path}: process {rank} made its {made_now} rows {took}; others go on")
             return
         report = totals(manifests)
-        write(directory.path / "report.json", json.dumps(report, indent=1).encode())
-        write(directory.path / "README.md", card(record, report, manifests, columns).encode())
+        write_file(directory.path / "report.json", json.dumps(report, indent=1).encode())
+        write_file(directory.path / "README.md", card(record, report, manifests, columns).encode())
     done = f"{made_now} of them made now, {took}" if made_now else "finished already"
     print(f"{directory.path}: {report['rows']} rows in {len(shards)} shards, {done}")
     print(
@@ -305,7 +291,7 @@ def resolve(
 
 
 def default_workers(local_processes: int = 1) -> int:
-    """Labelling processes for a painting process: its share of the machine's cores but one, at most 16."""
+    """Labeling processes for a painting process: its share of the machine's cores but one, at most 16."""
     return min(max((os.cpu_count() or 1) // local_processes - 1, 1), MOST_WORKERS)
 
 
@@ -333,14 +319,14 @@ def identity(
     }
 
 
-def licences(config: BuildConfig, model_version: str) -> dict[str, Any]:
+def licenses(config: BuildConfig, model_version: str) -> dict[str, Any]:
     """Those of the painter and, where there is one, its LoRA; outside of the identity, and None for what
     their cards do not name.
     """
-    from attn2mask.builders.painter import licence_of
+    from attn2mask.builders.painter import license_of
 
-    named = {"license": licence_of(config.model, model_version)}
-    return named | ({"lora_license": licence_of(config.lora)} if config.lora else {})
+    named = {"license": license_of(config.model, model_version)}
+    return named | ({"lora_license": license_of(config.lora)} if config.lora else {})
 
 
 def provenance() -> dict[str, Any]:
@@ -380,13 +366,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "builders/build.py") -> 
     arguments = sys.argv[1:] if argv is None else argv
 
     def command() -> None:
-        config = parse(BuildConfig, arguments, prog, "Captions in, a labelled dataset out.")
+        config = parse(BuildConfig, arguments, prog, "Captions in, a labeled dataset out.")
         if config.push_to_hub is None:
             run(config)
             return
         # Only here does building know of the Hub, and only where it is asked for.
+        from attn2mask.hub.artifacts import check_config
         from attn2mask.hub.publish import Target, check, publish_dataset
-        from attn2mask.hub.staging import check_config
 
         target = Target(config.push_to_hub)
         check_config(load_table(config.table).name)

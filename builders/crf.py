@@ -1,7 +1,7 @@
-"""The dense CRF: a coarse mask and the picture's colours become a mask that follows edges.
+"""The dense CRF: a coarse mask and the picture's colors become a mask that follows edges.
 
 The model is Kraehenbuehl and Koltun's (2011): Potts, one Gaussian kernel over places and one over places and
-colours, mean-field inference. It gives pydensecrf's masks in a fraction of its time, without a compiler: only
+colors, mean-field inference. It gives pydensecrf's masks in a fraction of its time, without a compiler: only
 labels that the picture holds take part, of L labels only the L - 1 differences to the last are filtered, and
 kernels are built once for all masks of a picture, those of places once for all pictures of a size. It is
 deterministic and runs in one thread: more pictures at once need more processes.
@@ -39,7 +39,7 @@ class DenseCRF:
         self._image, self._crf = image, crf
 
     def refine(self, labels: np.ndarray) -> Refined:
-        """Refine a mask by the picture's colours.
+        """Refine a mask by the picture's colors.
 
         `labels` is (H, W) int with -1 for pixels without an opinion: their unary term is uniform. With fewer
         than two labels there is nothing to decide, and the mask returns as it is (with its -1).
@@ -62,10 +62,10 @@ class DenseCRF:
         crf, (height, width, _) = self._crf, self._image.shape
         scale = (height * width) ** 0.5 / 512
         places = _places(height, width, crf.bilateral_sxy * scale)
-        colours = self._image.reshape(-1, 3).T / np.float32(crf.bilateral_srgb)
+        colors = self._image.reshape(-1, 3).T / np.float32(crf.bilateral_srgb)
         return [
             (np.float32(crf.gaussian_compat), _gaussian(height, width, crf.gaussian_sxy * scale)),
-            (np.float32(crf.bilateral_compat), Lattice(np.concatenate([places, colours]))),
+            (np.float32(crf.bilateral_compat), Lattice(np.concatenate([places, colors]))),
         ]
 
 

@@ -19,11 +19,12 @@ import numpy as np
 from PIL import Image
 
 from attn2mask.builders.arguments import option, parse, run_command
+from attn2mask.builders.dataset_builder import Attn2MaskBuilder, Attn2MaskConfig
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.generator import Attn2MaskBuilder, Attn2MaskConfig
-from attn2mask.builders.labels import wordnet_ids
-from attn2mask.builders.shards import BuildDirectory, plan, write
-from attn2mask.builders.workers import encode
+from attn2mask.builders.files import write_file
+from attn2mask.builders.images import encode_png
+from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.table_reader import wordnet_ids
 
 SETS = ("imagenet_s_50", "imagenet_s_300", "imagenet_s_919")
 SPLIT = "train"
@@ -31,7 +32,7 @@ IGNORE = 1000
 
 
 class Attn2MaskImageNetS(Attn2MaskBuilder):
-    """Painted and labelled pictures in the classes of ImageNet-S, which take turns.
+    """Painted and labeled pictures in the classes of ImageNet-S, which take turns.
 
     `config_name` is imagenet_s_50, imagenet_s_300 or imagenet_s_919. Masks of the larger two have 16 bits,
     and 65535 where nothing is known.
@@ -49,7 +50,7 @@ class ImageNetSConfig:
     out: str | None = option("folder to write (DIR-folders)", None, metavar="DIR")
 
 
-def in_colours(mask: np.ndarray, ignore: int) -> np.ndarray:
+def in_colors(mask: np.ndarray, ignore: int) -> np.ndarray:
     """A mask (H, W) of ids in ImageNet-S's own encoding, (H, W, 3) uint8; `ignore` becomes 1000."""
     ids = np.where(mask == ignore, IGNORE, mask.astype(np.int64))
     return np.stack([ids % 256, ids // 256, np.zeros_like(ids)], axis=-1).astype(np.uint8)
@@ -84,8 +85,8 @@ def run(config: ImageNetSConfig) -> None:
                 continue
             name = Path(wnids[row["classes"][0] - table.first_id], f"{row['sample_id']}.png")
             ids = np.array(Image.open(io.BytesIO(row["mask"]["bytes"])))
-            write(masks / name, encode(in_colours(ids, table.ignore_index)))
-            write(pictures / name, row["image"]["bytes"])
+            write_file(masks / name, encode_png(in_colors(ids, table.ignore_index)))
+            write_file(pictures / name, row["image"]["bytes"])
             written += 1
     left_out = f"; {without} rows without a class are left out" if without else ""
     print(f"{out}: {written} pictures with masks in ImageNet-S's encoding{left_out}")

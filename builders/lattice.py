@@ -1,7 +1,7 @@
 """Gaussian filters in many dimensions: the permutohedral lattice (Adams, Baek and Davis 2010).
 
 Each of N points gives its value to the d + 1 corners of the simplex that it lies in (splat), corners blend
-with their neighbours along d + 1 axes (blur), and each point reads at its place what came of it (slice).
+with their neighbors along d + 1 axes (blur), and each point reads at its place what came of it (slice).
 Whole arrays take each step; splat and slice are a sparse matrix and its transpose. Constants and the order of
 operations are those of Kraehenbuehl and Koltun's code, which pydensecrf wraps: values differ by rounding.
 """
@@ -18,7 +18,7 @@ HASH = np.random.default_rng(0).integers(1, 2**62, 16) * 2 + 1
 
 
 class Lattice:
-    """A Gaussian W of unit width over points, normalised on both sides: D^-1/2 W D^-1/2 with D = diag(W 1).
+    """A Gaussian W of unit width over points, normalized on both sides: D^-1/2 W D^-1/2 with D = diag(W 1).
 
     `features` are (d, N) float32, at most seven dimensions of N points, each in units of its standard
     deviation.
@@ -42,7 +42,7 @@ class Lattice:
         self._slice = csr_array((_barycentric(inside).ravel(), of_point.ravel(), ends), (count, len(keys)))
         self._splat = self._slice.T
         index = pd.Index(keys)
-        self._neighbours = [_neighbours(index, keys + step) for step in steps]
+        self._neighbors = [_neighbors(index, keys + step) for step in steps]
         self._gain = np.float32(1 / (1 + 2.0**-dimensions))
         self._norm = 1 / np.sqrt(self._filter(np.ones((1, count), np.float32))[0] + np.float32(1e-20))
 
@@ -54,7 +54,7 @@ class Lattice:
         held = self._splat @ np.ascontiguousarray(values.T)
         # The last stands for corners that are not there.
         held = np.concatenate([held, np.zeros_like(held[:1])])
-        for forward, backward in self._neighbours:
+        for forward, backward in self._neighbors:
             held[:-1] += np.float32(0.5) * (held.take(forward, axis=0) + held.take(backward, axis=0))
         return np.ascontiguousarray((self._slice @ held[:-1]).T) * self._gain
 
@@ -121,8 +121,8 @@ def _barycentric(inside: np.ndarray) -> np.ndarray:
     return np.stack([1 + rising[0] - rising[-1], *gaps], axis=1)
 
 
-def _neighbours(index: pd.Index, next_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The indices (M,) of each corner's two neighbours along an axis; M where there is none."""
+def _neighbors(index: pd.Index, next_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The indices (M,) of each corner's two neighbors along an axis; M where there is none."""
     count = len(index)
     forward = index.get_indexer(next_keys)
     there = forward >= 0

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from attn2mask.builders.crf import DenseCRF, Refined
 
@@ -20,7 +19,7 @@ def otsu(scores: torch.Tensor) -> torch.Tensor:
     """Thresholds (K,) float32 of scores (K, ...) in [0, 1]: what lies above is the class.
 
     Otsu (1979): the threshold with the largest variance between the two parts, over 256 levels, which are
-    those of quantised scores. The best thresholds often form a gap between two levels that occur: its middle
+    those of quantized scores. The best thresholds often form a gap between two levels that occur: its middle
     is taken, which keeps clear of both once the scores are interpolated. A flat map gets 1, which nothing
     exceeds.
     """
@@ -47,11 +46,6 @@ def otsu(scores: torch.Tensor) -> torch.Tensor:
 def fixed_threshold(beta: float) -> float:
     """t = (1 - beta) / 2: above it a score s exceeds the background's, 1 - s - beta (the replication's)."""
     return (1 - beta) / 2
-
-
-def upsample(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Scores or probabilities (K, h, w) in [0, 1] resized bilinearly to (K, *size)."""
-    return F.interpolate(scores[:, None], size, mode="bilinear", align_corners=False)[:, 0].clamp(0, 1)
 
 
 def coarse_mask(scores: torch.Tensor, thresholds: torch.Tensor, background: bool) -> torch.Tensor:

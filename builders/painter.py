@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.files import digest
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.recorder import AttentionRecorder, layout_of
 
@@ -180,8 +181,8 @@ def folder_of(model: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def licence_of(source: str, revision: str | None = None) -> str | list[str] | None:
-    """The licence of a painter or a LoRA, as its card (README.md) names it: beside a file, in a folder, or on
+def license_of(source: str, revision: str | None = None) -> str | list[str] | None:
+    """The license of a painter or a LoRA, as its card (README.md) names it: beside a file, in a folder, or on
     the Hub. That of "embedded" is this project's. None where no card is to be had, or it names none.
     """
     from huggingface_hub import ModelCard, hf_hub_download
@@ -198,18 +199,6 @@ def licence_of(source: str, revision: str | None = None) -> str | list[str] | No
         return ModelCard.load(card, ignore_metadata_errors=True).data.license
     except (OSError, ValueError, HTTPError):
         return None
-
-
-def digest(path: Path, pattern: str = "*") -> str:
-    """SHA-256 over name and content of a file, or of all files in a folder that match and are not hidden."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob(pattern) if file.is_file())
-    total = hashlib.sha256()
-    for file in files:
-        name = file.relative_to(path)
-        if not any(part.startswith(".") for part in name.parts):
-            with open(file, "rb") as content:
-                total.update(f"{name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{total.hexdigest()}"
 
 
 def fingerprint(network: nn.Module) -> str:

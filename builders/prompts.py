@@ -17,10 +17,10 @@ from functools import lru_cache
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from attn2mask.builders.captions import Caption
-from attn2mask.builders.english import UNCOUNTABLE, article, means_many, plural
+from attn2mask.builders.classes import ClassTable, gap, spelling, tokens
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.labels import ClassTable, gap, spelling, tokens
+from attn2mask.builders.words.captions import Caption
+from attn2mask.builders.words.english import UNCOUNTABLE, article, means_many, plural
 
 # Streams of random numbers that must not meet: the captions' order, a prompt's draws, a picture's noise.
 _ORDER, _PROMPT, _PICTURE = range(3)
@@ -170,7 +170,7 @@ def token_spans(
     return spans
 
 
-def picture_seed(seed: int, index: int, attempt: int) -> int:
+def image_seed(seed: int, index: int, attempt: int) -> int:
     """The seed of a sample's noise, from 0 to 2**63 - 1."""
     return int(_sequence(seed, _PICTURE, index, attempt).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -253,7 +253,7 @@ class PromptSource:
             round_, place = divmod(index, len(self._turns))
             turn = self._turns[_order(self.seed, 0, round_, len(self._turns))[place]]
         if self.captions is None:
-            from attn2mask.builders import grammar
+            from attn2mask.builders.words import grammar
 
             for tried in range(_GRAMMAR_TRIES):
                 rng = np.random.default_rng(_sequence(self.seed, _PROMPT, index, attempt, tried))

@@ -2,7 +2,7 @@
 
     attn2mask remask data/voc --out data/voc-fixed --threshold fixed --beta 0.3
 
-What was decided while painting (steps, resolutions, normalisation) stays; threshold, dense CRF and
+What was decided while painting (steps, resolutions, normalization) stays; threshold, dense CRF and
 reliability may change. With unchanged rules the masks are the same bit for bit. It resumes like a build, and
 can follow one that has grown.
 """
@@ -15,16 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from attn2mask.builders.arguments import option, parse, run_command
-from attn2mask.builders.build import (
-    BOOL,
-    check_numbers,
-    default_workers,
-    make_dataset,
-    provenance,
-    run_name,
-    with_options,
-)
+from attn2mask.builders.arguments import check_numbers, option, parse, run_command
+from attn2mask.builders.build import BOOL, default_workers, make_dataset, provenance, run_name, with_options
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.rules import PRESETS, Rules
 from attn2mask.builders.sample import Sample
@@ -49,7 +41,7 @@ class RemaskConfig:
         "which pixels to trust", None
     )
     graded: bool | None = option("reliability in 256 levels", None, **BOOL)
-    workers: int | None = option("labelling processes (one a core, but one)", None, metavar="N")
+    workers: int | None = option("labeling processes (one a core, but one)", None, metavar="N")
 
     def __post_init__(self) -> None:
         check_numbers(self, positive=["workers"], shares=["beta"])
@@ -75,7 +67,7 @@ def run(config: RemaskConfig) -> None:
             f"{source.path} is not complete ({source.shard_file(unmade[0])}): run its build again"
         )
 
-    from attn2mask.builders.workers import labelling_pool
+    from attn2mask.builders.workers import labeling_pool
 
     record = {
         **old,
@@ -85,7 +77,7 @@ def run(config: RemaskConfig) -> None:
     }
     with (
         directory.locked(rank=0, run=run_name(1)),
-        labelling_pool(config.workers or default_workers()) as pool,
+        labeling_pool(config.workers or default_workers()) as pool,
     ):
         make_dataset(directory, record, source.table, True, partial(_samples, source, rules, pool))
 
@@ -97,7 +89,7 @@ def _samples(
     shard: Shard,
     settled: Callable[[], object],
 ) -> Iterator[Sample]:
-    from attn2mask.builders.workers import label
+    from attn2mask.builders.label import label
 
     table = source.table
     tasks = []

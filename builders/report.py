@@ -77,10 +77,10 @@ def card(
 {data}
 ---
 
-# {record["table"]["name"]}: {report["rows"]} painted and labelled pictures
+# {record["table"]["name"]}: {report["rows"]} painted and labeled pictures
 
 Made by `attn2mask {record["command"]}`: a text-to-image model painted the pictures, and its cross-attention
-to the class words, refined by a dense CRF, labelled them. No pixel was labelled by hand.
+to the class words, refined by a dense CRF, labeled them. No pixel was labeled by hand.
 {report["rows_with_foreground"]} rows hold a class; classes cover {report["foreground"]:.1%} of the pixels,
 and {report["reliable"]:.1%} of them are marked reliable.
 

@@ -28,7 +28,7 @@ class CRF:
 
 @dataclass(frozen=True)
 class Rules:
-    """From attention to labels: which maps, how normalised, the threshold, the CRF, the reliability.
+    """From attention to labels: which maps, how normalized, the threshold, the CRF, the reliability.
 
     `steps` is the recorded window as fractions of the denoising run: (0, 1) is all of it, (0.5, 0.5) its
     middle step. `map_sides` is a closed range: maps whose shorter side lies in it are used; where none does,
@@ -38,7 +38,7 @@ class Rules:
 
     steps: tuple[float, float]
     map_sides: tuple[int, int]
-    normalise: Literal["max", "minmax"]
+    normalize: Literal["max", "minmax"]
     threshold: Literal["otsu", "agreement", "fixed"]
     beta: float
     crf: CRF
@@ -52,7 +52,7 @@ PRESETS: dict[str, Rules] = {
     "paper": Rules(
         steps=(0.0, 1.0),
         map_sides=(16, 32),
-        normalise="max",
+        normalize="max",
         threshold="otsu",
         beta=0.2,
         crf=CRF(
@@ -71,7 +71,7 @@ PRESETS: dict[str, Rules] = {
     "replication": Rules(
         steps=(0.5, 0.5),
         map_sides=(16, 32),
-        normalise="minmax",
+        normalize="minmax",
         threshold="fixed",
         beta=0.2,
         crf=CRF(
@@ -91,7 +91,7 @@ PRESETS: dict[str, Rules] = {
     "default": Rules(
         steps=(0.0, 1.0),
         map_sides=(8, 48),
-        normalise="minmax",
+        normalize="minmax",
         threshold="otsu",
         beta=0.2,
         crf=CRF(
@@ -119,7 +119,7 @@ ORIGINS: dict[str, dict[Any, str]] = {
     "width": {512: LIKELY},
     "rules.steps": {(0.0, 1.0): LIKELY, (0.5, 0.5): REPLICATION},
     "rules.map_sides": {(16, 32): LIKELY},
-    "rules.normalise": {"max": LIKELY, "minmax": REPLICATION},
+    "rules.normalize": {"max": LIKELY, "minmax": REPLICATION},
     "rules.threshold": {
         "otsu": "ours: the paper's threshold is adaptive, its formula not known; **not verified**",
         "agreement": "ours, after DiffuMask, with the CRF for AffinityNet; **not verified**",

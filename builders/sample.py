@@ -1,7 +1,7 @@
 """The one record that flows from the painter to the shards: a row of the dataset and how it came about.
 
 Pictures are kept as the PNG bytes that the row stores, so that each is encoded once, in the process that
-labelled it.
+labeled it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     import datasets
 
-    from attn2mask.builders.labels import ClassTable
+    from attn2mask.builders.classes import ClassTable
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from attn2mask.builders.masks import upsample
 from attn2mask.builders.rules import Rules
 
 # A map that varies by less than this part of its maximum says nothing of where its class is; maps of objects
@@ -24,7 +24,7 @@ def class_scores(
     """Scores (K, h, w) in [0, 1] and raw peaks (K,) of one picture's K classes: float32, on the CPU.
 
     `maps` holds for each class its maps by (h, w), the same sizes for all, K at least 1. (h, w) of the scores
-    is the largest size that the rules choose. A peak is the maximum of the averaged map before normalising:
+    is the largest size that the rules choose. A peak is the maximum of the averaged map before normalizing:
     NaN where the attention was not finite. Such maps, and flat ones, have scores of 0.
     """
     sizes = _chosen(list(maps[0]), rules.map_sides)
@@ -36,19 +36,24 @@ def class_scores(
 
     low, high = averaged.amin(dim=(1, 2), keepdim=True), averaged.amax(dim=(1, 2), keepdim=True)
     peaks = torch.where(high.isfinite(), high, torch.nan).flatten()
-    floor = low if rules.normalise == "minmax" else torch.zeros_like(low)
+    floor = low if rules.normalize == "minmax" else torch.zeros_like(low)
     readable = high - low > FLAT * high
     scores = torch.where(readable, (averaged - floor) / (high - floor), 0.0)
     return scores.clamp(0, 1), peaks
 
 
-def quantise(scores: torch.Tensor) -> np.ndarray:
+def upsample(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Scores or probabilities (K, h, w) in [0, 1] resized bilinearly to (K, *size)."""
+    return F.interpolate(scores[:, None], size, mode="bilinear", align_corners=False)[:, 0].clamp(0, 1)
+
+
+def quantize(scores: torch.Tensor) -> np.ndarray:
     """Scores (K, h, w) in [0, 1] as uint8, to the nearest of 256 levels."""
     return (scores * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def dequantise(scores: np.ndarray) -> torch.Tensor:
-    """The inverse of `quantise`, float32, within half a level (1 / 510)."""
+def dequantize(scores: np.ndarray) -> torch.Tensor:
+    """The inverse of `quantize`, float32, within half a level (1 / 510)."""
     return torch.from_numpy(scores).float() / 255
 
 

@@ -13,19 +13,19 @@ is either whole or made again, and nothing needs repair.
 import fcntl
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from pyarrow.parquet import ParquetFile
 
+from attn2mask.builders.classes import CaptionStyle, ClassTable, LabelClass
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.labels import ClassTable, LabelClass, Scene
+from attn2mask.builders.files import no_link, replacing, write_file
 from attn2mask.builders.rules import CRF, Rules
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ class BuildDirectory:
             values = _tuples(self.record()["table"])
             classes, scene = values.pop("classes"), values.pop("scene", None)
             table = ClassTable(
-                **values, classes=tuple(LabelClass(**c) for c in classes), scene=scene and Scene(**scene)
+                **values,
+                classes=tuple(LabelClass(**c) for c in classes),
+                scene=scene and CaptionStyle(**scene),
             )
             _ = table.palette
         except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
@@ -131,7 +133,7 @@ class BuildDirectory:
         Creates the directory. Raises UserError while another run is at work in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / f".lock-{rank}", "a+", opener=_no_link) as own:
+        with open(self.path / f".lock-{rank}", "a+", opener=no_link) as own:
             if not _patiently(lambda: _take(own)):
                 raise UserError(f"another build is at work in {self.path}: {_content(own)}")
             own.truncate(0)
@@ -140,7 +142,7 @@ class BuildDirectory:
             for path in self.path.glob(".lock-*"):
                 if path.name == f".lock-{rank}":
                     continue
-                with open(path, "a+", opener=_no_link) as other:
+                with open(path, "a+", opener=no_link) as other:
                     # A process of this run may hold its lock already, and write its name a moment later.
                     if not _patiently(lambda other=other: _take(other) or _content(other) == run):
                         raise UserError(f"another build is at work in {self.path}: {_content(other)}")
@@ -177,7 +179,7 @@ class BuildDirectory:
                     f"attn2mask: warning: {self.path} goes on with another {', '.join(changed)}",
                     file=sys.stderr,
                 )
-        write(file, json.dumps(record, indent=1).encode())
+        write_file(file, json.dumps(record, indent=1).encode())
 
     def check_identity(self, identity: dict[str, Any]) -> None:
         """Raises UserError where a value of `identity` is not that of build.json, if it stands."""
@@ -261,7 +263,7 @@ class BuildDirectory:
             folder.mkdir(exist_ok=True)
             if folder.is_symlink():
                 raise UserError(f"{folder} is a link, which leads out of {self.path}: put a folder there")
-        with _replacing(self.shard_file(shard)) as stream:
+        with replacing(self.shard_file(shard)) as stream:
             # Row groups of 16 keep pictures streamable.
             with ParquetWriter(features=features, stream=stream, writer_batch_size=16) as writer:
                 for row in rows:
@@ -272,7 +274,7 @@ class BuildDirectory:
             size = stream.tell()
         manifest = {"rows": len(shard.rows), "bytes": size, "sha256": checksum, **report}
         sealed = manifest | {"seal": _seal(manifest)}
-        write(self.manifest_file(shard), json.dumps(sealed, indent=1).encode())
+        write_file(self.manifest_file(shard), json.dumps(sealed, indent=1).encode())
 
     def manifests(self, shards: Iterable[Shard]) -> list[dict[str, Any]] | None:
         """The manifests of all shards; None while one is missing."""
@@ -287,39 +289,9 @@ class BuildDirectory:
     @contextmanager
     def finishing(self) -> Iterator[None]:
         """One process at a time."""
-        with open(self.path / ".finish", "a", opener=_no_link) as file:
+        with open(self.path / ".finish", "a", opener=no_link) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-
-def write(file: Path, content: bytes) -> None:
-    """Write a file so that it is always either the old or the new one, also on the disk."""
-    with _replacing(file) as stream:
-        stream.write(content)
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[IO[bytes]]:
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)  # of a killed process; also what leads elsewhere
-        with open(temporary, "x+b") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    with suppress(OSError):  # not every file system can sync a directory
-        os.fsync(folder)
-    os.close(folder)
-
-
-def _no_link(path: str, flags: int) -> int:
-    """Opens a file of one's own: what a link of its name leads to is not touched."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _seal(manifest: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""The main path, to read first: from prompts through the painter and the recorder to labelled samples.
+"""The main path, to read first: from prompts through the painter and the recorder to labeled samples.
 
     prompt -> painter under the recorder -> class scores (8 bits) -> mask and reliability -> gate -> sample
 
-The painter runs here, labelling in a pool of processes beside it. A sample that fails the gate is tried
+The painter runs here, labeling in a pool of processes beside it. A sample that fails the gate is tried
 again with its own next prompt and seed. A shard is painted alone and in order: attempt 0 of its samples in
 batches, then attempt 1 of the rejected ones, and so on; so the company in which a picture is painted, and
 with it its last bit, is the same whenever and wherever its shard is made. The price is a short wait for the
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.labels import ClassTable
+from attn2mask.builders.label import Labeled, label
 from attn2mask.builders.painter import ADVICE, Painter
-from attn2mask.builders.prompts import Prompt, PromptSource, picture_seed
+from attn2mask.builders.prompts import Prompt, PromptSource, image_seed
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.sample import Sample
-from attn2mask.builders.scores import class_scores, quantise
-from attn2mask.builders.workers import Labelled, label
+from attn2mask.builders.scores import class_scores, quantize
 
 # A sample is painted at most so often; then the best attempt is taken, without the classes that failed.
 ATTEMPTS = 4
@@ -76,7 +76,7 @@ class Synthesizer:
             yield self._sample(best[index], tuple(rejected[index]))
 
     def _candidates(self, indices: Sequence[int], attempt: int) -> Iterator["_Candidate"]:
-        """One attempt at each index, in order; the first ones are labelled while the next are painted."""
+        """One attempt at each index, in order; the first ones are labeled while the next are painted."""
         waiting: deque[_Candidate] = deque()
         for start in range(0, len(indices), self.batch_size):
             waiting += self._paint(indices[start : start + self.batch_size], attempt)
@@ -86,7 +86,7 @@ class Synthesizer:
 
     def _paint(self, indices: Sequence[int], attempt: int) -> Iterator["_Candidate"]:
         prompts = [self.source.prompt(index, attempt) for index in indices]
-        seeds = [picture_seed(self.seed, index, attempt) for index in indices]
+        seeds = [image_seed(self.seed, index, attempt) for index in indices]
         images, maps, faults = self.painter.paint(
             prompts,
             seeds,
@@ -101,7 +101,7 @@ class Synthesizer:
         ):
             if fault is None:
                 scores, peaks = class_scores([of_word[word] for word in prompt.words], self.rules)
-                classes, scores, peaks = prompt.classes, quantise(scores), tuple(peaks.tolist())
+                classes, scores, peaks = prompt.classes, quantize(scores), tuple(peaks.tolist())
             else:
                 classes, scores, peaks = (), np.zeros((0, 1, 1), np.uint8), ()
             words = prompt.words[: len(classes)]
@@ -132,7 +132,7 @@ class Synthesizer:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An attempt at a sample: a picture that is being labelled. `fault` says why the picture itself cannot
+    """An attempt at a sample: a picture that is being labeled. `fault` says why the picture itself cannot
     be used.
     """
 
@@ -142,7 +142,7 @@ class _Candidate:
     fault: str | None
     scores: np.ndarray
     peaks: tuple[float, ...]
-    labels: Future[Labelled]
+    labels: Future[Labeled]
 
     def reasons(self) -> tuple[str, ...]:
         """Why the gate rejects it; empty if it is accepted."""

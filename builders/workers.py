@@ -6,91 +6,23 @@ memory small.
 """
 
 import atexit
-import io
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing.connection import wait
 
-import numpy as np
 import torch
-from PIL import Image
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.labeling import faults, label_picture, to_ids
-from attn2mask.builders.labels import ClassTable
-from attn2mask.builders.rules import Rules
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """One picture's labels as PNG bytes; `kept` are the positions of its classes that passed the gate."""
-
-    image: bytes
-    mask: bytes
-    reliability: bytes
-    kept: tuple[int, ...]
-    dropped: tuple[str, ...]
-    foreground: float
-    reliable: float
-
-
-def label(
-    image: np.ndarray | bytes,
-    scores: np.ndarray,
-    peaks: Sequence[float],
-    classes: Sequence[int],
-    words: Sequence[str],
-    rules: Rules,
-    table: ClassTable,
-) -> Labelled:
-    """Label a picture (H, W, 3) uint8, or its PNG, from its scores (K, h, w) uint8.
-
-    A class that fails the gate is dropped and the rest is labelled again without it, so that the row's own
-    scores always give the row's own mask. Where no class is left nothing is known: the mask is all ignore,
-    the reliability 0.
-    """
-    png = image if isinstance(image, bytes) else encode(image)
-    image = np.array(Image.open(io.BytesIO(png)).convert("RGB")) if isinstance(image, bytes) else image
-    kept, dropped = list(range(len(classes))), []
-    mask = np.full(image.shape[:2], table.ignore_index, np.uint16 if table.ignore_index > 255 else np.uint8)
-    reliability = np.zeros(image.shape[:2], np.uint8)
-    foreground = 0.0
-    while kept:
-        labels = label_picture(image, scores[kept], rules, table.background is not None)
-        bad = faults(labels, [peaks[k] for k in kept], [words[k] for k in kept])
-        if not bad:
-            mask, reliability = to_ids(labels.mask, [classes[k] for k in kept], table), labels.reliability
-            foreground = float((labels.mask > 0).mean())
-            break
-        dropped += bad.values()
-        kept = [k for position, k in enumerate(kept) if position not in bad]
-    return Labelled(
-        image=png,
-        mask=encode(mask),
-        reliability=encode(reliability),
-        kept=tuple(kept),
-        dropped=tuple(dropped),
-        foreground=foreground,
-        reliable=float(reliability.mean()) / 255,
-    )
-
-
-def encode(picture: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 as an RGB PNG, (H, W) uint8 or uint16 as a grey one of 8 or 16 bits."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @contextmanager
-def labelling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def labeling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool for `label`; what is still queued is given up when the block is left by an exception.
 
     Raises UserError where a process of the pool died.
@@ -102,7 +34,7 @@ def labelling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     except BrokenProcessPool as error:
         raise UserError(
-            "a labelling process died, most likely for lack of memory: "
+            "a labeling process died, most likely for lack of memory: "
             "run the same command again with fewer --workers"
         ) from error
     finally:

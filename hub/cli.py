@@ -8,7 +8,7 @@ USAGE = """usage: attn2mask COMMAND ...
 
 Semantic segmentation datasets without pixel labels: a diffusion model paints, its cross-attention labels.
 
-  build TABLE    captions in, a labelled dataset out
+  build TABLE    captions in, a labeled dataset out
   show DIR       a sheet of rows to look at: picture, class maps, mask, reliability, prompt
   remask DIR     the same pictures with masks by other rules, without painting
   aliases TABLE  synonyms and hyponyms for your own classes from WordNet, to be edited
@@ -27,7 +27,7 @@ def _build(argv: Sequence[str]) -> int:
 
 
 def _show(argv: Sequence[str]) -> int:
-    from attn2mask.builders.sheet import main
+    from attn2mask.builders.show import main
 
     return main(argv)
 
@@ -39,13 +39,13 @@ def _remask(argv: Sequence[str]) -> int:
 
 
 def _aliases(argv: Sequence[str]) -> int:
-    from attn2mask.builders.aliases import main
+    from attn2mask.builders.words.aliases import main
 
     return main(argv)
 
 
 def _evaluate(argv: Sequence[str]) -> int:
-    from attn2mask.training.scoring import main
+    from attn2mask.training.evaluate_command import main
 
     return main(argv)
 

@@ -42,10 +42,10 @@ def label_row(png: bytes, scores: np.ndarray, rules) -> tuple[np.ndarray, np.nda
     """Coarse and refined local labels (H, W) and reliability (H, W) of one row under ``rules``, where the
     table has a background.
     """
-    from attn2mask.builders.labeling import label_picture
+    from attn2mask.builders.label import label_image
 
     image = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-    labels = label_picture(image, scores, rules, True)
+    labels = label_image(image, scores, rules, True)
     return labels.coarse, labels.mask, labels.reliability
 
 
@@ -57,12 +57,12 @@ def measure(data: Path) -> dict:
     from datasets import load_dataset
 
     from attn2mask.builders.build import default_workers
-    from attn2mask.builders.labeling import to_ids
-    from attn2mask.builders.labels import load_table
+    from attn2mask.builders.label import to_ids
     from attn2mask.builders.rules import PRESETS
-    from attn2mask.builders.workers import labelling_pool
-    from attn2mask.training.evaluation import confusion_matrix, mean_iou
-    from attn2mask.training.evidence import referee_accuracy
+    from attn2mask.builders.table_reader import load_table
+    from attn2mask.builders.workers import labeling_pool
+    from attn2mask.training.experiments.painter_quality import referee_accuracy
+    from attn2mask.training.miou import confusion_matrix, mean_iou
     from attn2mask.training.referee import load_referee
 
     table, referee = load_table("voc"), load_referee()
@@ -76,7 +76,7 @@ def measure(data: Path) -> dict:
     report: dict = {"referee_miou": referee_accuracy(referee, "objects", REFEREE_SCENES), "masks": {}}
     default = PRESETS["default"]
     bar = tqdm(total=3 * len(rows), desc="measuring", unit="mask")
-    with labelling_pool(default_workers() + 1) as pool, bar:
+    with labeling_pool(default_workers() + 1) as pool, bar:
         for threshold in ("otsu", "agreement", "fixed"):
             rules = replace(default, threshold=threshold)
             # A row whose classes were all dropped has no scores: it says nothing and is not measured.
@@ -102,20 +102,20 @@ def measure(data: Path) -> dict:
 def segment(config: DemoConfig, data: Path, out: Path) -> dict:
     """Mean IoU in 0 to 1, by how the masks were had and by set: the attention's own; those of a network
     trained alone; those of two that co-trained (``out``/segmenter). The networks' are there twice:
-    `mean_iou`, and `told_mean_iou` where they are told each picture's classes, as attention masks always are.
+    `mean_iou`, and `mean_iou_given_labels` where they are told each picture's classes, as attention masks always are.
     Both train without ClassMix, which costs points in so few steps (the ablation).
     """
-    from attn2mask.training.ablation import SETS, attention_masks, make_sets
-    from attn2mask.training.cells import LOOKS, MEASURES
-    from attn2mask.training.scoring import EvaluateConfig
-    from attn2mask.training.scoring import run as evaluate
-    from attn2mask.training.settings import TrainConfig
+    from attn2mask.training.config import TrainConfig
+    from attn2mask.training.evaluate_command import EvaluateConfig
+    from attn2mask.training.evaluate_command import run as evaluate
+    from attn2mask.training.experiments.ablation import SETS, attention_masks, make_sets
+    from attn2mask.training.experiments.trials import MEASURES, TEST_TIME_AUGMENTATION
     from attn2mask.training.train import train
 
     held = out / "held-out"
     make_sets(held, HELD_OUT_PICTURES)
     attention = attention_masks(held, HELD_OUT_PICTURES)
-    found: dict = {"attention masks": {name: {"told_mean_iou": attention[name]} for name in SETS}}
+    found: dict = {"attention masks": {name: {"mean_iou_given_labels": attention[name]} for name in SETS}}
     for name, folder in (("no co-training", out / "alone"), ("full", out / "segmenter")):
         print(f"\ntraining: {name}")
         train(
@@ -125,12 +125,16 @@ def segment(config: DemoConfig, data: Path, out: Path) -> dict:
             )
         )  # fmt: skip
         found[name] = {}
-        scales = ",".join(map(str, LOOKS["scales"]))
+        scales = ",".join(map(str, TEST_TIME_AUGMENTATION["scales"]))
         for held_out in SETS:
             metrics = folder / f"metrics_{held_out}.json"
             evaluate(
                 EvaluateConfig(
-                    str(folder), str(held / held_out), out=str(metrics), scales=scales, flip=LOOKS["flip"]
+                    str(folder),
+                    str(held / held_out),
+                    out=str(metrics),
+                    scales=scales,
+                    flip=TEST_TIME_AUGMENTATION["flip"],
                 )
             )
             scores = json.loads(metrics.read_text())
@@ -140,9 +144,9 @@ def segment(config: DemoConfig, data: Path, out: Path) -> dict:
 
 def write_cards(data: Path, segmenter: Path | None, folder: Path) -> list[Path]:
     """The cards that publishing would send, to look at."""
-    from attn2mask.hub.card import write_card
-    from attn2mask.hub.dataset_card import dataset_card
-    from attn2mask.hub.model_card import model_card
+    from attn2mask.hub.cards.dataset import dataset_card
+    from attn2mask.hub.cards.markdown import write_card
+    from attn2mask.hub.cards.segmenter import model_card
 
     cards = {"dataset": dataset_card({"voc": data}, DATASET_NAME)}
     if segmenter is not None:
@@ -151,7 +155,7 @@ def write_cards(data: Path, segmenter: Path | None, folder: Path) -> list[Path]:
 
 
 def demo(config: DemoConfig) -> None:
-    from attn2mask.builders import build, sheet
+    from attn2mask.builders import build, show
     from attn2mask.builders.painter import load_painter
 
     started = time.time()
@@ -160,8 +164,8 @@ def demo(config: DemoConfig) -> None:
     build.run(
         build.BuildConfig("voc", str(data), num_images=config.num_images, store_scores=True, balance=True)
     )
-    sheet.run(sheet.ShowConfig(str(data), str(out / "sheet.png")))
-    sheet.token_sheet(load_painter(), TOKENS_PROMPT, out / "tokens.png")
+    show.run(show.ShowConfig(str(data), str(out / "sheet.png")))
+    show.token_sheet(load_painter(), TOKENS_PROMPT, out / "tokens.png")
     report = measure(data)
     if config.max_steps:
         report["segmenters"] = segment(config, data, out)
@@ -182,7 +186,7 @@ def demo(config: DemoConfig) -> None:
         print("mIoU on pictures that nothing was trained on (and where each picture's classes are told)")
         print(f"{'':16}" + "".join(f"{name:>18}" for name in ("drawn", "drawn, shifted", "painted")))
         for name, sets in report["segmenters"].items():
-            cells = [(scores.get("mean_iou"), scores["told_mean_iou"]) for scores in sets.values()]
+            cells = [(scores.get("mean_iou"), scores["mean_iou_given_labels"]) for scores in sets.values()]
             shown = (f"{'-' if free is None else f'{free:.3f}'} ({told:.3f})" for free, told in cells)
             print(f"{name:16}" + "".join(f"{cell:>18}" for cell in shown))
         print("drawn: against exact masks; painted: against the referee's\n")

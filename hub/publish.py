@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from attn2mask.builders.arguments import run_command
 from attn2mask.builders.errors import UserError
-from attn2mask.hub.remote import (
+from attn2mask.hub.artifacts import Publication, gather_builds, gather_model
+from attn2mask.hub.hub_client import (
     TRIES,
     Kind,
     Remote,
@@ -38,14 +39,13 @@ from attn2mask.hub.remote import (
     pause,
     refuse,
     token,
-)  # fmt: skip
-from attn2mask.hub.staging import Publication, gather_builds, gather_model
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    from attn2mask.hub.card import Card
+    from attn2mask.hub.cards.markdown import Card
 
 
 def publish_dataset(builds: Sequence[Path], target: Target, config: str | None = None) -> str:

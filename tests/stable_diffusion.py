@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 def random_weights(module: nn.Module) -> nn.Module:
     """`module`, made on the meta device, in float16 on the CPU: matrices that keep variance, no biases.
 
-    The default initialisation would take minutes and, in float32, twice the memory.
+    The default initialization would take minutes and, in float32, twice the memory.
     """
     module = module.half().to_empty(device="cpu").eval()
     generator = torch.Generator().manual_seed(0)

@@ -191,8 +191,8 @@ VICTIMS = (
 PRELOADED = (
     *("attn2mask.builders.build", "attn2mask.builders.synthesize", "attn2mask.builders.painter"),
     *("attn2mask.builders.remask", "attn2mask.training.train", "attn2mask.training.adapt"),
-    *("attn2mask.training.scoring", "attn2mask.training.evaluation", "attn2mask.training.charts"),
-    *("attn2mask.hub.publish", "attn2mask.hub.dataset_card", "attn2mask.hub.model_card"),
+    *("attn2mask.training.evaluate_command", "attn2mask.training.inference", "attn2mask.training.charts"),
+    *("attn2mask.hub.publish", "attn2mask.hub.cards.dataset", "attn2mask.hub.cards.segmenter"),
     *("datasets", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"),
     *("transformers.models.clip.modeling_clip", "transformers.models.resnet.modeling_resnet"),
 )
@@ -528,16 +528,16 @@ def dead_workers(stage: Stage, rng: random.Random, times: int = 5) -> str:
         process, shards = stage.start(victim, out), rng.randrange(ROWS // SHARD)
         while process.is_alive() and len(list(out.glob("manifest/*.json"))) < shards:
             time.sleep(0.01)
-        while process.is_alive() and not labelling(process.pid):
+        while process.is_alive() and not labeling(process.pid):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.2))
-        for worker in labelling(process.pid):
+        for worker in labeling(process.pid):
             with suppress(psutil.NoSuchProcess):
                 worker.kill()
         status = stage.end(process)
         if status:
             assert status == 2, stage.tail()
-            assert "a labelling process died" in stage.error()
+            assert "a labeling process died" in stage.error()
             refused += 1
         victim.check(stage, out)
         stage.finish(victim, out)
@@ -545,8 +545,8 @@ def dead_workers(stage: Stage, rng: random.Random, times: int = 5) -> str:
     return f"said {refused} of {times} times"
 
 
-def labelling(builder: int) -> list[psutil.Process]:
-    """The labelling processes of a build."""
+def labeling(builder: int) -> list[psutil.Process]:
+    """The labeling processes of a build."""
     with suppress(psutil.NoSuchProcess):
         return [p for p in psutil.Process(builder).children() if "spawn_main" in " ".join(p.cmdline())]
     return []
@@ -580,8 +580,8 @@ def make_inputs(folder: Path) -> None:
     from PIL import Image
     from transformers import ResNetConfig
 
-    from attn2mask.builders.worlds.scenes import draw_scene
-    from attn2mask.training.drawn import draw_rows, write_rows
+    from attn2mask.builders.drawn.rows import draw_rows, write_rows
+    from attn2mask.builders.drawn.scenes import draw_scene
 
     tiny_pipeline("sd15").save_pretrained(folder / "model")
     (folder / "captions.txt").write_text("a photo of a dog\na red bus on the street\nthe cat and the dog\n")
@@ -627,9 +627,9 @@ def main() -> None:
     ):
 
         def keep() -> None:
-            from attn2mask.builders.shards import write
+            from attn2mask.builders.files import write_file
 
-            write(file, json.dumps({name: asdict(tally) for name, tally in tallies.items()}).encode())
+            write_file(file, json.dumps({name: asdict(tally) for name, tally in tallies.items()}).encode())
             bar.n = sum(tally.kills + bool(tally.done) for tally in tallies.values())
             bar.refresh()
 

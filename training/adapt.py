@@ -37,25 +37,25 @@ from tqdm import tqdm
 from attn2mask.builders.arguments import parse, run_command
 from attn2mask.builders.build import provenance
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.grammar import caption
-from attn2mask.builders.labels import load_table
+from attn2mask.builders.files import write_file
+from attn2mask.builders.images import encode_png
 from attn2mask.builders.painter import (
     LORA_RECORD,
     LORA_WEIGHTS,
     Painter,
     fingerprint,
-    licence_of,
+    license_of,
     load_painter,
 )
-from attn2mask.builders.prompts import picture_seed
-from attn2mask.builders.shards import write
-from attn2mask.builders.workers import encode
-from attn2mask.training import dreambooth, instances
-from attn2mask.training.adaptation import AdaptConfig
+from attn2mask.builders.prompts import image_seed
+from attn2mask.builders.table_reader import load_table
+from attn2mask.builders.words.grammar import caption
+from attn2mask.training.adaptation import instance_images, lora
+from attn2mask.training.adaptation.config import AdaptConfig
+from attn2mask.training.adaptation.instance_images import Crop, Feed, Instance, Latents
 from attn2mask.training.charts import sample_sheet
+from attn2mask.training.config import BatchPlan, plan_batches
 from attn2mask.training.data import Positions
-from attn2mask.training.instances import Crop, Feed, Instance, Latents
-from attn2mask.training.settings import BatchPlan, plan_batches
 from attn2mask.training.train import (
     CHECK_EVERY,
     end,
@@ -66,7 +66,7 @@ from attn2mask.training.train import (
     save_state,
     saved_step,
     trim_log,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -79,13 +79,13 @@ def adapt(config: AdaptConfig) -> None:
     settings, output, started = config.settings(), Path(config.output_dir), time.time()
     accelerator = make_accelerator(config, output)
     batches = plan_batches(settings.batch_size, accelerator.num_processes, config.micro_batch, mixing=False)
-    found = instances.find_instances(config.data)
+    found = instance_images.find_instances(config.data)
     prompts = sample_prompts(config)
     painter = load_painter(config.model, config.revision, device=str(accelerator.device), dtype=torch.float32)
-    dreambooth.check_pipeline(painter.pipe, config.model)
-    crop = instances.make_crop(settings, painter.pipe.vae_scale_factor)
+    lora.check_pipeline(painter.pipe, config.model)
+    crop = instance_images.make_crop(settings, painter.pipe.vae_scale_factor)
     identity = config.identity() | {
-        "painter": fingerprint(painter.pipe.unet), "pictures": instances.digest(found),
+        "painter": fingerprint(painter.pipe.unet), "pictures": instance_images.digest(found),
     }  # fmt: skip
     recorded_run(output, identity, config.resume)
     if finished(output) == settings.max_steps:
@@ -132,7 +132,7 @@ def training_step(run: Run, places: Iterator[tuple[int, int]], batches: BatchPla
     for _ in range(batches.accumulation):
         batch = run.feed([next(places) for _ in range(batches.per_process)])
         with accelerator.autocast():
-            loss = dreambooth.batch_loss(run.pipe, run.schedule, batch, settings)
+            loss = lora.batch_loss(run.pipe, run.schedule, batch, settings)
         accelerator.backward(loss / batches.accumulation)
         total += loss.detach() / batches.accumulation
     total = share(accelerator, weights, total)
@@ -173,9 +173,9 @@ def make_feed(
     def encoded(name: str, pictures: Sequence[Instance]) -> Latents:
         file = output / name
         if accelerator.is_main_process and not file.exists():
-            made = instances.encode_pictures(painter.pipe.vae, pictures, crop, progress=True)
+            made = instance_images.encode_pictures(painter.pipe.vae, pictures, crop, progress=True)
             output.mkdir(parents=True, exist_ok=True)
-            write(output / "run.json", json.dumps(identity, indent=2).encode())
+            write_file(output / "run.json", json.dumps(identity, indent=2).encode())
             Latents.write(file, *made)
         accelerator.wait_for_everyone()
         return Latents(file)
@@ -183,8 +183,8 @@ def make_feed(
     latents, prior = encoded("latents.safetensors", found), None
     if config.prior_preservation:
         with accelerator.autocast():
-            painted = instances.paint_class_pictures(
-                painter, output / "class_pictures", config.class_prompt, config.prior_pictures, crop,
+            painted = instance_images.paint_class_pictures(
+                painter, output / "class_pictures", config.class_prompt, config.prior_images, crop,
                 config.seed, accelerator.process_index, accelerator.num_processes,
             )  # fmt: skip
         accelerator.wait_for_everyone()
@@ -207,10 +207,10 @@ class Run:
         self.config, self.settings, self.output = config, config.settings(), Path(config.output_dir)
         self.accelerator, self.painter, self.pipe = accelerator, painter, painter.pipe
         self.feed, self.found, self.identity, self.prompts = feed, found, identity, prompts
-        self.schedule = dreambooth.make_schedule(self.pipe)
+        self.schedule = lora.make_schedule(self.pipe)
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}
         dtype = half.get(str(accelerator.mixed_precision), torch.float32)
-        self.weights = dreambooth.add_lora(self.pipe, self.settings, config.seed, dtype)
+        self.weights = lora.add_lora(self.pipe, self.settings, config.seed, dtype)
         if config.gradient_checkpointing:
             self.pipe.unet.enable_gradient_checkpointing()
         optimizer = torch.optim.AdamW(
@@ -292,10 +292,10 @@ class Run:
     def export(self) -> None:
         """Write the LoRA, then its record, which says that all is there."""
         writing = self.output / ".writing"
-        dreambooth.save_lora(self.pipe, writing)
+        lora.save_lora(self.pipe, writing)
         os.replace(writing / LORA_WEIGHTS, self.output / LORA_WEIGHTS)
         writing.rmdir()
-        write(self.output / LORA_RECORD, json.dumps(self.record(), indent=2).encode())
+        write_file(self.output / LORA_RECORD, json.dumps(self.record(), indent=2).encode())
 
     def load(self) -> None:
         """Go on from state.safetensors."""
@@ -311,11 +311,11 @@ class Run:
     def record(self) -> dict[str, Any]:
         """What training_config.json holds."""
         config, facts, latents = self.config, self.painter.facts, self.feed.latents
-        prior = {"class_prompt": config.class_prompt, "pictures": config.prior_pictures}
+        prior = {"class_prompt": config.class_prompt, "pictures": config.prior_images}
         return {
             "base_model": facts["model"], "base_version": facts["model_version"],
             "base_fingerprint": self.identity["painter"], "revision": config.revision,
-            "license": licence_of(config.model, config.revision),
+            "license": license_of(config.model, config.revision),
             "table": Path(config.table).name,
             "preset": config.preset, "settings": asdict(self.settings), "seed": config.seed,
             "instance_prompt": config.instance_prompt, "prior": prior if config.prior_preservation else None,
@@ -350,14 +350,14 @@ class Run:
                 latents = pipe(
                     prompt, height=crop.height, width=crop.width, num_inference_steps=defaults.steps,
                     guidance_scale=defaults.guidance_scale, output_type="latent",
-                    generator=torch.Generator().manual_seed(picture_seed(self.config.seed, number, 0)),
+                    generator=torch.Generator().manual_seed(image_seed(self.config.seed, number, 0)),
                 ).images  # fmt: skip
             decoded = pipe.vae.decode(latents.float() / pipe.vae.config.scaling_factor).sample
             strip.paste(pipe.image_processor.postprocess(decoded)[0], (number * crop.width, 0))
             place = self.feed.latents.places[number * len(self.feed.latents) // len(self.prompts)]
-            shown = instances.decode(self.found[place].read())
+            shown = instance_images.decode(self.found[place].read())
             real.paste(crop.fit(shown, ""), (number * crop.width, 0))
-        write(folder / f"step-{self.step:06d}.png", encode(np.asarray(strip)))
+        write_file(folder / f"step-{self.step:06d}.png", encode_png(np.asarray(strip)))
         sample_sheet(real, sorted(folder.glob("step-*.png")), self.prompts, self.output / "samples.png")
 
     def finish(self) -> None:

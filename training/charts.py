@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from attn2mask.builders.labels import ClassTable
-from attn2mask.builders.sheet import overlay
-from attn2mask.builders.workers import encode
+from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.images import encode_png, overlay
 
 MOST = 60  # bars of a chart; of more classes the best and the worst are drawn
 WIDTH, SIDE = 9.6, 512  # of the sheet in inches, and of the longer side of a picture on it in pixels
@@ -74,7 +73,7 @@ def iou_chart(report: dict[str, Any], path: str | Path) -> None:
 
 @AS_THEY_STAND
 def prediction_sheet(rows: Sequence[Shown], table: ClassTable, path: str | Path) -> None:
-    """Picture | target | prediction, a line for each row, with the colours of the classes in them below."""
+    """Picture | target | prediction, a line for each row, with the colors of the classes in them below."""
     heights = [WIDTH / 3 * row.image.shape[0] / row.image.shape[1] + 0.45 for row in rows]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.8), layout="constrained")
     grid = figure.subplots(len(rows), 3, squeeze=False, height_ratios=heights)
@@ -85,7 +84,7 @@ def prediction_sheet(rows: Sequence[Shown], table: ClassTable, path: str | Path)
         for ids in (row.target, row.prediction):
             present |= set(np.unique(ids).tolist())
             depth = np.uint16 if table.ignore_index > 255 else np.uint8
-            tiles.append(overlay(picture, {"bytes": encode(ids.astype(depth))}, table))
+            tiles.append(overlay(picture, {"bytes": encode_png(ids.astype(depth))}, table))
         for axes, tile, title in zip(line, tiles, (row.title, "target", "prediction"), strict=True):
             tile.thumbnail((SIDE, SIDE))
             axes.imshow(tile)

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn2mask.training.settings import Settings
+from attn2mask.training.config import Settings
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours, as backbones expect
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colors, as backbones expect
 
 
 class Pair(nn.Module):
@@ -28,7 +28,7 @@ class Pair(nn.Module):
         self.a, self.b = a, b
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) normalised -> one or two logits (N, C, H, W) in float32."""
+        """(N, 3, H, W) normalized -> one or two logits (N, C, H, W) in float32."""
         return [net(pixel_values=images).logits.float() for net in (self.a, self.b) if net is not None]
 
     @torch.no_grad()
@@ -66,11 +66,11 @@ def cotraining_losses(
     images, label, trusted = batch["pixels"].float() / 255, batch["label"], batch["trusted"]
     weight = torch.ones_like(label, dtype=torch.float32)
     if together and settings.mixing:
-        label, trusted = add_online_labels(online(normalise(images)), label, trusted, settings.confidence)
+        label, trusted = add_online_labels(online(normalize(images)), label, trusted, settings.confidence)
         images, label, trusted, weight = classmix(
             images, label, trusted, ignore, background, settings.boundary_weight
         )
-    logits = forward(normalise(photometric(images)))
+    logits = forward(normalize(photometric(images)))
     answers = [each.detach().max(1).indices for each in reversed(logits)]  # network A hears B, and B hears A
     if not together or len(logits) == 1:
         answers = [torch.full_like(label, ignore)] * len(logits)
@@ -128,7 +128,7 @@ def classmix(
     )
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """(N, 3, H, W) in 0 to 1 -> with ImageNet's mean and deviation taken out."""
     mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (images - mean) / std

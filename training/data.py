@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.labels import ClassTable, bare_table
-from attn2mask.training.layouts import read_picture, recorded_table, stored_file
+from attn2mask.builders.table_reader import bare_table
+from attn2mask.training.benchmarks import read_picture, recorded_table, stored_file
 
 if TYPE_CHECKING:
     import datasets
@@ -93,7 +94,7 @@ class Crops:
             )
         inside = cut(Image.new("L", image.size, 255), 0, Image.Resampling.NEAREST) > 0
         trusted = cut(trust, 0, Image.Resampling.NEAREST) > 127
-        grey = (124, 116, 104)  # the mean colour of ImageNet, which normalisation takes to zero
+        grey = (124, 116, 104)  # the mean color of ImageNet, which normalization takes to zero
         pixels = cut(image, grey, Image.Resampling.BILINEAR)
         return {
             "pixels": torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous(),

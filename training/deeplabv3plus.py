@@ -13,9 +13,16 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
 # Pictures are padded to multiples of it, so that the feature maps of all strides line up with the pixels.
 COARSEST_STRIDE = 32
@@ -56,7 +63,7 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
 
 
 class ConvNormReLU(nn.Sequential):
-    """A convolution that keeps height and width, batch normalisation and ReLU."""
+    """A convolution that keeps height and width, batch normalization and ReLU."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1, groups: int = 1
@@ -98,7 +105,7 @@ class AtrousSpatialPyramidPooling(nn.Module):
                 *(SeparableConv(in_channels, channels, rate) for rate in rates),
             ]
         )
-        # Without normalisation, as in Detectron2: one value per channel and picture has no statistics in a
+        # Without normalization, as in Detectron2: one value per channel and picture has no statistics in a
         # small batch, and none at all in a batch of one.
         self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(in_channels, channels, 1), nn.ReLU())
         self.projection = nn.Sequential(
@@ -167,7 +174,7 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
     ) -> SemanticSegmenterOutput:
         """
         Args:
-            pixel_values: (N, 3, H, W), normalised as the image processor does; any H and W.
+            pixel_values: (N, 3, H, W), normalized as the image processor does; any H and W.
             labels: class ids (N, H, W), int64, with `semantic_loss_ignore_index` where there is none.
 
         Returns: `logits` (N, classes, H, W), and with labels `loss`, their mean cross-entropy.
@@ -210,3 +217,14 @@ def dilate(resnet: nn.Module, output_stride: int) -> None:
 
 DeepLabV3PlusConfig.register_for_auto_class()
 DeepLabV3PlusForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
+
+
+# Importing this module registers the architecture with transformers' Auto classes.
+AutoConfig.register(DeepLabV3PlusConfig.model_type, DeepLabV3PlusConfig, exist_ok=True)
+AutoModelForSemanticSegmentation.register(
+    DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation, exist_ok=True
+)
+# What `pipeline` knows by name; it complains of models that it does not, and runs them all the same.
+MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault(
+    DeepLabV3PlusConfig.model_type, DeepLabV3PlusForSemanticSegmentation.__name__
+)

@@ -27,12 +27,12 @@ from transformers import (
     UperNetConfig,
 )
 
+from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.labels import ClassTable
 from attn2mask.training.deeplabv3plus import DeepLabV3PlusConfig
 
 ARCHITECTURES = ("deeplabv3plus", "upernet")
-EMBEDDED = Path(__file__).parent / "embedded" / "backbone"
+EMBEDDED = Path(__file__).parents[1] / "builders" / "embedded" / "backbone"
 
 SCRATCH: dict[str, dict[str, Any]] = {
     # A thin ResNet-18, for pictures of 128 pixels and CPUs.

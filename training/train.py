@@ -33,17 +33,18 @@ from tqdm import tqdm
 
 from attn2mask.builders.arguments import parse, run_command
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.shards import BuildDirectory, write
+from attn2mask.builders.files import write_file
+from attn2mask.builders.shards import BuildDirectory
+from attn2mask.training.benchmarks import hub_name
 from attn2mask.training.checkpoint import is_exported
+from attn2mask.training.config import BatchPlan, Settings, TrainConfig, plan_batches
 from attn2mask.training.cotraining import Pair, cotraining_losses
 from attn2mask.training.data import Crops, loader, open_rows
-from attn2mask.training.layouts import hub_name
-from attn2mask.training.settings import BatchPlan, Settings, TrainConfig, plan_batches
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from attn2mask.builders.labels import ClassTable
+    from attn2mask.builders.classes import ClassTable
 
 PATIENCE = timedelta(hours=4)  # of processes for one that encodes, paints or scores alone
 CHECK_EVERY = 20  # steps between looks at the losses, each of which waits for the GPU
@@ -73,7 +74,7 @@ def train(config: TrainConfig) -> None:
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         identity = json.dumps(config.identity() | {"rows": record}, indent=2) + "\n"
-        write(output / "run.json", identity.encode())
+        write_file(output / "run.json", identity.encode())
     accelerator.wait_for_everyone()
     run = Run(config, settings, table, record, accelerator, pair, optimizer, output)
     if start:
@@ -268,8 +269,8 @@ class Run:
         from accelerate.utils import gather_object
 
         from attn2mask.training.charts import prediction_sheet
-        from attn2mask.training.evaluation import report, score
-        from attn2mask.training.scoring import extremes
+        from attn2mask.training.evaluate_command import extremes
+        from attn2mask.training.inference import report, score
 
         networks, accelerator = self.networks(), self.accelerator
         mine = range(accelerator.process_index, len(pictures), accelerator.num_processes)
@@ -329,7 +330,7 @@ class Run:
         made = [f"network A in {self.output}"]
         made += [f"B in {self.output / 'peer'}"] if self.settings.co_training else []
         if self.metrics:
-            write(self.output / "metrics.json", (json.dumps(self.metrics, indent=2) + "\n").encode())
+            write_file(self.output / "metrics.json", (json.dumps(self.metrics, indent=2) + "\n").encode())
             made.append(f"the best (mIoU {self.best:.4f}) in {self.output / 'best'}")
         self.export(self.output)  # last: it says that all is there
         seconds = self.seconds + time.time() - self.started
@@ -345,7 +346,9 @@ def save_state(file: Path, weights: Mapping[str, torch.Tensor], optimizer: Any, 
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items() if value is not None}
     tensors = {name: torch.as_tensor(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write(file, save(tensors, {"state": json.dumps(note)}))  # not `save_file`: a full disk is an OSError here
+    write_file(
+        file, save(tensors, {"state": json.dumps(note)})
+    )  # not `save_file`: a full disk is an OSError here
 
 
 def load_state(
@@ -370,7 +373,7 @@ def trim_log(path: Path, step: int, main: bool) -> None:
         for line in path.read_text().splitlines():
             with suppress(ValueError):  # the last line, where a full disk cut it off
                 kept += [line] if json.loads(line)["step"] <= step else []
-        write(path, "".join(f"{line}\n" for line in kept).encode())
+        write_file(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 def rows_record(dataset: str) -> dict[str, Any]:
@@ -441,7 +444,7 @@ def open_evaluation(config: TrainConfig, table: ClassTable) -> Sequence | None:
     """The pictures of `--eval-dataset`, or None."""
     if not config.eval_dataset:
         return None
-    from attn2mask.training.layouts import open_pictures
+    from attn2mask.training.benchmarks import open_pictures
 
     return open_pictures(config.eval_dataset, config.eval_split, table)
 

@@ -1,4 +1,4 @@
-"""`make bench`: what recording, labelling, building, training and evaluation cost, as ratios.
+"""`make bench`: what recording, labeling, building, training and evaluation cost, as ratios.
 
     make bench                                   # about 25 minutes on two idle cores
     make bench QUICK=1                           # five
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from bench import building, evaluation, growth, labelling, recording, training
+from bench import building, evaluation, growth, labeling, recording, training
 from bench.timing import Row
 from matplotlib.figure import Figure
 
@@ -64,7 +64,7 @@ def main() -> None:
     parts = {
         "recording": partial(recording.embedded, options.model),
         "architecture": recording.architecture,
-        "crf": partial(labelling.crf, options.model),
+        "crf": partial(labeling.crf, options.model),
         "build": partial(building.hidden, options.model),
         "spread": building.spread,
         "processes": partial(building.processes, options.model),

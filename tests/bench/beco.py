@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from kornia.augmentation import ColorJiggle, RandomGaussianBlur, RandomGrayscale
 from torch import Tensor, nn
 
+from attn2mask.training.config import Settings
 from attn2mask.training.cotraining import MEAN, STD
-from attn2mask.training.settings import Settings
 
 
 def beco_loss(
@@ -59,7 +59,7 @@ def upsampled(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def photometric(image: Tensor) -> Tensor:
-    """One picture (1, 3, H, W) with other colours; the same changes at the same odds as ours."""
+    """One picture (1, 3, H, W) with other colors; the same changes at the same odds as ours."""
     for change in (
         ColorJiggle(0.3, 0.3, 0.3, 0.1, p=0.8),
         RandomGrayscale(p=0.1),

@@ -1,4 +1,4 @@
-"""Whole builds: over plain painting of the same pictures, with more labelling processes, in two processes."""
+"""Whole builds: over plain painting of the same pictures, with more labeling processes, in two processes."""
 
 import contextlib
 import io
@@ -18,10 +18,10 @@ from bench.recording import draw
 from bench.timing import Row, compare, measure
 
 from attn2mask.builders.build import BuildConfig, run
-from attn2mask.builders.labels import load_table
 from attn2mask.builders.painter import load_painter
-from attn2mask.builders.prompts import PromptSource, picture_seed
+from attn2mask.builders.prompts import PromptSource, image_seed
 from attn2mask.builders.synthesize import ATTEMPTS
+from attn2mask.builders.table_reader import load_table
 
 BATCH = 8
 BUILD = Path(__file__).parents[2] / "builders" / "build.py"
@@ -66,7 +66,7 @@ def hidden(model: str, quick: bool) -> Iterator[Row]:
         for start in range(0, len(pictures), BATCH):
             part = pictures[start : start + BATCH]
             texts = [source.prompt(*each).text for each in part]
-            draw(painter.pipe, texts, [picture_seed(0, *each) for each in part], **options)
+            draw(painter.pipe, texts, [image_seed(0, *each) for each in part], **options)
 
     whole()
     yield measure(
@@ -77,7 +77,7 @@ def hidden(model: str, quick: bool) -> Iterator[Row]:
 
 
 def spread(quick: bool) -> Iterator[Row]:
-    """Where the painter takes no time and labelling is all: two labelling processes over one. A painter that
+    """Where the painter takes no time and labeling is all: two labeling processes over one. A painter that
     takes longer for a picture than one process for its labels is never waited for.
     """
     rows, pairs = (128, 1) if quick else (512, 3)

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from bench.timing import Row, measure
 
-from attn2mask.builders.labels import load_table
-from attn2mask.training.metric import MeanIoU
+from attn2mask.builders.table_reader import load_table
+from attn2mask.training.config import PRESETS
+from attn2mask.training.miou import MeanIoU
 from attn2mask.training.models import build_network
-from attn2mask.training.settings import PRESETS
 
 SIZE = (375, 500)
 

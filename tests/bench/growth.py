@@ -28,7 +28,7 @@ ROUND = 64  # more rows that a finished build is asked for
 
 
 class StubPainter:
-    """Fields of colour with a blot for each class, and maps that show these blots: pictures that pass the
+    """Fields of color with a blot for each class, and maps that show these blots: pictures that pass the
     gate, functions of their seeds.
     """
 
@@ -61,8 +61,8 @@ class StubPainter:
             of_word = {}
             for k, word in enumerate(prompt.words):
                 turn = angle + 2 * np.pi * k / len(prompt.words)
-                centre = 0.5 + 0.28 * np.cos(turn), 0.5 + 0.28 * np.sin(turn)
-                blot = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / 0.02)
+                center = 0.5 + 0.28 * np.cos(turn), 0.5 + 0.28 * np.sin(turn)
+                blot = np.exp(-((y - center[0]) ** 2 + (x - center[1]) ** 2) / 0.02)
                 picture += blot[..., None] * rng.integers(60, 160, 3)
                 of_word[word] = {y.shape: torch.from_numpy(0.5 * blot).float()}
             field = Image.fromarray(picture.clip(0, 255).astype(np.uint8)).resize((width, height))

@@ -12,10 +12,10 @@ from stable_diffusion import stable_diffusion
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTokenizerFast
 
-from attn2mask.builders.labels import load_table
 from attn2mask.builders.painter import EMBEDDED, load_painter
-from attn2mask.builders.prompts import PromptSource, picture_seed
+from attn2mask.builders.prompts import PromptSource, image_seed
 from attn2mask.builders.recorder import AttentionRecorder, layout_of
+from attn2mask.builders.table_reader import load_table
 
 WORDS = {"dog": (5,), "bus": (8, 9)}
 PROMPT = "a photo of a dog and a bus on the street"
@@ -39,7 +39,7 @@ def embedded(model: str, quick: bool) -> Iterator[Row]:
     painter = load_painter(model)
     source = PromptSource(load_table("voc"), None, painter.tokenizers, seed=0)
     prompts = [source.prompt(index, 0) for index in range(8)]
-    seeds = [picture_seed(0, index, 0) for index in range(8)]
+    seeds = [image_seed(0, index, 0) for index in range(8)]
     defaults = painter.defaults
     options = {
         "num_inference_steps": defaults.steps, "guidance_scale": defaults.guidance_scale,

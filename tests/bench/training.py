@@ -11,12 +11,12 @@ import torch
 from bench.beco import beco_loss
 from bench.timing import Row, measure, peak_memory
 
-from attn2mask.builders.labels import load_table
-from attn2mask.training.cotraining import Pair, cotraining_losses, normalise, photometric
+from attn2mask.builders.drawn.rows import draw_rows, write_rows
+from attn2mask.builders.table_reader import load_table
+from attn2mask.training.config import PRESETS, Settings
+from attn2mask.training.cotraining import Pair, cotraining_losses, normalize, photometric
 from attn2mask.training.data import Crops, loader, open_rows
-from attn2mask.training.drawn import draw_rows, write_rows
 from attn2mask.training.models import build_network
-from attn2mask.training.settings import PRESETS, Settings
 
 
 def batch_of(size: int, side: int) -> dict[str, torch.Tensor]:
@@ -46,7 +46,7 @@ def steps(settings: Settings, size: int, side: int) -> dict[str, Callable[[], No
     alone = alone.to(memory_format=torch.channels_last)
 
     def plain() -> None:
-        logits = alone(pixel_values=normalise(photometric(batch["pixels"].float() / 255))).logits
+        logits = alone(pixel_values=normalize(photometric(batch["pixels"].float() / 255))).logits
         torch.nn.functional.cross_entropy(logits, batch["label"]).backward()
         alone.zero_grad()
 

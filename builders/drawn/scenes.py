@@ -1,0 +1,275 @@
+"""Scenes of the drawn worlds: pictures whose masks are exact, with what is in them for captions to say.
+
+``objects`` has one to three things of VOC's 20 classes before a calm backdrop. ``variety`` has all the kinds
+of them that can be drawn, most of which the embedded painter never saw. ``shifted`` has the things of
+``objects`` in a look that it never saw: pencil outlines, hatching and washed-out colors on toned paper.
+``studies`` shows Cityscapes' words as single things and plain grounds, never a street. ``streets`` shows
+streets as from a car, every pixel one of Cityscapes' classes. Every scene is a function of its seed:
+
+    scene = draw_scene("objects", np.random.default_rng([seed, index]))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+from attn2mask.builders.drawn import animals, furnishings, street, vehicles  # noqa: F401 (they register their kinds)
+from attn2mask.builders.drawn.camera import CITYSCAPES, UNLABELED
+from attn2mask.builders.drawn.canvas import PALETTE, SUPERSAMPLE, Pen, Style
+from attn2mask.builders.drawn.kinds import Kind, kinds_of
+from attn2mask.builders.drawn.street import BACKDROPS, GROUNDS, draw_backdrop, draw_ground
+from attn2mask.builders.drawn.streetscape import draw_street
+
+VOC_THINGS = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *(
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ),
+)
+STUDY_THINGS = (
+    *(
+        "building",
+        "wall",
+        "fence",
+        "pole",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+        "terrain",
+        "rider",
+        "truck",
+    ),
+)
+#: The kinds in ``objects`` and ``shifted``, two or three of each class: what the embedded painter learns.
+#: More looks are beyond its size; the words of the others (a canoe, an armchair) it knows as further words
+#: of their class.
+PAINTED = frozenset(
+    "airliner plane_from_below diamond_bicycle city_bike songbird owl sailboat ship bottle squeeze_bottle "
+    "single_decker double_decker sedan pickup cat_sitting kitten dining_chair office_chair cow holstein "
+    "dining_table round_table dog puppy horse pony motorcycle scooter person_standing woman portrait "
+    "leafy_plant cactus sheep frontal_sheep couch sectional steam_locomotive bullet_train flat_screen "
+    "tube_television".split()
+)
+WORLDS = ("objects", "variety", "shifted", "studies", "streets")
+
+_WATER, _AIR = ("water", "beach"), ("sky", "sky", "mountains", "sunset", "night", "plain", "field")
+_INDOORS = ("room", "floor", "kitchen", "rug", "plain", "pattern", "room")
+_OUTDOORS = (
+    "field",
+    "field",
+    "beach",
+    "road",
+    "dirt",
+    "snow",
+    "desert",
+    "mountains",
+    "night",
+    "sunset",
+    "plain",
+)
+_HABITAT = {
+    "train": ("tracks", "tracks", "field", "mountains", "plain"),
+    "aeroplane": ("sky", "sky", "runway", "mountains", "sunset", "plain"),
+    **dict.fromkeys(("bottle", "chair", "diningtable", "sofa", "tvmonitor"), _INDOORS),
+    **dict.fromkeys(("cat", "dog", "person", "pottedplant"), (*_INDOORS, *_OUTDOORS)),
+    **dict.fromkeys(("bus", "car", "motorbike", "bicycle", "truck"), ("road", "road", *_OUTDOORS)),
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """What was drawn: its kind, and the palette's name of its body color."""
+
+    kind: Kind
+    color: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drawn picture.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        mask: (H, W) uint8; 0 is background, k is the k-th of ``VOC_THINGS`` counted from 1. Studies: 255 on
+            the thing. Streets: Cityscapes' train ids, 255 where unlabeled.
+        things: from back to front; empty for a plain ground and for streets.
+        place: the phrase of the backdrop ("on a sandy beach", may be empty), or the ground's name.
+        light: the phrase of the time of day or weather in ``streets`` ("at dusk"), else empty.
+        names: the classes by mask id.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    things: tuple[Thing, ...]
+    place: str
+    light: str = ""
+    names: tuple[str, ...] = ("background", *VOC_THINGS)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The visible classes with the share of the picture's pixels that each has, largest first."""
+        counts = np.bincount(self.mask.ravel(), minlength=UNLABELED + 1)[:UNLABELED]
+        order = np.argsort(-counts, kind="stable")
+        return {self.names[k]: float(counts[k] / self.mask.size) for k in order if counts[k]}
+
+
+def shown_in(world: str, kind: Kind) -> bool:
+    """Whether scenes of ``world`` may show ``kind``."""
+    return world == "variety" or kind.thing not in VOC_THINGS or kind.draw.__name__ in PAINTED
+
+
+def random_style(world: str, rng: np.random.Generator) -> Style:
+    """A look for one scene: a foreign one for ``shifted``, the painter's for all others."""
+    if world == "shifted":
+        return Style(
+            outline=rng.uniform(1.2, 2.0),
+            light=0.0,
+            saturation=rng.uniform(0.25, 0.55),
+            value=rng.uniform(0.75, 1.1),
+            jitter=0.12,
+            grain=rng.uniform(6, 12),
+            wobble=rng.uniform(0.004, 0.012),
+            hatch=rng.uniform(0.25, 0.5),
+        )
+    return Style(
+        outline=float(rng.choice([0, 0, 0.6, 0.9])),
+        light=rng.uniform(0.05, 0.3),
+        light_angle=rng.uniform(0.6, 2.5),
+        saturation=rng.uniform(0.75, 1.1),
+        value=rng.uniform(0.85, 1.05),
+        grain=0.0,
+    )
+
+
+def draw_scene(
+    world: str,
+    rng: np.random.Generator,
+    size: int | tuple[int, int] = 128,
+    things: tuple[str, ...] | None = None,
+) -> Scene:
+    """One scene of ``world``, ``size`` x ``size``, or (height, width), which may differ for ``streets``.
+
+    ``things`` fixes its classes, else they are drawn at random; streets have no such choice. Raises
+    ValueError for what a world has not.
+    """
+    if world not in WORLDS:
+        raise ValueError(f"no drawn world named {world!r}; there are {', '.join(WORLDS)}")
+    height, width = (size, size) if isinstance(size, int) else size
+    if world == "streets":
+        if things is not None:
+            raise ValueError("the things of a street can't be chosen")
+        image, mask, place, light = draw_street((height, width), rng)
+        return Scene(image, mask, (), place, light, CITYSCAPES)
+    if height != width:
+        raise ValueError(f"scenes of {world!r} are square, not {height} x {width}")
+    size = height
+    style = random_style(world, rng)
+    if world == "studies" and things is None and rng.random() < 0.4:
+        name = GROUNDS[rng.integers(len(GROUNDS))]
+        image = draw_ground(name, (size, size), style, rng)
+        return Scene(_finish(image, style, rng), np.full((size, size), 255, np.uint8), (), name)
+    if things is None:
+        pool = STUDY_THINGS if world == "studies" else VOC_THINGS
+        count = 1 if world == "studies" else int(rng.choice([1, 2, 3], p=[0.55, 0.35, 0.10]))
+        things = tuple(pool[i] for i in rng.integers(len(pool), size=count))
+        if count > 1 and rng.random() < 0.15:
+            things = (things[0],) * count
+    kinds = [_choose([k for k in kinds_of(t) if shown_in(world, k)], rng) for t in things]
+    backdrop = _choose_backdrop(kinds, rng)
+    picture, horizon = draw_backdrop(backdrop, (size, size), style, rng)
+    side = size * SUPERSAMPLE
+    canvas = np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR)).copy()
+    ids = np.zeros((side, side), np.uint8)
+    drawn = []
+    for kind, transform in _arrange(kinds, horizon, side, rng):
+        color = list(PALETTE)[rng.integers(len(PALETTE))]
+        pen = Pen((side, side), transform, style, rng, color)
+        kind.draw(pen)
+        rgb, covered = pen.finish()
+        canvas[covered] = rgb[covered]
+        ids[covered] = VOC_THINGS.index(kind.thing) + 1 if kind.thing in VOC_THINGS else 255
+        drawn.append(Thing(kind, pen.body_name))  # some kinds turn green or red of themselves
+    image = np.asarray(Image.fromarray(canvas).resize((size, size), Image.Resampling.BOX))
+    center = SUPERSAMPLE // 2
+    phrases = BACKDROPS[backdrop]
+    return Scene(
+        _finish(image, style, rng),
+        ids[center::SUPERSAMPLE, center::SUPERSAMPLE].copy(),
+        tuple(drawn),
+        phrases[rng.integers(len(phrases))],
+    )
+
+
+def _choose(options: list, rng: np.random.Generator):
+    return options[rng.integers(len(options))]
+
+
+def _choose_backdrop(kinds: list[Kind], rng: np.random.Generator) -> str:
+    """A backdrop where the first thing would stand; now and then any, so that it does not tell the class."""
+    if rng.random() < 0.2:
+        return _choose(sorted(BACKDROPS), rng)
+    first = kinds[0]
+    default = {"water": _WATER, "air": _AIR}.get(first.place, _OUTDOORS)
+    return _choose(list(_HABITAT.get(first.thing, default) if first.place != "air" else _AIR), rng)
+
+
+def _arrange(
+    kinds: list[Kind], horizon: float, side: int, rng: np.random.Generator
+) -> list[tuple[Kind, np.ndarray]]:
+    """Places for the things, back to front: side by side in random order, those lower in the picture in
+    front.
+    """
+    n = len(kinds)
+    shrink = {1: 1.0, 2: 0.7, 3: 0.55}[n]
+    order = rng.permutation(n)
+    placed = []
+    for slot, k in enumerate(order):
+        kind = kinds[k]
+        larger = side * rng.uniform(*kind.scale) * shrink * rng.uniform(0.92, 1.08)
+        w, h = (larger, larger / kind.aspect) if kind.aspect >= 1 else (larger * kind.aspect, larger)
+        slack = max(0.0, side - w)
+        middle = side * (slot + 0.5) / n + rng.normal(0, side * 0.04)
+        x = float(np.clip(middle - w / 2, 0, slack)) if n > 1 else rng.uniform(0.1, 0.9) * slack
+        if kind.place == "air":
+            foot = h + rng.uniform(0.05, 0.75) * max(0.0, side - h)
+        else:  # stands on the ground: its foot lies below the horizon
+            foot = side * rng.uniform(min(horizon + 0.18, 0.9), 0.97)
+            foot = min(max(foot, h + 0.01 * side), side * 0.99)
+        flip = -1 if rng.random() < 0.5 else 1
+        angle = rng.normal(0, 0.12 if kind.place == "air" else 0.025)
+        c, s = np.cos(angle), np.sin(angle)
+        linear = np.array([[c, -s], [s, c]]) @ np.diag([flip * w, h])
+        center = np.array([x + w / 2, foot - h / 2])
+        placed.append((foot, kind, np.column_stack([linear, center - linear @ [0.5, 0.5]])))
+    return [(kind, transform) for _, kind, transform in sorted(placed, key=lambda p: p[0])]
+
+
+@cache
+def _hatching(size: int) -> np.ndarray:
+    y, x = np.mgrid[:size, :size]
+    return np.sin((x + y) * 2 * np.pi / 5).astype(np.float32)
+
+
+def _finish(image: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
+    """Grain and hatching over the whole picture."""
+    if not style.grain and not style.hatch:
+        return image
+    out = image.astype(np.float32)
+    if style.hatch:
+        darkness = 1 - out.mean(-1, keepdims=True) / 255
+        out = out * (1 - style.hatch * darkness * (_hatching(len(out))[..., None] > 0))
+    out += rng.normal(0, style.grain, out.shape)
+    return np.clip(out, 0, 255).astype(np.uint8)

@@ -1,0 +1,153 @@
+"""The one path from a picture and its stored scores to labels.
+
+The build, `remask`, the preview and the demo all go through it. It starts from the quantized scores and the
+lossless picture, the two things that a row can keep, so the same rules give the same labels bit for bit. It
+runs in one thread; more pictures at once need more processes.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from attn2mask.builders import reliability
+from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.crf import DenseCRF
+from attn2mask.builders.images import encode_png
+from attn2mask.builders.masks import agreement_threshold, coarse_mask, fixed_threshold, otsu
+from attn2mask.builders.rules import Rules
+from attn2mask.builders.scores import dequantize, upsample
+
+# The least part of the picture that a class must own: below it, what the CRF left is specks.
+MIN_AREA = 0.001
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of one picture, local to it.
+
+    0 is background, 1 + k the picture's class k, -1 ignore (only in tables without background: there it is
+    every pixel in which no class is above its threshold). `mask` (H, W)
+    int32 after the CRF and `coarse` (H, W) int32 before it; `reliability` (H, W) uint8, 0 to 255;
+    `thresholds` (K,) float32.
+    """
+
+    mask: np.ndarray
+    coarse: np.ndarray
+    reliability: np.ndarray
+    thresholds: np.ndarray
+
+
+def label_image(image: np.ndarray, scores: np.ndarray, rules: Rules, background: bool) -> Labels:
+    """Labels of an `image` (H, W, 3) uint8 from its quantized `scores` (K, h, w) uint8; K may be 0.
+
+    `background` says whether the class table has one.
+    """
+    field = DenseCRF(image, rules.crf)
+    small = dequantize(scores)
+    large = upsample(small, image.shape[:2])
+    if rules.threshold == "agreement":
+        thresholds, coarse, refined = agreement_threshold(field, large, otsu(small), background)
+    else:
+        fixed = torch.full((len(scores),), fixed_threshold(rules.beta))
+        thresholds = otsu(small) if rules.threshold == "otsu" else fixed
+        coarse = coarse_mask(large, thresholds, background).numpy()
+        refined = field.refine(coarse)
+    # Without background, what no class explains is ignored: the CRF decides among the classes only where one
+    # of them exceeds its threshold.
+    refined = replace(refined, labels=np.where(coarse < 0, -1, refined.labels))
+
+    if rules.reliability == "agreement":
+        trust = reliability.agreement(coarse, refined, rules.graded)
+    elif rules.reliability == "two-threshold":
+        trust = reliability.two_threshold(field, large, thresholds, refined, background, rules.graded)
+    else:
+        trust = reliability.margin(refined, rules.graded)
+    return Labels(refined.labels, coarse.astype(np.int32), trust, thresholds.numpy())
+
+
+def to_ids(local: np.ndarray, classes: Sequence[int], table: ClassTable) -> np.ndarray:
+    """Local labels (H, W) as the table's ids: uint8, or uint16 for tables whose ignore value needs it.
+
+    `classes` are the mask ids of the picture's classes, in the order of its scores.
+    """
+    background = 0 if table.background is not None else table.ignore_index
+    dtype = np.uint8 if table.ignore_index <= 255 else np.uint16
+    return np.array([table.ignore_index, background, *classes], dtype)[local + 1]
+
+
+def faults(labels: Labels, peaks: Sequence[float], words: Sequence[str]) -> dict[int, str]:
+    """The gate: which of the picture's classes have no label to be used, by position, and why.
+
+    `peaks` are the raw maxima of the class maps, `words` the classes' words in the prompt, which name them in
+    the reasons. Empty where all are sound.
+    """
+    found = {}
+    for position, (peak, word) in enumerate(zip(peaks, words, strict=True)):
+        owned = np.count_nonzero(labels.mask == 1 + position)
+        if np.isnan(peak):
+            found[position] = f"{word}: its attention is not a number (the painter overflowed)"
+        elif peak <= 0:
+            found[position] = f"{word}: its map is empty"
+        elif not np.any(labels.coarse == 1 + position):
+            found[position] = f"{word}: its map is flat, or below another class everywhere"
+        elif owned < MIN_AREA * labels.mask.size:
+            found[position] = f"{word}: it owns {owned} of {labels.mask.size} pixels after the CRF"
+    return found
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """One picture's labels as PNG bytes; `kept` are the positions of its classes that passed the gate."""
+
+    image: bytes
+    mask: bytes
+    reliability: bytes
+    kept: tuple[int, ...]
+    dropped: tuple[str, ...]
+    foreground: float
+    reliable: float
+
+
+def label(
+    image: np.ndarray | bytes,
+    scores: np.ndarray,
+    peaks: Sequence[float],
+    classes: Sequence[int],
+    words: Sequence[str],
+    rules: Rules,
+    table: ClassTable,
+) -> Labeled:
+    """Label a picture (H, W, 3) uint8, or its PNG, from its scores (K, h, w) uint8.
+
+    A class that fails the gate is dropped and the rest is labeled again without it, so that the row's own
+    scores always give the row's own mask. Where no class is left nothing is known: the mask is all ignore,
+    the reliability 0.
+    """
+    png = image if isinstance(image, bytes) else encode_png(image)
+    image = np.array(Image.open(io.BytesIO(png)).convert("RGB")) if isinstance(image, bytes) else image
+    kept, dropped = list(range(len(classes))), []
+    mask = np.full(image.shape[:2], table.ignore_index, np.uint16 if table.ignore_index > 255 else np.uint8)
+    reliability = np.zeros(image.shape[:2], np.uint8)
+    foreground = 0.0
+    while kept:
+        labels = label_image(image, scores[kept], rules, table.background is not None)
+        bad = faults(labels, [peaks[k] for k in kept], [words[k] for k in kept])
+        if not bad:
+            mask, reliability = to_ids(labels.mask, [classes[k] for k in kept], table), labels.reliability
+            foreground = float((labels.mask > 0).mean())
+            break
+        dropped += bad.values()
+        kept = [k for position, k in enumerate(kept) if position not in bad]
+    return Labeled(
+        image=png,
+        mask=encode_png(mask),
+        reliability=encode_png(reliability),
+        kept=tuple(kept),
+        dropped=tuple(dropped),
+        foreground=foreground,
+        reliable=float(reliability.mean()) / 255,
+    )

@@ -1,0 +1,392 @@
+"""The built-in offline grammar: captions in the manner of COCO's, for any class table and for the drawn
+worlds.
+
+``caption`` writes what a build paints when no captions are given: of single things in COCO's manner, or, for
+tables with a scene, of all that stands in one. ``sentence`` is what the former and the captions of drawn
+scenes share. ``SCENE_WORDS`` are words of scenes that the embedded tokenizer knows besides, for captions of
+other kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from attn2mask.builders.classes import ClassTable, LabelClass, spelling
+from attn2mask.builders.words.english import UNCOUNTABLE, article, plural
+
+USUAL = 0.9  # share of a scene's usual classes that a caption names
+NUMBERS = {2: ("two", "two", "a couple of"), 3: ("three", "three", "several")}
+OPENINGS = ("", "", "", "", "", "a picture of ", "a photo of ", "there is ", "a close up of ", "a view of ")
+ADJECTIVES = ("large", "small", "big", "little", "old", "new", "nice", "colorful", "bright")
+VERBS = (
+    "",
+    "",
+    "",
+    "",
+    "standing",
+    "sitting",
+    "shown",
+    "seen",
+    "resting",
+    "waiting",
+    "that is",
+    "parked",
+    "placed",
+)
+JOINTS = ("and", "and", "and", "next to", "beside", "with", "near", "by")
+
+#: Where a thing may be; a table of things draws from all of them, whatever the class.
+PLACES = (
+    *("in a grassy field", "on the grass", "in a meadow", "in a park", "on the beach", "by the sea"),
+    *(
+        "on a road",
+        "on a city street",
+        "in a parking lot",
+        "on a dirt road",
+        "in a living room",
+        "in a bedroom",
+    ),
+    *("on a wooden floor", "on a rug", "in a kitchen", "on a tiled floor", "in the snow", "in the desert"),
+    *("in front of mountains", "at night", "at sunset", "in front of a plain background", "", ""),
+)
+#: Where the classes of some words usually are: their captions choose here three times out of four.
+HAUNTS = {
+    "boat": ("on the water", "in the ocean", "on a lake", "on a river", "on the beach"),
+    "airplane": ("in the sky", "in a blue sky", "on a runway", "at an airport", "in the clouds"),
+    "train": ("on the tracks", "on train tracks", "on a railway", "in front of mountains"),
+    "bus": ("on a road", "on the street", "on a city street", "in a parking lot"),
+    "sofa": ("in a living room", "in a room", "on a wooden floor", "against a plain wall"),
+    "monitor": ("in a room", "in an office", "on the floor", "against a plain wall"),
+    "table": ("in a kitchen", "in a room", "on a wooden floor", "on a rug"),
+    "bottle": ("in a kitchen", "in front of a plain background", "on the floor", "on a tiled floor"),
+    "chair": ("in a room", "in an office", "on a rug", "on a wooden floor"),
+}
+#: Words of street scenes, weather, light and rooms, known to the embedded tokenizer beyond those above.
+SCENE_WORDS = [
+    "city",
+    "town",
+    "village",
+    "urban",
+    "street",
+    "streets",
+    "road",
+    "roads",
+    "avenue",
+    "highway",
+    "lane",
+    "crossing",
+    "crosswalk",
+    "intersection",
+    "corner",
+    "curb",
+    "downtown",
+    "suburb",
+    "district",
+    "square",
+    "bridge",
+    "tunnel",
+    "sunny",
+    "cloudy",
+    "rainy",
+    "foggy",
+    "misty",
+    "snowy",
+    "wet",
+    "dry",
+    "rain",
+    "fog",
+    "snow",
+    "overcast",
+    "clear",
+    "morning",
+    "noon",
+    "afternoon",
+    "evening",
+    "dusk",
+    "dawn",
+    "night",
+    "day",
+    "light",
+    "dark",
+    "shadow",
+    "shadows",
+    "sun",
+    "moon",
+    "autumn",
+    "summer",
+    "winter",
+    "spring",
+    "lined",
+    "busy",
+    "empty",
+    "quiet",
+    "narrow",
+    "wide",
+    "long",
+    "straight",
+    "traffic",
+    "ahead",
+    "behind",
+    "left",
+    "right",
+    "both",
+    "side",
+    "sides",
+    "along",
+    "through",
+    "across",
+    "toward",
+    "towards",
+    "driving",
+    "riding",
+    "walking",
+    "crossing",
+    "passing",
+    "parked",
+    "moving",
+    "trees",
+    "houses",
+    "buildings",
+    "cars",
+    "people",
+    "front",
+    "back",
+    "middle",
+    "distance",
+    "background",
+    "foreground",
+    "view",
+    "scene",
+    "picture",
+    "photo",
+    "image",
+    "drawing",
+    "style",
+    "frame",
+    "camera",
+    "dashboard",
+    "german",
+    "european",
+    "city's",
+    "in",
+    "a",
+    "an",
+    "the",
+    "of",
+    "on",
+    "at",
+    "to",
+    "and",
+    "with",
+    "for",
+    "from",
+    "by",
+    "is",
+    "are",
+    "it",
+    "its",
+    "his",
+    "her",
+    "their",
+    "some",
+    "many",
+    "few",
+    "several",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "no",
+    "not",
+    "this",
+    "that",
+    "up",
+    "down",
+    "over",
+    "under",
+    "above",
+    "below",
+    "around",
+    "between",
+    "into",
+    "out",
+    "off",
+    "sks",
+    "man",
+    "woman",
+    "boy",
+    "girl",
+    "child",
+    "group",
+    "young",
+    "old",
+    "tall",
+    "short",
+    "very",
+    "all",
+    "other",
+    "another",
+    "each",
+    "same",
+    "different",
+    "sidewalk",
+    "sidewalks",
+    "pavement",
+    "building",
+    "wall",
+    "walls",
+    "fence",
+    "fences",
+    "railing",
+    "pole",
+    "poles",
+    "post",
+    "lamp",
+    "streetlight",
+    "sign",
+    "signs",
+    "signal",
+    "stoplight",
+    "vegetation",
+    "tree",
+    "bush",
+    "bushes",
+    "hedge",
+    "plants",
+    "grass",
+    "lawn",
+    "terrain",
+    "ground",
+    "soil",
+    "dirt",
+    "hill",
+    "sky",
+    "clouds",
+    "pedestrian",
+    "pedestrians",
+    "rider",
+    "riders",
+    "cyclist",
+    "cyclists",
+    "biker",
+    "truck",
+    "trucks",
+    "lorry",
+    "van",
+    "vans",
+    "tram",
+    "motorcycles",
+    "bicycles",
+]
+
+
+def nouns(label: LabelClass) -> list[str]:
+    """The singular base names of a class: its base names less those that are another's plural."""
+    base = list(label.base)
+    many = {spelling(plural(word)) for word in base} | {"people", "men", "women", "busses"}
+    single = [word for word in base if spelling(word) not in many or plural(word) == word]
+    return single or base
+
+
+def phrase(noun: str, count: int, rng: np.random.Generator, adjective: str = "") -> str:
+    """A noun phrase: "a red bus", "two dogs", "three sheep", "greenery"."""
+    words = f"{adjective} {noun}" if adjective else noun
+    if count > 1:
+        options = NUMBERS[min(count, 3)]
+        return f"{options[rng.integers(len(options))]} {adjective + ' ' if adjective else ''}{plural(noun)}"
+    if noun in UNCOUNTABLE:
+        return words
+    return f"{article(words)} {words}"
+
+
+def sentence(phrases: Sequence[str], place: str, rng: np.random.Generator) -> str:
+    """Noun phrases and a place joined to a caption in COCO's manner."""
+    opening = OPENINGS[rng.integers(len(OPENINGS))]
+    verb = VERBS[rng.integers(len(VERBS))]
+    if len(phrases) == 3:
+        subject = f"{phrases[0]}, {phrases[1]} and {phrases[2]}"
+    else:
+        subject = f" {JOINTS[rng.integers(len(JOINTS))]} ".join(phrases)
+    if verb and place:
+        place = f"{verb} {place}"
+    text = f"{opening}{subject} {place}".strip()
+    if rng.random() < 0.5:
+        text = text[:1].upper() + text[1:]
+    return text + ("." if rng.random() < 0.5 else "")
+
+
+def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
+    """A caption that names classes of ``table``, among them ``balance_class`` (a position in
+    ``table.classes``) if given: as many as its scene says, else 1 to 3.
+    """
+    if table.scene is not None:
+        return scene_caption(table, rng, balance_class)
+    first = int(rng.integers(len(table.classes))) if balance_class is None else balance_class
+    count = min(int(rng.choice([1, 2, 3], p=[0.65, 0.28, 0.07])), len(table.classes))
+    others = [c for c in rng.permutation(len(table.classes))[: count + 1] if c != first][: count - 1]
+    chosen = [table.classes[c] for c in (first, *others)]
+    phrases = []
+    for label in chosen:
+        options = nouns(label)
+        noun = options[rng.integers(min(2, len(options)))]
+        number = 2 if label.thing and count == 1 and rng.random() < 0.12 else 1
+        adjective = ADJECTIVES[rng.integers(len(ADJECTIVES))] if rng.random() < 0.1 else ""
+        phrases.append(phrase(noun, number, rng, adjective) if label.thing else f"the {noun}")
+    places = PLACES
+    if rng.random() < 0.75:
+        places = next((HAUNTS[word] for word in chosen[0].base if word in HAUNTS), PLACES)
+    return sentence(phrases, places[rng.integers(len(places))], rng)
+
+
+def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
+    """A caption of a scene of ``table``: "a photo of two cars, a cyclist, trees and a road downtown at dusk".
+
+    The classes stand before place, weather and light, so that a model's limit of tokens cuts these off first.
+    """
+    scene = table.scene
+    named = describe(table, scene_classes(table, rng, range(len(table.classes)), balance_class), rng)
+    opening, *rest = (
+        options[rng.integers(len(options))] if options and rng.random() < 0.6 else ""
+        for options in (scene.openings, scene.places, scene.weather, scene.light)
+    )
+    text = " ".join(filter(None, [opening, named, *rest]))
+    if rng.random() < 0.5:
+        text = text[:1].upper() + text[1:]
+    return text + ("." if rng.random() < 0.5 else "")
+
+
+def scene_classes(
+    table: ClassTable, rng: np.random.Generator, among: Collection[int], balance_class: int | None = None
+) -> list[int]:
+    """Of the classes ``among`` (positions in ``table.classes``; one at least) those that a caption of its
+    scene names, ``balance_class`` with them.
+    """
+    scene = table.scene
+    chosen = [] if balance_class is None else [balance_class]
+    for thing, (least, most) in ((True, scene.things), (False, scene.stuff)):
+        others = [k for k in among if table.classes[k].thing == thing and k not in (*chosen, *scene.usual)]
+        count = int(rng.integers(least, most + 1)) - sum(table.classes[k].thing == thing for k in chosen)
+        chosen += [int(k) for k in rng.permutation(others)[: max(count, 0)]]
+    chosen += [k for k in scene.usual if k in among and k not in chosen and rng.random() < USUAL]
+    return chosen or [int(rng.choice(list(among)))]
+
+
+def describe(table: ClassTable, classes: Collection[int], rng: np.random.Generator) -> str:
+    """Classes in a scene's words, things first: "two cars, a cyclist, trees and a road"."""
+    ordered = sorted(classes, key=lambda k: not table.classes[k].thing)
+    phrases = [_scene_phrase(table, k, rng) for k in ordered]
+    return " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
+
+
+def _scene_phrase(table: ClassTable, class_index: int, rng: np.random.Generator) -> str:
+    """How a scene names a class: by one of the table's phrases, else by a base name, once or twice."""
+    label = table.classes[class_index]
+    options = table.scene.phrases[class_index] if table.scene.phrases else ()
+    if options:
+        return options[rng.integers(len(options))]
+    noun = nouns(label)[rng.integers(min(2, len(nouns(label))))]
+    number = 2 if label.thing and noun not in UNCOUNTABLE and rng.random() < 0.12 else 1
+    return phrase(noun, number, rng) if label.thing else f"the {noun}"

@@ -1,0 +1,355 @@
+"""The build: the same rows whatever the batches, shards and processes; growing, refusing, finishing,
+remasking.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from PIL import Image
+
+from attn2mask.builders import build, synthesize
+from attn2mask.builders.painter import Defaults, Painter
+from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.table_reader import load_table
+from attn2mask.hub.cli import main
+
+CAPTIONS = [
+    "a photo of a dog",
+    "a red bus on the street",
+    "the cat and the dog",
+    "a dog with a cat in the street",
+]
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("captions") / "captions.txt"
+    file.write_text("\n".join(CAPTIONS))
+    return file
+
+
+@pytest.fixture
+def command(tiny_model, captions, tmp_path, monkeypatch):
+    """`command("--seed", "1")` runs a small build in this process, labeling in a thread; returns its exit
+    status.
+    """
+
+    @contextmanager
+    def thread(workers: int):
+        with ThreadPoolExecutor(1) as pool:
+            yield pool
+
+    def run(*options: str, out: str = "out", table: str = "voc") -> int:
+        fixed = [table, "--model", str(tiny_model("sd15")), "--captions", str(captions)]
+        fixed += ["--out", str(tmp_path / out), "--height", "64", "--width", "64", "--steps", "2"]
+        return main(["build", *fixed, "--alias-probability", "0", *options])
+
+    monkeypatch.setattr("attn2mask.builders.workers.labeling_pool", thread)
+    monkeypatch.setattr(synthesize, "ATTEMPTS", 2)
+    return run
+
+
+def rows_of(path: Path) -> list[dict]:
+    directory = BuildDirectory(path)
+    record = directory.record()
+    shards = plan(record["num_images"], record["identity"]["shard_size"])
+    return [row for shard in shards for row in directory.rows(shard)]
+
+
+def pixels(column: dict) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(column["bytes"]))).astype(int)
+
+
+def test_a_build_loads_and_holds_what_the_design_says(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    assert command("--num-images", "6", "--shard-size", "4", "--store-scores") == 0
+    out, err = capsys.readouterr()
+    assert "6 rows in 2 shards" in out
+    assert "with 1 process" in out
+    assert f"next: attn2mask show {tmp_path / 'out'}" in out
+    assert "6/6" in err
+    data = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(data) == 6
+    assert data.features["classes"].feature.names[:3] == ["background", "aeroplane", "bicycle"]
+    for index, row in enumerate(data):
+        assert row["sample_id"] == f"voc-0-{index:08d}"
+        assert row["image"].size == row["mask"].size == row["reliability"].size == (64, 64)
+        assert (row["image"].mode, row["mask"].mode, row["reliability"].mode) == ("RGB", "L", "L")
+        assert row["caption"] in CAPTIONS
+        assert len(row["classes"]) == len(row["words"]) == len(row["peaks"]) == len(row["scores"])
+        assert set(np.unique(row["mask"])) <= {0, 255, *row["classes"]}
+        assert set(np.unique(row["reliability"])) <= {0, 255}
+        for word in row["words"]:
+            assert word in row["prompt"]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["rows"] == 6
+    record = json.loads((tmp_path / "out" / "build.json").read_text())
+    assert record["identity"]["guidance_scale"] == 7.5
+    assert record["identity"]["rules"]["threshold"] == "otsu"
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_batches_and_shards_change_no_row(command, tmp_path):
+    for out, batch, shard in (("a", "4", "8"), ("b", "1", "8"), ("c", "4", "32")):
+        assert command("--num-images", "12", "--batch-size", batch, "--shard-size", shard, out=out) == 0
+    first, *others = (rows_of(tmp_path / out) for out in "abc")
+    for other in others:
+        for mine, theirs in zip(first, other, strict=True):
+            for column in ("sample_id", "caption", "prompt", "seed"):
+                assert mine[column] == theirs[column]
+            assert np.abs(pixels(mine["image"]) - pixels(theirs["image"])).max() <= 2
+
+
+def test_two_processes_make_the_same_rows(command, tiny_model, captions, tmp_path):
+    size = ("--num-images", "6", "--shard-size", "2", "--batch-size", "2")
+    assert command(*size, out="one") == 0
+    config = tmp_path / "two.yaml"
+    config.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_processes: 2\n")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    launch += ["--num_processes", "2", "--main_process_port", "0", build.__file__, "voc"]
+    launch += [
+        "--model",
+        str(tiny_model("sd15")),
+        "--captions",
+        str(captions),
+        "--out",
+        str(tmp_path / "two"),
+    ]
+    launch += ["--height", "64", "--width", "64", "--steps", "2", "--alias-probability", "0", *size]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "with 2 processes" in done.stdout
+    assert "6 rows in 3 shards" in done.stdout
+    for mine, theirs in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
+        for column in ("sample_id", "prompt", "seed"):
+            assert mine[column] == theirs[column]
+        assert np.abs(pixels(mine["image"]) - pixels(theirs["image"])).max() <= 2
+
+
+def test_a_build_grows_finishes_and_refuses(command, captions, tmp_path, capsys):
+    def error(*options: str) -> str:
+        capsys.readouterr()
+        assert command("--shard-size", "4", *options) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        return line
+
+    assert command("--num-images", "6", "--shard-size", "4") == 0
+    small = rows_of(tmp_path / "out")
+    assert command("--num-images", "9", "--shard-size", "4", "--batch-size", "8", "--workers", "2") == 0
+    assert "5 of them made now" in capsys.readouterr().out
+    large = rows_of(tmp_path / "out")
+    assert large[:4] == small[:4]
+    assert [row["prompt"] for row in large[4:6]] == [row["prompt"] for row in small[4:6]]
+    assert len(large) == 9
+    assert command("--num-images", "9", "--shard-size", "4") == 0
+    assert "finished already" in capsys.readouterr().out
+    assert "which can only grow, not 6" in error("--num-images", "6")
+    message = error("--num-images", "9", "--seed", "3", "--threshold", "fixed", "--steps", "1")
+    for part in (
+        "seed (there 0, here 3)",
+        "rules.threshold (there 'otsu', here 'fixed')",
+        "steps (there 2, here 1)",
+    ):
+        assert part in message
+    captions.write_text("\n".join([*CAPTIONS, "a bus"]))
+    assert "captions (there 'sha256:" in error("--num-images", "9")
+    captions.write_text("\n".join(CAPTIONS))
+    assert rows_of(tmp_path / "out") == large
+
+
+def test_a_damaged_shard_is_made_again_bit_for_bit(command, tmp_path, capsys):
+    assert command("--num-images", "4", "--shard-size", "2") == 0
+    before = rows_of(tmp_path / "out")
+    shard = tmp_path / "out" / "data" / "train-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert command("--num-images", "4", "--shard-size", "2") == 0
+    out, err = capsys.readouterr()
+    assert "train-00001.parquet is damaged; it is made again" in err
+    assert "2 of them made now" in out
+    assert rows_of(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    "rules", [[], ["--preset", "paper", "--threshold", "agreement", "--reliability", "margin"]]
+)
+def test_remask_with_unchanged_rules_changes_no_bit(command, tmp_path, rules):
+    assert command("--num-images", "5", "--shard-size", "2", "--store-scores", "--graded", *rules) == 0
+    assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
+    assert rows_of(tmp_path / "again") == rows_of(tmp_path / "out")
+    assert (
+        main(
+            [
+                "remask",
+                str(tmp_path / "again"),
+                "--out",
+                str(tmp_path / "other"),
+                "--reliability",
+                "two-threshold",
+            ]
+        )
+        == 0
+    )
+    assert json.loads((tmp_path / "other" / "build.json").read_text())["identity"]["rules"]["graded"]
+
+
+def test_remask_changes_labels_and_keeps_pictures(command, tmp_path, capsys):
+    assert command("--num-images", "4", "--shard-size", "2", "--store-scores") == 0
+    options = ["--threshold", "fixed", "--beta", "0.9"]
+    assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "new"), *options]) == 0
+    old, new = rows_of(tmp_path / "out"), rows_of(tmp_path / "new")
+    assert [row["image"] for row in old] == [row["image"] for row in new]
+    assert any(before["mask"] != after["mask"] for before, after in zip(old, new, strict=True))
+    assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "new"), "--beta", "0.5"]) == 2
+    assert "--beta belongs to --threshold fixed" in capsys.readouterr().err
+    (tmp_path / "out" / "manifest" / "00001.json").unlink()
+    assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "third")]) == 2
+    assert "is not complete" in capsys.readouterr().err
+
+
+def test_remask_needs_stored_scores(command, tmp_path, capsys):
+    assert command("--num-images", "1") == 0
+    assert main(["remask", str(tmp_path / "out")]) == 2
+    assert "--store-scores" in capsys.readouterr().err
+
+
+def test_classes_that_fail_are_dropped_with_a_reason_and_rows_number_the_same(command, tmp_path, monkeypatch):
+    def flat(self, prompts, seeds, **options):
+        images, maps, faults = paint(self, prompts, seeds, **options)
+        for picture in maps:
+            for of_size in picture.values():
+                for values in of_size.values():
+                    values.fill_(0.01)
+        return images, maps, faults
+
+    paint = Painter.paint
+    monkeypatch.setattr(Painter, "paint", flat)
+    assert command("--num-images", "3", "--store-scores") == 0
+    rows = rows_of(tmp_path / "out")
+    assert [row["classes"] for row in rows] == [[], [], []]
+    assert all((pixels(row["mask"]) == 255).all() and (pixels(row["reliability"]) == 0).all() for row in rows)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["rows_with_foreground"] == 0
+    assert report["rejected_attempts"] == 6
+    assert set(report["dropped"]) == {row["sample_id"] for row in rows}
+    assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
+    assert rows_of(tmp_path / "again") == rows
+
+
+def test_a_rejected_sample_is_tried_with_its_next_prompt_and_seed(command, tmp_path, monkeypatch):
+    def black_at_first(self, prompts, seeds, **options):
+        images, maps, faults = paint(self, prompts, seeds, **options)
+        seen.append(seeds)
+        return (
+            (images, maps, ["the picture is black", *faults[1:]])
+            if len(seen) == 1
+            else (images, maps, faults)
+        )
+
+    paint, seen = Painter.paint, []
+    monkeypatch.setattr(Painter, "paint", black_at_first)
+    assert command("--num-images", "4", "--batch-size", "4") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["rejected"]["voc-0-00000000"][0] == "attempt 0: the picture is black"
+    assert rows_of(tmp_path / "out")[0]["seed"] == seen[1][0] != seen[0][0]
+
+
+@pytest.mark.parametrize(
+    "fault", ["the picture is not a number (NaN)", "the picture is black (safety checker)"]
+)
+def test_a_model_whose_pictures_cannot_be_used_ends_the_build(command, tmp_path, monkeypatch, capsys, fault):
+    def useless(self, prompts, seeds, **options):
+        images, maps, _ = paint(self, prompts, seeds, **options)
+        return images, maps, [fault] * len(prompts)
+
+    paint = Painter.paint
+    monkeypatch.setattr(Painter, "paint", useless)
+    assert command("--num-images", "40", "--shard-size", "20") == 2
+    assert f"none of 16 pictures can be used: {fault}; a model that overflows" in capsys.readouterr().err
+    assert command("--num-images", "1", out="one") == 2
+    assert "none of 2 pictures" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_the_build_goes_on_later(command, tmp_path, monkeypatch, capsys):
+    def full(descriptor: int) -> None:
+        if (tmp_path / "out" / "manifest" / "00000.json").exists():
+            raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert command("--num-images", "4", "--shard-size", "2") == 2
+    assert "No space left on device; make room" in capsys.readouterr().err.splitlines()[-1]
+    assert [file.name for file in (tmp_path / "out" / "data").iterdir()] == ["train-00000.parquet"]
+
+
+def test_an_interrupt_is_one_line_and_status_130(command, monkeypatch, capsys):
+    def interrupted(self, *args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Painter, "paint", interrupted)
+    assert command("--num-images", "2") == 130
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith("attn2mask: interrupted; the same command goes on")
+    )
+
+
+def test_a_tables_scene_decides_the_size_and_the_turns():
+    model = Defaults(steps=50, guidance_scale=7.5, height=64, width=64)
+    painter = SimpleNamespace(
+        defaults=model, pipe=SimpleNamespace(vae_scale_factor=8), check=lambda *asked: None
+    )
+
+    def size(name: str, **options: int) -> tuple[int, int]:
+        config = build.resolve(build.BuildConfig(name, **options), load_table(name), painter)
+        return config.width, config.height
+
+    assert size("voc") == (64, 64)
+    assert size("voc", width=128) == (128, 64)
+    assert size("cityscapes") == (128, 64)
+    assert size("cityscapes", height=32) == (64, 32)
+    assert size("cityscapes", width=64) == (64, 32)
+    assert size("cityscapes", width=64, height=64) == (64, 64)
+
+    def turns(name: str, balance: bool | None) -> bool:
+        return build.in_turns(build.BuildConfig(name, balance=balance), load_table(name)).balance
+
+    assert [turns("voc", balance) for balance in (None, True, False)] == [False, True, False]
+    assert [turns("imagenet_s_919", balance) for balance in (None, True, False)] == [True, True, False]
+
+
+TABLE = """
+name: kitchen
+background: {background}
+classes:
+{classes}
+"""
+
+
+@pytest.mark.parametrize(("background", "extra"), [("false", 0), ("other", 0), ("true", 300)])
+def test_user_tables_without_background_and_of_many_classes(command, tmp_path, background, extra):
+    names = ["dog", "cat", "bus", *(f"thing number {n}" for n in range(extra))]
+    file = tmp_path / "kitchen.yaml"
+    file.write_text(
+        TABLE.format(background=background, classes="\n".join(f"  - {{name: {name}}}" for name in names))
+    )
+    assert command("--num-images", "3", table=str(file)) == 0
+    data = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    ignore, mode = (65535, "I;16") if extra else (255, "L")
+    first = 0 if background == "false" else 1
+    for row in data:
+        assert row["mask"].mode == mode
+        assert set(np.unique(row["mask"])) <= {ignore, *row["classes"], *([0] if first else [])}
+        assert set(row["classes"]) <= set(range(first, first + 3))

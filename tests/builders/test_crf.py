@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+from bench.labeling import pydensecrf
+
+from attn2mask.builders.crf import DenseCRF
+from attn2mask.builders.lattice import Lattice
+from attn2mask.builders.rules import CRF, PRESETS
+
+DEFAULT = PRESETS["default"].crf
+
+
+def refine(image, labels, crf=DEFAULT):
+    return DenseCRF(image, crf).refine(labels)
+
+
+def two_colors(height=60, width=80):
+    """Left red, right blue, with a little noise; the mask's edge lies 6 pixels beside the picture's."""
+    rng = np.random.default_rng(0)
+    image = np.where(np.arange(width)[None, :, None] < width // 2, [200, 40, 40], [40, 40, 200])
+    image = (image + rng.integers(-8, 9, (height, width, 3))).astype(np.uint8)
+    truth = np.tile(np.arange(width) < width // 2, (height, 1)).astype(np.int64)
+    return image, truth, np.roll(truth, 6, axis=1) * (np.arange(width) >= 6)
+
+
+def test_the_mask_moves_to_the_picture_s_edge():
+    image, truth, shifted = two_colors()
+    refined = refine(image, shifted)
+    assert refined.labels.dtype == np.int32
+    assert (shifted != truth).mean() > 0.1
+    assert (refined.labels != truth).mean() < 0.01
+
+
+def test_probabilities_belong_to_the_labels():
+    image, _, shifted = two_colors()
+    shifted[:10] *= 7  # labels need not be consecutive
+    refined = refine(image, shifted)
+    assert refined.present.tolist() == [0, 1, 7]
+    assert refined.probabilities.shape == (3, 60, 80)
+    np.testing.assert_allclose(refined.probabilities.sum(0), 1, atol=1e-5)
+    assert np.array_equal(refined.present[refined.probabilities.argmax(0)], refined.labels)
+    np.testing.assert_array_equal(refined.probability_of(refined.labels), refined.probabilities.max(0))
+    assert not refined.probability_of(np.full((60, 80), 3)).any()
+    assert not refined.probability_of(np.full((60, 80), -1)).any()
+
+
+def test_pixels_without_an_opinion_take_that_of_their_color():
+    image, truth, _ = two_colors()
+    seeds = np.full_like(truth, -1)
+    seeds[20:40, 10:20], seeds[20:40, 60:70] = 1, 0
+    assert (refine(image, seeds).labels == truth).mean() > 0.99
+
+
+@pytest.mark.parametrize("label", [0, 3, -1])
+def test_one_label_is_left_alone(label):
+    image, truth, _ = two_colors()
+    labels = np.full_like(truth, label)
+    labels[:5] = -1
+    refined = refine(image, labels)
+    assert np.array_equal(refined.labels, labels)
+    np.testing.assert_array_equal(refined.probability_of(labels), labels >= 0)
+
+
+def test_it_is_deterministic():
+    image, _, shifted = two_colors()
+    first, second = refine(image, shifted), refine(image, shifted)
+    assert np.array_equal(first.probabilities, second.probabilities)
+
+
+def test_many_masks_of_one_picture():
+    """Kernels are kept from mask to mask: the same answers as from a new field."""
+    image, truth, shifted = two_colors()
+    field = DenseCRF(image, DEFAULT)
+    for labels in (shifted, truth, shifted * 3 - 1, shifted):
+        refined = field.refine(labels)
+        assert np.array_equal(refined.probabilities, refine(image, labels).probabilities)
+
+
+def blots(height, width, labels, seed=0):
+    """A smooth picture with noise, and patches of labels that know nothing of it, a strip without opinion."""
+    rng = np.random.default_rng(seed)
+    ramps = np.indices((height, width)).T.swapaxes(0, 1) @ rng.normal(0, 2, (2, 3))
+    image = 128 + 120 * np.sin(ramps / 20 + rng.uniform(0, 6, 3)) + rng.normal(0, 4, ramps.shape)
+    patches = rng.integers(0, labels, (5, 6)).repeat(-(-height // 5), axis=0).repeat(-(-width // 6), axis=1)
+    coarse = patches[:height, :width].copy()
+    coarse[:7] = -1
+    return image.clip(0, 255).astype(np.uint8), coarse
+
+
+@pytest.mark.parametrize("crf", [preset.crf for preset in PRESETS.values()], ids=PRESETS)
+@pytest.mark.parametrize(
+    ("height", "width", "labels"), [(90, 130, 2), (64, 64, 3), (128, 96, 8), (33, 20, 21)]
+)
+def test_masks_are_those_of_pydensecrf(height, width, labels, crf):
+    """Also with all 21 labels there; probabilities differ by rounding, which a few points tip into another
+    simplex.
+    """
+    image, coarse = blots(height, width, labels)
+    refined = refine(image, coarse, crf)
+    reference = pydensecrf(image, coarse, 21, crf)
+    assert (refined.labels == reference.argmax(axis=0)).mean() > 0.995
+    off = np.abs(refined.probabilities - reference[refined.present])
+    assert np.quantile(off, 0.95) < 1e-3
+    assert (refined.labels != coarse).mean() > 0.02  # there was something to decide
+
+
+@pytest.mark.parametrize(("dimensions", "off"), [(1, 0.04), (2, 0.05), (5, 0.12)])
+def test_the_lattice_filters_as_a_gaussian_does(dimensions, off):
+    """Against the sum over all pairs of points, whose weights are those of the lattice's normalization."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 3, (dimensions, 1500)).astype(np.float32)
+    values = np.stack([np.sin(points[0]), np.cos(points[-1])]).astype(np.float32)
+    weights = np.exp(-((points[:, :, None] - points[:, None]) ** 2).sum(axis=0) / 2)
+    norm = weights.sum(axis=1) ** -0.5
+    expected = norm * ((values * norm) @ weights)
+    filtered = Lattice(points)(values)
+    assert filtered.dtype == np.float32
+    assert np.abs(filtered - expected).mean() < off * np.abs(expected).mean()
+
+
+def test_every_channel_is_filtered_alone():
+    rng = np.random.default_rng(0)
+    lattice = Lattice(rng.uniform(0, 9, (3, 400)).astype(np.float32))
+    values = rng.normal(size=(5, 400)).astype(np.float32)
+    alone = np.concatenate([lattice(row[None]) for row in values])
+    np.testing.assert_allclose(lattice(values), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_widths_scale_with_the_picture():
+    """They are given for 512 x 512: a picture made four times as large is refined alike."""
+
+    def larger(array):
+        return array.repeat(4, axis=0).repeat(4, axis=1)
+
+    image, coarse = blots(64, 64, 2)
+    crf = CRF(0.7, 3, 3, 80, 13, 10, 3)
+    small, large = refine(image, coarse, crf), refine(larger(image), larger(coarse), crf)
+    assert (larger(small.labels) == large.labels).mean() > 0.98

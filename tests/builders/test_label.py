@@ -1,0 +1,118 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from attn2mask.builders.label import Labels, faults, label_image, to_ids
+from attn2mask.builders.rules import PRESETS
+from attn2mask.builders.table_reader import load_table
+
+DEFAULT = PRESETS["default"]
+
+
+def scene():
+    """A red disc and a green one on blue, 64 x 96, and rough scores (2, 16, 24) of where they are."""
+    rows, columns = np.mgrid[:64, :96]
+    discs = [(rows - 32) ** 2 + (columns - middle) ** 2 < 14**2 for middle in (24, 72)]
+    truth = discs[0] * 1 + discs[1] * 2
+    image = np.array([[40, 40, 200], [210, 40, 40], [40, 190, 40]])[truth]
+    image = (image + np.random.default_rng(0).integers(-6, 7, image.shape)).astype(np.uint8)
+    small = np.mgrid[2:64:4, 2:96:4]
+    scores = [np.exp(-(((small[0] - 32) ** 2 + (small[1] - middle) ** 2) / 300)) for middle in (24, 72)]
+    return image, truth, np.rint(np.array(scores) * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("threshold", ["otsu", "agreement", "fixed"])
+@pytest.mark.parametrize("reliability", ["agreement", "two-threshold", "margin"])
+@pytest.mark.parametrize("graded", [False, True])
+def test_every_rule_labels_the_scene(threshold, reliability, graded):
+    image, truth, scores = scene()
+    rules = replace(DEFAULT, threshold=threshold, reliability=reliability, graded=graded)
+    labels = label_image(image, scores, rules, background=True)
+    assert (labels.mask.dtype, labels.coarse.dtype) == (np.int32, np.int32)
+    assert labels.mask.shape == labels.coarse.shape == labels.reliability.shape == truth.shape
+    assert labels.reliability.dtype == np.uint8
+    assert labels.thresholds.shape == (2,)
+    assert (labels.mask == truth).mean() > 0.97
+    # Trust is worth having: what is wrong is less trusted.
+    trust = labels.reliability / 255
+    assert trust[labels.mask == truth].mean() > 0.75
+    if not graded:
+        assert set(np.unique(labels.reliability)) <= {0, 255}
+    again = label_image(image.copy(), scores.copy(), rules, background=True)
+    for name in ("mask", "coarse", "reliability", "thresholds"):
+        assert np.array_equal(getattr(labels, name), getattr(again, name))
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_preset_labels_the_scene(preset):
+    image, truth, scores = scene()
+    assert (label_image(image, scores, PRESETS[preset], True).mask == truth).mean() > 0.9
+
+
+def test_fixed_threshold_follows_beta():
+    image, _, scores = scene()
+    labels = label_image(image, scores, replace(DEFAULT, threshold="fixed", beta=0.5), True)
+    assert labels.thresholds.tolist() == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("threshold", ["otsu", "agreement", "fixed"])
+@pytest.mark.parametrize("reliability", ["agreement", "two-threshold", "margin"])
+@pytest.mark.parametrize(("background", "label", "trust"), [(True, 0, 255), (False, -1, 0)])
+def test_a_picture_without_classes(threshold, reliability, background, label, trust):
+    """All its classes were dropped: sure background, or nothing at all."""
+    image, _, scores = scene()
+    rules = replace(DEFAULT, threshold=threshold, reliability=reliability)
+    for nothing in (scores[:0], np.zeros_like(scores)):
+        labels = label_image(image, nothing, rules, background)
+        assert (labels.mask == label).all()
+        assert (labels.reliability == trust).all()
+
+
+@pytest.mark.parametrize("threshold", ["otsu", "agreement", "fixed"])
+@pytest.mark.parametrize("reliability", ["agreement", "two-threshold", "margin"])
+def test_without_background_what_no_class_explains_is_ignored(threshold, reliability):
+    image, truth, scores = scene()
+    rules = replace(DEFAULT, threshold=threshold, reliability=reliability)
+    labels = label_image(image, scores, rules, background=False)
+    assert set(np.unique(labels.coarse)) == {-1, 1, 2}
+    assert ((labels.mask == -1) == (labels.coarse == -1)).all()
+    assert not labels.reliability[labels.mask == -1].any()
+    explained = (truth > 0) & (labels.mask > 0)
+    assert (labels.mask[explained] == truth[explained]).mean() > 0.97
+
+
+def test_ids_of_tables():
+    local = np.array([[0, 1], [2, -1]])
+    voc = to_ids(local, [12, 7], load_table("voc"))
+    assert voc.dtype == np.uint8
+    assert voc.tolist() == [[0, 12], [7, 255]]
+    streets = to_ids(local, [0, 18], load_table("cityscapes"))
+    assert streets.tolist() == [[255, 0], [18, 255]]
+    many = to_ids(local, [300, 919], load_table("imagenet_s_919"))
+    assert many.dtype == np.uint16
+    assert many.tolist() == [[0, 300], [919, 65535]]
+
+
+def test_the_gate():
+    mask = np.zeros((40, 40), np.int32)
+    mask[:20, :20], mask[30, 30] = 1, 5
+    coarse = mask.copy()
+    coarse[39] = 4
+    labels = Labels(mask, coarse, np.zeros((40, 40), np.uint8), np.zeros(5))
+    reasons = faults(labels, [0.2, float("nan"), 0.0, 0.3, 0.3], ["dog", "cat", "cow", "bus", "tv"])
+    assert list(reasons) == [1, 2, 3, 4]
+    assert reasons[1] == "cat: its attention is not a number (the painter overflowed)"
+    assert reasons[2] == "cow: its map is empty"
+    assert reasons[3] == "bus: it owns 0 of 1600 pixels after the CRF"
+    assert reasons[4] == "tv: it owns 1 of 1600 pixels after the CRF"
+
+
+def test_the_gate_finds_flat_maps():
+    image, _, scores = scene()
+    scores[1] = 0
+    labels = label_image(image, scores, DEFAULT, True)
+    assert faults(labels, [0.2, 0.02], ["dog", "cat"]) == {
+        1: "cat: its map is flat, or below another class everywhere"
+    }
+    assert faults(label_image(image, scores[:0], DEFAULT, True), [], []) == {}

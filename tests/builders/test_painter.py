@@ -1,0 +1,195 @@
+"""Loading models and painting with them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+
+from attn2mask.builders import painter as module
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.files import digest
+from attn2mask.builders.painter import EMBEDDED, load_painter
+from attn2mask.builders.prompts import Prompt
+
+SMALL = {"steps": 2, "guidance_scale": 3.0, "height": 64, "width": 64}
+
+
+def prompt(word: str) -> Prompt:
+    return Prompt(f"a {word}", f"a {word}", "", (1,), (word,), ((2,),))
+
+
+PROMPTS = [prompt(word) for word in ("dog", "cat", "bus")]
+
+
+@pytest.fixture(scope="module")
+def painter(tiny_model):
+    return load_painter(str(tiny_model("sd15")))
+
+
+def test_pictures_do_not_depend_on_their_batch(painter):
+    images, maps, faults = painter.paint(PROMPTS, [1, 2, 3], **SMALL)
+    assert images.shape == (3, 64, 64, 3)
+    assert images.dtype == np.uint8
+    assert faults == [None] * 3
+    for k in range(3):
+        alone, own_maps, _ = painter.paint(PROMPTS[k : k + 1], [k + 1], **SMALL)
+        assert np.abs(alone[0].astype(int) - images[k]).max() <= 2
+        assert list(maps[k]) == [PROMPTS[k].words[0]]
+        for size, expected in maps[k][PROMPTS[k].words[0]].items():
+            torch.testing.assert_close(own_maps[0][PROMPTS[k].words[0]][size], expected, atol=1e-4, rtol=0)
+
+
+def test_the_same_seed_paints_the_same_and_another_does_not(painter):
+    (first, second, third) = (painter.paint(PROMPTS[:1], [seed], **SMALL)[0] for seed in (2**62, 2**62, 5))
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, third)
+
+
+@pytest.mark.parametrize(
+    ("window", "steps", "expected"),
+    [((0, 1), 4, (0, 3)), ((0.5, 0.5), 100, (50, 50)), ((0.5, 0.5), 1, (0, 0)), ((0.5, 1), 5, (2, 4))],
+)
+def test_windows_are_fractions_of_the_run(painter, monkeypatch, window, steps, expected):
+    class Seen(Exception):
+        pass
+
+    def recorder(pipe, spans, steps):
+        raise Seen(steps)
+
+    monkeypatch.setattr(module, "AttentionRecorder", recorder)
+    with pytest.raises(Seen) as seen:
+        painter.paint(PROMPTS[:1], [1], **{**SMALL, "steps": steps}, window=window)
+    assert seen.value.args == (expected,)
+
+
+def test_defaults_are_the_models_own(painter, tiny_pipeline):
+    assert painter.defaults == module.Defaults(50, 7.5, 128, 128)
+    assert module._defaults(tiny_pipeline("sdxl"), "embedded") == module.Defaults(20, 3.0, 32 * 4, 32 * 4)
+
+
+def test_two_text_encoders_have_two_tokenizers(tiny_model, painter):
+    assert len(painter.tokenizers) == 1
+    assert len(load_painter(str(tiny_model("sdxl"))).tokenizers) == 2
+
+
+def test_what_the_model_cannot_make_is_refused(painter):
+    painter.check(steps=50, height=96, width=8)
+    with pytest.raises(UserError, match="multiples of 8 pixels, not 100 x 64"):
+        painter.check(steps=1, height=100, width=64)
+    with pytest.raises(UserError, match="--steps 1001: the model's scheduler has 1000"):
+        painter.check(steps=1001, height=64, width=64)
+
+
+def test_pictures_that_are_no_numbers_or_black_are_named(painter, monkeypatch):
+    class Output:
+        images = np.stack([np.full((64, 64, 3), np.nan), np.zeros((64, 64, 3)), np.full((64, 64, 3), 0.5)])
+
+    def pipe(*args, **kwargs):
+        return Output
+
+    class NoRecorder:
+        def __init__(self, *args, **kwargs):
+            self.maps = [{}] * 3
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    pipe.scheduler = painter.pipe.scheduler
+    monkeypatch.setattr(module, "AttentionRecorder", NoRecorder)
+    images, _, faults = module.Painter(pipe, painter.defaults, {}).paint(PROMPTS, [1, 2, 3], **SMALL)
+    assert "NaN" in faults[0]
+    assert "black" in faults[1]
+    assert faults[2] is None
+    assert images[2, 0, 0, 0] == 128
+
+
+def test_too_little_memory_names_the_option(painter, monkeypatch):
+    def out_of_memory(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", out_of_memory)
+    with pytest.raises(UserError, match="3 pictures at a time: use a smaller --batch-size"):
+        painter.paint(PROMPTS, [1, 2, 3], **SMALL)
+
+
+def test_a_lora_is_loaded_scaled_and_part_of_the_facts(tiny_model, painter, tmp_path):
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_model("sd15"), dtype=torch.float32)
+    pipe.unet.add_adapter(
+        LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_k", "to_q"])
+    )
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
+    StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=layers)
+    plain = painter.paint(PROMPTS[:1], [1], **SMALL)[0].astype(int)
+    for scale, changes in ((0.0, False), (8.0, True)):
+        adapted = load_painter(str(tiny_model("sd15")), lora=str(tmp_path), lora_scale=scale)
+        assert (np.abs(adapted.paint(PROMPTS[:1], [1], **SMALL)[0] - plain).max() > 0) == changes
+        assert adapted.facts["lora_scale"] == scale
+        assert adapted.facts["lora_version"] == digest(tmp_path)
+    with pytest.raises(UserError, match=r"--lora .*missing.* can't be loaded"):
+        load_painter(str(tiny_model("sd15")), lora=str(tmp_path / "missing.safetensors"))
+
+
+def test_facts_tell_models_apart_and_nothing_else(tiny_model, painter, tmp_path):
+    copy = shutil.copytree(tiny_model("sd15"), tmp_path / "elsewhere" / "model-sd15")
+    assert load_painter(str(copy)).facts == painter.facts
+    config = json.loads((copy / "scheduler" / "scheduler_config.json").read_text())
+    (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps({**config, "beta_end": 0.02}))
+    assert load_painter(str(copy)).facts["scheduler"] != painter.facts["scheduler"]
+    assert load_painter(str(copy)).facts["model_version"] != painter.facts["model_version"]
+
+
+def test_what_does_not_load_is_said_in_one_line(tiny_model, tmp_path, monkeypatch):
+    def failure(model: str, **options) -> str:
+        with pytest.raises(UserError) as error:
+            load_painter(model, **options)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "no model './nowhere'" in failure("./nowhere")
+    assert "no model 'nothing'" in failure("nothing")
+    (tmp_path / "empty").mkdir()
+    assert "no model_index.json" in failure(str(tmp_path / "empty"))
+    assert "--revision is for models of the Hub" in failure(str(tiny_model("sd15")), revision="main")
+    broken = shutil.copytree(tiny_model("sd15"), tmp_path / "broken")
+    shutil.rmtree(broken / "unet")
+    assert "can't be loaded" in failure(str(broken))
+    monkeypatch.setattr(module, "EMBEDDED", tmp_path / "not installed")
+    assert "embedded painter is not installed" in failure("embedded")
+
+
+def test_a_model_that_cannot_be_fetched_names_the_embedded_one(monkeypatch):
+    def offline(*args, **kwargs):
+        raise ConnectionError("no network\nmore")
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", offline)
+    with pytest.raises(
+        UserError, match=r"can't be loaded: no network; without network, --model embedded works$"
+    ):
+        load_painter("org/model")
+
+
+def test_a_pipeline_without_cross_attention_is_refused(tiny_model, monkeypatch):
+    def no_layout(pipe):
+        raise ValueError("StableDiffusionPipeline has no cross-attention that can be read")
+
+    monkeypatch.setattr(module, "layout_of", no_layout)
+    with pytest.raises(UserError, match="no cross-attention that can be read"):
+        load_painter(str(tiny_model("sd15")))
+
+
+@pytest.mark.skipif(not EMBEDDED.is_dir(), reason="the embedded painter is not trained yet")
+def test_the_embedded_painter_paints_as_it_was_trained_to():
+    painter = load_painter()
+    assert painter.defaults.steps == 20
+    assert painter.defaults.guidance_scale == 3.0
+    assert painter.paint(PROMPTS[:1], [1], **{**SMALL, "height": painter.defaults.height, "width": 128})[
+        2
+    ] == [None]

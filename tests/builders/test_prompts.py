@@ -1,0 +1,498 @@
+"""Prompts: which words are found, what replaces them, and at which tokens they stand."""
+
+import re
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from places import DATA
+from transformers import CLIPTokenizer
+
+from attn2mask.builders.classes import ClassTable, LabelClass
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.prompts import (
+    Prompt,
+    PromptSource,
+    augment,
+    find_occurrences,
+    image_seed,
+    token_spans,
+)
+from attn2mask.builders.table_reader import TABLES, load_table
+from attn2mask.builders.words.captions import Caption, read_captions
+
+VOC = load_table("voc")
+
+
+def clip_tokenizer(*words: str, max_length: int = 77) -> CLIPTokenizer:
+    """A tokenizer of CLIP's kind. `words` are given by their tokens ("ze-bra" has two)."""
+    letters = [*map(chr, range(ord("!"), ord("~") + 1)), *map(chr, range(0xA1, 0x143))]  # CLIP's bytes
+    vocab = [*letters, *(letter + "</w>" for letter in letters)]
+    merges: list[tuple[str, str]] = []
+    for word in words:
+        *firsts, last = word.split("-")
+        for part, end in [*((first, "") for first in firsts), (last, "</w>")]:
+            made = [*part[:-1], part[-1] + end]
+            while len(made) > 1:
+                merges += [(made[0], made[1])]
+                made[:2] = [made[0] + made[1]]
+                vocab += made[:1]
+    vocab = list(dict.fromkeys([*vocab, "<|startoftext|>", "<|endoftext|>"]))
+    return CLIPTokenizer(
+        vocab={token: i for i, token in enumerate(vocab)},
+        merges=list(dict.fromkeys(merges)),
+        model_max_length=max_length,
+    )
+
+
+TOKENIZER = clip_tokenizer("a", "dog", "dogs", "cat", "on", "the", "poo-dl-es", "and", "bus")
+
+
+def table(*classes: LabelClass, compounds: tuple[str, ...] = ()) -> ClassTable:
+    return ClassTable("test", classes, "background", compounds)
+
+
+def label(name: str, base: str, aliases: str = "") -> LabelClass:
+    return LabelClass(name, tuple(base.split(", ")), tuple(filter(None, aliases.split(", "))), (0, 0, 0))
+
+
+def found(text: str, of: ClassTable = VOC) -> list[tuple[str, str]]:
+    return [
+        (o.text, of.classes[o.class_index].name) for o in find_occurrences(of, text) if o.is_base
+    ]  # base names and what holds one
+
+
+def replaced(text: str, *aliases: str, of: ClassTable = VOC) -> str:
+    """The text with every class word replaced by the one alias left to each class (in the table's order)."""
+    named = list(dict.fromkeys(o.class_index for o in find_occurrences(of, text) if o.is_base))
+    left = dict(zip(named, aliases, strict=True))
+    classes = tuple(
+        LabelClass(c.name, c.base, (left[k],) if k in left else (), c.color) for k, c in enumerate(of.classes)
+    )
+    single = ClassTable(of.name, classes, of.background, of.compounds)
+    return augment(single, text, np.random.default_rng(0), 1.0)[0]
+
+
+# Which words are found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A dog and two Cats.", [("dog", "dog"), ("Cats", "cat")]),
+        ("TV, (tv) and TVs!", [("TV", "tvmonitor"), ("tv", "tvmonitor"), ("TVs", "tvmonitor")]),
+        ("a hot dog on a bus stop", []),
+        ("two Hot  Dogs, a hot-dog", []),
+        ("hot, dog", [("dog", "dog")]),
+        ("a school bus stop", []),
+        ("the school bus", [("school bus", "bus")]),
+        ("double decker busses, a Double-Decker Bus", [("busses", "bus"), ("Double-Decker Bus", "bus")]),
+        ("two double decker buses", [("double decker buses", "bus")]),
+        ("a dining table", [("dining table", "diningtable")]),
+        ("a bench, a desk and a puppy", []),
+        ("catalog, doggy, cat-like, wild-cat, dog_1, bus2", []),
+        ("the dog's bone, the man's hat", [("dog", "dog"), ("man", "person")]),
+        ("men's room", []),
+        ("a sheep dog", [("sheep dog", "dog")]),
+        ("train cars at a train station", [("train cars", "train")]),
+        ("a motor boat", [("motor boat", "boat")]),
+        ("dog dog dog", [("dog", "dog")] * 3),
+        ("DOG\nbus\tcat", [("DOG", "dog"), ("bus", "bus"), ("cat", "cat")]),
+        ("a dog\u0301", []),  # a combining accent belongs to its word
+        ("do\u011f dogs", [("dogs", "dog")]),
+        ("\u0130\u0130 dog", [("dog", "dog")]),  # its lower case is longer
+        ("", []),
+    ],
+)
+def test_what_is_found(text: str, expected: list[tuple[str, str]]):
+    assert found(text) == expected
+
+
+def test_longer_names_of_other_classes_go_first():
+    zoo = table(label("lion", "lion, lions"), label("seal", "seal", "sea lion"))
+    assert found("a sea lion and a lion", zoo) == [("lion", "lion")]  # and an alias alone does not count
+    assert [o.text for o in find_occurrences(zoo, "a sea lion and a lion")] == ["sea lion", "lion"]
+
+
+@given(st.text(alphabet=st.sampled_from("dogcatbus hot-.,'\n\u0301\u0130A"), max_size=60))
+def test_occurrences_are_whole_words_in_order(text: str):
+    end = 0
+    for occurrence in find_occurrences(VOC, text):
+        assert end <= occurrence.start < occurrence.end
+        assert text[occurrence.start : occurrence.end] == occurrence.text
+        assert not text[max(occurrence.start - 1, 0) : occurrence.start].isalnum()
+        assert not text[occurrence.end : occurrence.end + 1].isalnum()
+        end = occurrence.end
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_base_name_is_found(name: str):
+    of = load_table(name)
+    for k, one in enumerate(of.classes):
+        for word in one.base:
+            (occurrence,) = find_occurrences(of, f"Look: {word.upper()}!")
+            assert (occurrence.class_index, occurrence.text, occurrence.is_base) == (k, word.upper(), True)
+
+
+# What replaces them
+
+
+@pytest.mark.parametrize(
+    ("text", "aliases", "expected"),
+    [
+        ("a dog", ["eagle"], "an eagle"),
+        ("An airplane", ["jet"], "A jet"),
+        ("A car and a car", ["suv"], "An suv and an suv"),
+        ("A HUGE DOG, A DOG", ["eagle"], "A HUGE EAGLE, AN EAGLE"),
+        ("two dogs", ["poodle"], "two poodles"),
+        ("A group of people", ["citizen"], "A group of citizens"),
+        ("Men and a woman", ["human"], "Humans and a human"),
+        ("Dogs. Dogs", ["puppy"], "Puppies. Puppies"),
+        ("busses", ["double-decker bus"], "double-decker buses"),
+        ("two school buses", ["school bus"], "two school buses"),
+        ("a plant", ["greenery"], "greenery"),
+        ("A plant", ["flora"], "Flora"),
+        ("with plants", ["vegetation"], "with vegetation"),
+        ("a green plant", ["vegetation"], "a green plant"),
+        ("two plants", ["cactus"], "two cacti"),
+        ("a sheep", ["ewe"], "a ewe"),
+        ("a herd of sheep", ["ewe"], "a herd of ewes"),
+        ("a black and white sheep", ["merino sheep"], "a black and white merino sheep"),
+        ("a TV", ["screen"], "a screen"),
+        ("TV on a wall", ["screen"], "Screen on a wall"),
+        ("a women with a dogs head", ["human", "hound"], "a human with a hound head"),
+        ("the dog's bone", ["hound"], "the hound's bone"),
+        ("a hot dog", [], "a hot dog"),
+        ("a dog-like dog", ["hound"], "a dog-like hound"),
+        ("an (airplane)", ["jet"], "an (jet)"),
+    ],
+)
+def test_replacing(text: str, aliases: list[str], expected: str):
+    assert replaced(text, *aliases) == expected
+
+
+def test_a_longer_name_is_replaced_as_a_whole():
+    names = {augment(VOC, "a school bus", np.random.default_rng(seed), 1.0)[0] for seed in range(200)}
+    assert {"a school bus", "an omnibus", "a double-decker bus", "an articulated bus"} < names
+    assert len(names) == 9
+
+
+def test_probability():
+    text = "a dog, a cat"
+    rng = np.random.default_rng(0)
+    assert augment(VOC, text, rng, 0.0)[0] == text
+    results = [augment(VOC, text, rng, 0.5)[1] for _ in range(2000)]
+    left = np.array([[occurrence.is_base for occurrence in occurrences] for occurrences in results])
+    assert np.abs(left.mean(axis=0) - 0.5).max() < 0.05
+    both = np.corrcoef(left.T.astype(float))[0, 1]
+    assert abs(both) < 0.1  # each occurrence on its own
+    aliases = {occurrences[0].text for occurrences in results}
+    assert aliases == {"dog", *VOC.classes[VOC.id_of("dog") - 1].aliases}
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(
+                    "a",
+                    "an",
+                    "the",
+                    "two",
+                    "A",
+                    "AN",
+                    "dog",
+                    "dogs",
+                    "plant",
+                    "plants",
+                    "Sheep",
+                    "people",
+                    "TV",
+                ),
+                *("hot", "table", "dining", ".", ",", "-", "İ", "café"),
+            ]
+        ),
+        max_size=12,
+    ),
+    st.integers(0, 2**32),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_augmenting_keeps_track_of_words(words: list[str], seed: int, probability: float):
+    text = " ".join(words)
+    result, occurrences = augment(VOC, text, np.random.default_rng(seed), probability)
+    before = [o for o in find_occurrences(VOC, text) if o.is_base]
+    assert [o.class_index for o in occurrences] == [o.class_index for o in before]
+    end = 0
+    for occurrence in occurrences:
+        assert end <= occurrence.start < occurrence.end
+        assert result[occurrence.start : occurrence.end] == occurrence.text
+        end = occurrence.end
+    if probability == 0:
+        assert result == text
+    # Nothing but class words and the articles before them changes.
+    kept = re.compile(r"\b(?:an?|the)\b", re.IGNORECASE)
+    rest = [kept.sub("", cut(text, before)).split(), kept.sub("", cut(result, occurrences)).split()]
+    assert rest[0] == rest[1]
+
+
+def cut(text: str, occurrences) -> str:
+    for occurrence in reversed(occurrences):
+        text = text[: occurrence.start] + text[occurrence.end :]
+    return text
+
+
+# At which tokens they stand
+
+
+def spans_of(tokenizer: CLIPTokenizer, text: str, *words: str) -> list[tuple[int, ...]]:
+    return token_spans(tokenizer, text, [(text.index(word), text.index(word) + len(word)) for word in words])
+
+
+def test_one_and_several_tokens():
+    assert spans_of(TOKENIZER, "a dog on the bus", "dog", "bus") == [(2,), (5,)]
+    assert spans_of(TOKENIZER, "a poodles and a dog", "poodles", "dog") == [(2, 3, 4), (7,)]
+    assert spans_of(TOKENIZER, "A DOG, on...the BUS!", "DOG", "BUS") == [(2,), (9,)]
+    assert spans_of(TOKENIZER, "the a dog", "a dog") == [(2, 3)]
+    assert spans_of(TOKENIZER, "owl", "owl") == [(1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("a  dog", (2,)),
+        ("a\n\t dog ", (2,)),
+        ("  a dog", (2,)),
+        ("cafe\u0301 dog", (5,)),  # the accent is composed: ca, f and two bytes
+        ("caf\u00e9 dog", (5,)),
+        ("\u0130 dog", (4,)),  # lower case: i and a combining dot of two bytes
+        ("\u212b dog", (3,)),  # the Angstrom sign becomes a letter
+        ("\U0001f436 dog", (5,)),
+        ("\u201cdog\u201d", (4,)),
+        ("dog's", (1,)),
+    ],
+)
+def test_offsets_survive_normalizing(text: str, span: tuple[int, ...]):
+    assert spans_of(TOKENIZER, text, "dog") == [span]
+
+
+def test_beyond_the_limit():
+    tokenizer = clip_tokenizer("a", "dog", "poo-dl-es", max_length=8)  # start, six tokens, end
+    assert spans_of(tokenizer, "a a a a a dog", "dog") == [(6,)]
+    assert spans_of(tokenizer, "a a a a a a dog", "dog") == [()]
+    assert spans_of(tokenizer, "a a a poodles", "poodles") == [(4, 5, 6)]
+    assert spans_of(tokenizer, "a a a a poodles", "poodles") == [()]  # cut in its middle
+    assert spans_of(tokenizer, "a " * 500 + "dog", "dog") == [()]
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.sampled_from(["dog", "Poodles", "owl", "caf\u00e9", "e\u0301", "bus,", "\u0130", "..."]),
+        max_size=40,
+    ),
+    st.sampled_from([" ", "  ", "\n", " \t"]),
+    st.sampled_from([6, 24, 77]),
+)
+def test_spans_are_what_the_pipeline_reads(words: list[str], space: str, limit: int):
+    tokenizer = clip_tokenizer("dog", "poo-dl-es", "bus", max_length=limit)
+    text = space.join(words)
+    starts = [sum(len(word) + len(space) for word in words[:i]) for i in range(len(words))]
+    spans = token_spans(
+        tokenizer, text, [(start, start + len(word)) for start, word in zip(starts, words, strict=True)]
+    )
+    read = tokenizer(
+        text, padding="max_length", max_length=limit, truncation=True
+    ).input_ids  # as diffusers does
+    position = 1
+    for word, span in zip(words, spans, strict=True):
+        own = tokenizer(word, add_special_tokens=False).input_ids
+        if position + len(own) < limit:
+            assert span == tuple(range(position, position + len(own)))
+            assert [read[place] for place in span] == own
+        else:
+            assert span == ()
+        position += len(own)
+
+
+# The source of prompts
+
+
+def captions(*texts: str) -> list[Caption]:
+    return [Caption(text, str(number)) for number, text in enumerate(texts)]
+
+
+def source(*texts: str, tokenizers=(TOKENIZER,), of: ClassTable = VOC, **options) -> PromptSource:
+    return PromptSource(of, captions(*texts), tokenizers, **{"seed": 0, "alias_probability": 0.0, **options})
+
+
+def test_a_prompt():
+    prompt = source(" A cat on the  dog and\na cat. ").prompt(0, 0)
+    assert prompt == Prompt(
+        text="A cat on the dog and a cat.",
+        caption=" A cat on the  dog and\na cat. ",
+        source="0",
+        classes=(8, 12),
+        words=("cat", "dog"),
+        spans=((2, 8), (5,)),
+    )
+
+
+def test_words_are_the_forms_that_stand_in_the_prompt():
+    only = table(label("dog", "dog, dogs", "poodle"))
+    prompt = source("A dog and dogs", of=only, alias_probability=1.0).prompt(0, 0)
+    assert (prompt.text, prompt.words) == ("A poodle and poodles", ("poodle",))
+    assert prompt.spans == ((2, 3, 4, 6, 7, 8),)
+
+
+def test_walk_and_rounds():
+    of = source(*(f"dog {i}" for i in range(7)), "no animal")
+    assert of.selected == 7
+    rounds = [[of.prompt(index, 0).source for index in range(7 * k, 7 * k + 7)] for k in range(3)]
+    assert [sorted(one) for one in rounds] == [[str(i) for i in range(7)]] * 3
+    assert rounds[0] != rounds[1] != rounds[2]
+    assert len({of.prompt(3, attempt).source for attempt in range(1, 60)}) == 7
+
+
+def test_prompts_are_pure():
+    texts = [f"A dog, a cat and {i} people by a bus" for i in range(20)]
+    one, other = (source(*texts, alias_probability=0.5, seed=5) for _ in range(2))
+    asked = [(index, attempt) for index in range(30) for attempt in range(3)]
+    forward = {key: one.prompt(*key) for key in asked}
+    backward = {key: other.prompt(*key) for key in reversed(asked)}
+    assert forward == backward
+    assert len({prompt.text for prompt in forward.values()}) > 60
+    assert [source(*texts, seed=6).prompt(i, 0).source for i in range(20)] != [
+        source(*texts, seed=5).prompt(i, 0).source for i in range(20)
+    ]
+
+
+def test_balance():
+    of = source(*["a dog"] * 50, "a cat", "a bus", "a bus and a dog", balance=True)
+    firsts = [of.prompt(index, 0) for index in range(60)]
+    assert [sum(k in prompt.classes for prompt in firsts) >= 20 for k in (6, 8, 12)] == [True] * 3
+    assert sum(prompt.classes == (8,) for prompt in firsts) == 20
+    assert all(
+        8 in of.prompt(i, 1).classes for i in range(60) if firsts[i].classes == (8,)
+    )  # its class stays
+    assert of.counts["dog"] == 51
+    assert of.counts["sheep"] == 0
+
+
+def test_a_class_beyond_the_limit_is_dropped_with_a_reason():
+    short = clip_tokenizer("a", "dog", "cat", max_length=6)
+    prompt = source("a dog a a cat", tokenizers=[short]).prompt(0, 0)
+    assert (prompt.classes, prompt.spans) == ((12,), ((2,),))
+    assert prompt.dropped == ("cat: its word lies beyond the model's 6 tokens",)
+    prompt = source("a dog a a dog", tokenizers=[short]).prompt(0, 0)
+    assert (prompt.spans, prompt.dropped) == (((2,),), ())
+
+
+def test_a_prompt_without_class_gives_way_to_the_next_caption():
+    short = clip_tokenizer("a", "dog", "cat", max_length=6)
+    of = source(*["a a a a a cat"] * 20, "a dog", tokenizers=[short])
+    prompts = [of.prompt(index, attempt) for index in range(21) for attempt in range(2)]
+    assert {prompt.text for prompt in prompts} == {"a dog"}
+    assert any(
+        re.fullmatch(r"caption \d+: cat: its word lies beyond the model's 6 tokens", reason)
+        for prompt in prompts
+        for reason in prompt.dropped
+    )
+    with pytest.raises(UserError, match="cat: its word lies beyond the model's 6 tokens"):
+        source("a a a a a cat", tokenizers=[short]).prompt(0, 0)
+
+
+def test_two_text_encoders():
+    same = clip_tokenizer("a", "dog", "dogs", "cat", "on", "the", "poo-dl-es", "and", "bus")
+    assert source("a dog", tokenizers=[TOKENIZER, same]).prompt(0, 0).spans == ((2,),)
+    other = clip_tokenizer("dog")
+    with pytest.raises(UserError, match="dog: its word has different places for the model's text encoders"):
+        source("a cat on a dog", tokenizers=[TOKENIZER, other]).prompt(0, 0)
+    both = source("a cat on a dog", "a dog on a cat", tokenizers=[TOKENIZER, clip_tokenizer("a", "dog")])
+    assert {both.prompt(i, 0).dropped[-1].split(": ")[-1] for i in range(2)} == {
+        "its word has different places for the model's text encoders"
+    }
+
+
+def test_wrong_options():
+    with pytest.raises(
+        UserError, match="none of 2 captions names a class of table 'voc': no airplane, bicycle"
+    ):
+        source("a bench", "a hot dog")
+    for probability in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UserError, match="must lie between 0 and 1"):
+            source("a dog", alias_probability=probability)
+
+
+def test_the_grammar_refuses_a_class_whose_name_the_model_cannot_read():
+    endless = label("endless", " ".join(["very"] * 40) + " dog")
+    with pytest.raises(
+        UserError, match="'endless' of table 'test' has no name that fits the model's 77 tokens"
+    ):
+        PromptSource(table(label("dog", "dog"), endless), None, [TOKENIZER], seed=0)
+    PromptSource(table(label("dog", "dog"), endless), [Caption("a dog", "1")], [TOKENIZER], seed=0)
+
+
+def test_the_grammar():
+    for name in ("voc", "cityscapes"):
+        of = load_table(name)
+        made = PromptSource(of, None, [TOKENIZER], seed=0, balance=True)
+        prompts = [made.prompt(index, 0) for index in range(2 * len(of.classes))]
+        assert {k for prompt in prompts for k in prompt.classes} == {of.id_of(one.name) for one in of.classes}
+        assert made.selected == 0
+
+
+def test_picture_seeds():
+    seeds = {
+        image_seed(seed, index, attempt) for seed in range(3) for index in range(50) for attempt in range(4)
+    }
+    assert len(seeds) == 600
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert image_seed(0, 0, 0) == 5269293826583923909  # written into datasets: it must never change
+
+
+# Real captions
+
+
+@pytest.fixture(scope="module")
+def coco() -> list[Caption]:
+    if not DATA.is_dir():
+        pytest.skip("needs the COCO captions in ../shared/data")
+    return read_captions(str(DATA / "coco_captions.jsonl"))[0]
+
+
+def test_prompts_for_all_of_coco(coco: list[Caption]):
+    start = time.process_time()
+    of = PromptSource(VOC, coco, [TOKENIZER], seed=0)
+    prompts = [of.prompt(index, 0) for index in range(len(coco))]
+    assert time.process_time() - start < 60
+    assert min(of.counts.values()) > 0
+    for prompt in prompts:
+        assert len(prompt.classes) == len(set(prompt.classes)) == len(prompt.words) == len(prompt.spans) > 0
+        assert all(span and max(span) < 76 for span in prompt.spans)
+        assert all(word in prompt.text for word in prompt.words)
+
+
+def test_hot_dogs_are_no_dogs(coco: list[Caption]):
+    of = PromptSource(VOC, coco, [TOKENIZER], seed=0, alias_probability=0.0)
+    plain = re.compile(r"(?<!hot )(?<!chili )(?<!corn )(?<!cheese )\bdogs?\b", re.IGNORECASE)
+    for index in range(of.selected):
+        prompt = of.prompt(index, 0)
+        if VOC.id_of("dog") in prompt.classes:
+            assert plain.search(prompt.text)
+        if VOC.id_of("chair") in prompt.classes:
+            assert re.search(r"chairs?\b", prompt.text, re.IGNORECASE)  # a bench is none
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the trial painter in ../shared/data")
+def test_with_a_painters_tokenizer(coco: list[Caption]):
+    tokenizer = CLIPTokenizer.from_pretrained(DATA / "trial_painter" / "tokenizer")
+    of = PromptSource(VOC, coco, [tokenizer], seed=0)
+    for index in range(500):
+        prompt = of.prompt(index, 0)
+        ids = tokenizer(prompt.text, truncation=True, max_length=tokenizer.model_max_length).input_ids
+        for word, span in zip(prompt.words, prompt.spans, strict=True):
+            own = tokenizer(word, add_special_tokens=False).input_ids
+            assert [ids[place] for place in span[: len(own)]] == own

@@ -1,0 +1,87 @@
+"""Sheets of rows and of tokens, drawn from rows made here."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attn2mask.builders.images import HEAT, encode_png, heat_map, overlay
+from attn2mask.builders.painter import load_painter
+from attn2mask.builders.sample import features
+from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.show import sheet, token_sheet
+from attn2mask.builders.table_reader import load_table
+from attn2mask.hub.cli import main
+
+TABLE = load_table("voc")
+
+
+def row(size: tuple[int, int] = (128, 128), classes: tuple[int, ...] = (12, 8), scores: bool = True) -> dict:
+    mask = np.zeros(size, np.uint8)
+    mask[: size[0] // 2] = classes[0] if classes else 255
+    columns = {
+        "image": {"bytes": encode_png(np.full((*size, 3), 90, np.uint8)), "path": None},
+        "mask": {"bytes": encode_png(mask), "path": None},
+        "reliability": {"bytes": encode_png(np.full(size, 255, np.uint8)), "path": None},
+        "prompt": "a dog and a cat " * 12,
+        "caption": "a dog",
+        "classes": list(classes),
+        "words": ["dog", "very long word of a class " * 3][: len(classes)],
+        "seed": 1,
+        "sample_id": "voc-0-00000000",
+        "peaks": [0.1] * len(classes),
+    }
+    return {**columns, "scores": [[[0, 255], [128, 7]]] * len(classes)} if scores else columns
+
+
+@pytest.mark.parametrize("size", [(128, 128), (512, 512), (64, 96)])
+def test_a_sheet_has_a_tile_for_all_that_a_row_holds(size):
+    with_maps = sheet([row(size), row(size, classes=(3,)), row(size, classes=())], TABLE)
+    without = sheet([row(size, scores=False)], TABLE)
+    assert with_maps.width > without.width
+    assert with_maps.height > 2 * without.height
+
+
+def test_heat_runs_from_dark_to_light():
+    picture = Image.new("RGB", (32, 32), "black")
+    cold, hot = (np.asarray(heat_map(picture, np.full((4, 4), value))) for value in (0.0, 1.0))
+    assert cold.max() == 0
+    assert np.abs(hot[0, 0] - 0.65 * HEAT[-1]).max() < 2
+
+
+def test_the_overlay_leaves_background_and_pales_ignored_pixels():
+    picture = Image.new("RGB", (2, 2), (10, 20, 30))
+    mask = np.array([[0, 12], [255, 0]], np.uint8)
+    shown = np.asarray(overlay(picture, {"bytes": encode_png(mask)}, TABLE)).astype(int)
+    assert shown[0, 0].tolist() == shown[1, 1].tolist() == [10, 20, 30]
+    assert shown[0, 1].tolist() != [10, 20, 30]
+    assert shown[1, 0].min() > 150
+
+
+def test_show_draws_rows_of_a_directory(tmp_path, capsys):
+    directory = BuildDirectory(tmp_path / "data")
+    directory.path.mkdir()
+    record = {"num_images": 3, "identity": {"shard_size": 2}, "versions": {}, "table": asdict(TABLE)}
+    (directory.path / "build.json").write_text(json.dumps(record))
+    for shard in plan(3, 2):
+        directory.write_shard(shard, features(TABLE, True), [row() for _ in shard.rows], {})
+    out = tmp_path / "figures" / "sheet.png"
+    assert main(["show", str(directory.path), "--out", str(out), "--start", "1"]) == 0
+    assert "2 rows of" in capsys.readouterr().out
+    assert Image.open(out).height > 2 * 256
+    assert main(["show", str(directory.path), "--out", str(out), "--start", "3"]) == 2
+    assert "has no row 3" in capsys.readouterr().err
+    assert main(["show", str(directory.path), "--out", str(tmp_path / "sheet.xyz")]) == 2
+    assert "the ending must be that of a picture" in capsys.readouterr().err
+
+
+def test_the_token_sheet_has_a_tile_for_each_token(tiny_model, tmp_path, monkeypatch):
+    painter = load_painter(str(tiny_model("sd15")))
+    monkeypatch.setattr(painter, "defaults", type(painter.defaults)(2, 3.0, 64, 64))
+    token_sheet(painter, "a dog on a street", tmp_path / "tokens.png")
+    # The picture, five words, start and end: 8 tiles in 2 lines of 6.
+    figure = Image.open(tmp_path / "tokens.png")
+    assert figure.width > 6 * 256
+    assert 2 * 256 < figure.height < 3 * 256

@@ -1,0 +1,38 @@
+"""The demo on a few pictures: everything it promises is there, and its numbers are numbers."""
+
+import json
+
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from attn2mask.hub import demo
+from attn2mask.training.checkpoint import load_checkpoint
+
+
+def test_demo(tmp_path, capsys, monkeypatch):
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test may have trained in this process
+    monkeypatch.setattr(demo, "HELD_OUT_PICTURES", 6)
+    assert demo.main(["--out", str(tmp_path), "--num-images", "8", "--max-steps", "2"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["rows"] == 8
+    assert 0.5 < report["referee_miou"] <= 1
+    for threshold in ("otsu", "agreement", "fixed"):
+        for stage in ("coarse", "crf"):
+            assert 0 < report["masks"][threshold][stage] <= 1
+    assert 0 <= report["iou_outside_reliable"] <= 1
+    assert 0 <= report["iou_inside_reliable"] <= 1
+    for way in ("attention masks", "no co-training", "full"):
+        for held_out in ("objects", "shifted", "painted"):
+            scores = report["segmenters"][way][held_out]
+            assert 0 <= scores.get("mean_iou", 0) <= 1
+            assert 0 <= scores["mean_iou_given_labels"] <= 1
+    assert load_checkpoint(tmp_path / "segmenter").peer is not None
+    assert load_checkpoint(tmp_path / "alone").peer is None
+    for name in ("sheet.png", "tokens.png", "segmenter/metrics_objects_pictures.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 200
+    for card in ("dataset", "model"):
+        assert (tmp_path / "cards" / card / "README.md").read_text().startswith("---\n")
+    said = capsys.readouterr().out
+    assert "after CRF" in said
+    assert f"attn2mask publish model {tmp_path / 'segmenter'} " in said

@@ -1,0 +1,123 @@
+"""Adaptation's evidence: distances are what their formulas say, table and sheet what was measured."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+
+from attn2mask.builders.arguments import parse
+from attn2mask.builders.errors import UserError
+from attn2mask.training.experiments import domain_gap
+from attn2mask.training.experiments.domain_gap import DomainsConfig
+
+
+def plain(count: int, *colors: tuple[int, int, int]) -> np.ndarray:
+    """Pictures of one color each, in turn."""
+    pictures = np.empty((count, 128, 256, 3), np.uint8)
+    for k in range(count):
+        pictures[k] = colors[k % len(colors)]
+    return pictures
+
+
+def test_a_frame_is_the_widest_middle():
+    wide = np.zeros((100, 400, 3), np.uint8)
+    wide[:, 100:300] = 255
+    assert (domain_gap.frame(Image.fromarray(wide)) == 255).all()
+    high = np.zeros((480, 480, 3), np.uint8)
+    high[120:360] = 255
+    found = domain_gap.frame(Image.fromarray(high))
+    assert found.shape == (128, 256, 3)
+    assert (found == 255).all()
+
+
+def test_color_distance_is_that_of_lightness_between_greys():
+    black, white = plain(3, (0, 0, 0)), plain(5, (255, 255, 255))
+    assert domain_gap.color_distance(black, black) == 0
+    assert domain_gap.color_distance(black, white) == pytest.approx(100 / 3, abs=0.1)  # L alone differs
+    half = plain(4, (0, 0, 0), (255, 255, 255))
+    assert domain_gap.color_distance(black, half) == pytest.approx(50 / 3, abs=0.2)
+
+
+def test_kernel_distance_is_its_formula_and_unbiased():
+    rng = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, 7, generator=rng) + shift for n, shift in ((5, 0.0), (6, 1.0)))
+    x, y = a.double(), b.double()
+
+    def k(u, v):
+        return (float(u @ v) / 7 + 1) ** 3
+
+    def pairs(z):
+        values = [k(u, v) for i, u in enumerate(z) for j, v in enumerate(z) if i != j]
+        return sum(values) / len(values)
+
+    across = sum(k(u, v) for u in x for v in y) / (len(x) * len(y))
+    assert domain_gap.kernel_distance(a, b) == pytest.approx(1000 * (pairs(x) + pairs(y) - 2 * across))
+    same = [domain_gap.kernel_distance(*torch.randn(2, 40, 7, generator=rng).unbind()) for _ in range(200)]
+    assert abs(np.mean(same)) < 4 * np.std(same) / 200**0.5  # of one distribution: 0 in the mean
+
+
+def test_kernel_distance_is_not_ruled_by_a_feature_that_hardly_varies():
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 40, 7, generator=rng).unbind()
+    still = [torch.cat([x, 1e-4 * x[:, :1] + 1e-3 * k], dim=1) for k, x in enumerate((a, b))]
+    assert domain_gap.kernel_distance(*still) == pytest.approx(
+        domain_gap.kernel_distance(a, b), rel=0.5, abs=5
+    )
+
+
+def test_features_tell_pictures_apart():
+    found = domain_gap.features(np.concatenate([plain(2, (200, 30, 30)), plain(1, (30, 30, 200))]))
+    assert found.shape[0] == 3
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found[0], found[1], atol=2e-3, rtol=0)  # norms divide by next to nothing
+    assert (found[0] - found[2]).abs().max() > 0.01
+
+
+def test_frames_come_from_rows_and_from_files(tmp_path):
+    rows = domain_gap.draw_streets(tmp_path / "rows", 2, 5)
+    assert domain_gap.frames(rows).shape == (2, 128, 256, 3)
+    before = (rows / "train-00000-of-00001.parquet").stat().st_mtime_ns
+    domain_gap.draw_streets(tmp_path / "rows", 2, 5)
+    assert (rows / "train-00000-of-00001.parquet").stat().st_mtime_ns == before
+    files = tmp_path / "files"
+    files.mkdir()
+    Image.new("RGB", (64, 48), "red").save(files / "a.png")
+    assert domain_gap.frames(files)[0, 5, 5].tolist() == [255, 0, 0]
+    with pytest.raises(UserError, match=r"holds no \.png or \.jpg"):
+        domain_gap.frames(tmp_path / "none")
+
+
+def test_what_masks_name_is_counted_without_what_is_ignored(tmp_path):
+    mask = np.zeros((2, 4), np.uint8)
+    mask[0, 0], mask[1] = 255, 2
+    other = np.full((2, 4), 2, np.uint8)
+    rows = Dataset.from_dict({"mask": [Image.fromarray(mask), Image.fromarray(other)]})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    found = domain_gap.named(tmp_path, ["road", "sidewalk", "building"])
+    assert found == {"classes a picture": 1.5, "road": 3 / 15, "sidewalk": 0, "building": 12 / 15}
+
+
+def test_table_and_sheet_show_what_was_measured(tmp_path):
+    values = {"mean": 0.25, "std": 0.01, "seeds": [0.24, 0.26]}
+    scores = {"streets": {"mean_iou": values, "mean_iou_given_labels": values}}
+    found = {
+        "distances": {"streets": {"before": {"color": 12.345, "feature": 678.9}}},
+        "segmenters": {"adapted": scores},
+        "labels": {"adapted": {"classes a picture": 2.25, "road": 0.25, "sky": 0.75}},
+    }
+    text = domain_gap.as_text(found)
+    assert "| streets: before | 12.35 | 678.9 |" in text or "| streets: before | 12.34 | 678.9 |" in text
+    assert "| adapted | 25.0 ± 1.0 (25.0 ± 1.0) |" in text
+    assert "| adapted | 2.2 | sky 75, road 25 |" in text
+    domain_gap.sheet({"real": plain(6, (255, 0, 0)), "before": plain(7, (0, 255, 0))}, tmp_path / "s.png")
+    with Image.open(tmp_path / "s.png") as picture:
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
+    assert {(255, 0, 0), (0, 255, 0)} <= colors
+
+
+def test_frames_need_others_to_compare_with(tmp_path):
+    config = parse(DomainsConfig, ["--frames", str(tmp_path), "--out", str(tmp_path / "o")], "domains", "")
+    with pytest.raises(UserError, match="belong together"):
+        domain_gap.run(config)
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,161 @@
+"""Rows as crops: picture, labels and trust stay together; the seed decides every place of every batch."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.sample import features
+from attn2mask.builders.table_reader import load_table
+from attn2mask.training.data import Crops, Positions, loader, open_rows
+
+TABLE = load_table("voc")
+
+
+def png(array: np.ndarray) -> dict:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def row(index: int, height: int = 40, width: int = 56, **changed) -> dict:
+    """A picture whose red is the class id times 10 and whose green is the reliability."""
+    rng = np.random.default_rng(index)
+    mask = np.zeros((height, width), np.uint8)
+    mask[8:30, 10:40] = 1 + index % 20
+    reliability = np.where(rng.random((5, 7)) < 0.5, 255, 0).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    image = np.stack([mask * 10, reliability, np.full_like(mask, 7)], -1)
+    return {
+        "image": png(image), "mask": png(mask), "reliability": png(reliability), "prompt": "", "caption": "",
+        "classes": [1 + index % 20], "words": ["x"], "seed": index, "sample_id": f"s{index}", "peaks": [0.5],
+        **changed,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    def make(rows: list[dict], drop: tuple[str, ...] = ()) -> str:
+        from datasets import Dataset
+
+        data = Dataset.from_list(rows, features=features(TABLE, False)).remove_columns(list(drop))
+        data.to_parquet(tmp_path / "data" / "train-00000.parquet")
+        return str(tmp_path / "data")
+
+    (tmp_path / "data").mkdir()
+    return make
+
+
+def crops(**changed) -> Crops:
+    return Crops(
+        **{"size": 32, "resize": 0, "seed": 3, "ignore": 255, "classes": 21, "reliability": True, **changed}
+    )
+
+
+def test_picture_labels_and_trust_are_cut_alike():
+    for position in range(40):
+        crop = crops()(row(2), position)
+        assert crop["pixels"].shape == (3, 32, 32)
+        assert crop["pixels"].dtype == torch.uint8
+        inside = crop["label"] != 255
+        red = crop["pixels"][0].float() / 10
+        assert ((red - crop["label"]).abs() < 0.05)[
+            inside
+        ].float().mean() > 0.8  # but where edges were blurred
+        green = crop["pixels"][1] > 127
+        assert (green == crop["trusted"])[inside].float().mean() > 0.75
+        assert crop["trusted"][~inside].all()  # the rim, where nothing is learnt
+        assert crop["sample_id"] == "s2"
+
+
+def test_a_crop_is_a_function_of_seed_and_position():
+    one, again, other = crops()(row(1), 5), crops()(row(1), 5), crops()(row(1), 6)
+    assert all(torch.equal(one[k], again[k]) for k in ("pixels", "label", "trusted"))
+    assert not torch.equal(one["pixels"], other["pixels"])
+
+
+def test_a_mask_that_says_ignore_is_not_trusted():
+    mask = np.full((40, 56), 255, np.uint8)
+    reliability = np.full((40, 56), 255, np.uint8)
+    unlabeled = row(0, mask=png(mask), reliability=png(reliability))
+    crop = crops()(unlabeled, 0)
+    rim = (crop["pixels"] == torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None]).all(0)
+    assert not crop["trusted"][~rim].any()
+
+
+def test_without_reliability_every_label_is_trusted():
+    unreliable = row(0, reliability=png(np.zeros((40, 56), np.uint8)))
+    assert not crops()(unreliable, 0)["trusted"][crops()(unreliable, 0)["label"] != 255].any()
+    assert crops(reliability=False)(unreliable, 0)["trusted"].all()
+
+
+def test_sixteen_bit_masks():
+    mask = np.full((40, 56), 700, np.uint16)
+    crop = crops(ignore=65535, classes=920)(row(0, mask=png(mask)), 1)
+    assert set(crop["label"].unique().tolist()) <= {700, 65535}
+
+
+def test_bad_rows_say_which():
+    with pytest.raises(UserError, match="row s0: the picture is"):
+        crops()(row(0, mask=png(np.zeros((9, 9), np.uint8))), 0)
+    with pytest.raises(UserError, match="row s0: mask id 77 is not in the table"):
+        crops()(row(0, mask=png(np.full((40, 56), 77, np.uint8))), 0)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_share_the_same_batches(processes):
+    whole = list(Positions(10, 8, 0, 5, 0, 0, 1))
+    assert [p for p, _ in whole] == list(range(40))
+    assert sorted(i for _, i in whole[:10]) == list(range(10))  # an epoch shows each row once
+    shares = [list(Positions(10, 8, 2, 5, 0, rank, processes)) for rank in range(processes)]
+    assert sorted(place for share in shares for place in share) == whole[16:]
+    assert all(len(s) == len(Positions(10, 8, 2, 5, 0, 0, processes)) for s in shares)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_feed_that_starts_later_gives_the_same_batches(dataset, streaming):
+    rows, table = open_rows(dataset([row(k) for k in range(11)]), streaming, True)
+    assert table.names == TABLE.names
+
+    def batches(start: int, workers: int) -> list[dict]:
+        return list(
+            loader(
+                rows, crops(), per_process=4, batch=4, start=start, stop=6, rank=0, processes=1,
+                workers=workers,
+            )
+        )  # fmt: skip
+
+    whole, rest = batches(0, 0), batches(4, 1)
+    assert (len(whole), len(rest)) == (6, 2)
+    for one, two in zip(whole[4:], rest, strict=True):
+        assert one["sample_id"] == two["sample_id"]
+        assert all(torch.equal(one[k], two[k]) for k in ("pixels", "label", "trusted"))
+
+
+def test_rows_that_lack_a_column(dataset):
+    path = dataset([row(0)], drop=("reliability",))
+    with pytest.raises(UserError, match=r"no reliability .*--no-reliability trusts every label"):
+        open_rows(path, False, True)
+    assert len(open_rows(path, False, False)[0]) == 1
+
+
+@pytest.mark.parametrize("missing", ["mask", "classes"])
+def test_rows_that_cannot_be_trained_on(dataset, missing):
+    with pytest.raises(UserError, match=r"no mask|name no classes"):
+        open_rows(dataset([row(0)], drop=(missing,)), False, True)
+
+
+def test_a_dataset_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="--dataset is missing"):
+        open_rows("", False, True)
+    with pytest.raises(UserError, match="rows that can be read"):
+        open_rows(str(tmp_path), False, True)
+
+
+def test_pictures_are_brought_to_a_size_before_they_are_scaled():
+    whole = [crops(size=64)(row(2), p)["label"] for p in range(8)]
+    small = [crops(size=64, resize=20)(row(2), p)["label"] for p in range(8)]
+    areas = [[int((label != 255).sum()) for label in labels] for labels in (whole, small)]
+    assert sum(areas[1]) < 0.5 * sum(areas[0])

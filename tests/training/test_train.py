@@ -1,0 +1,311 @@
+"""A run of training: what it leaves, that it goes on exactly where it was killed, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+from places import ROOT
+from safetensors.torch import load_file
+from transformers import AutoModelForSemanticSegmentation, ResNetConfig, pipeline
+
+from attn2mask.builders.drawn.rows import draw_rows, row, write_rows
+from attn2mask.builders.errors import UserError
+from attn2mask.training import train as module
+from attn2mask.training.checkpoint import load_checkpoint
+from attn2mask.training.config import PRESETS, TrainConfig, plan_batches
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Twelve drawn scenes of 64 pixels, the left half of each not reliable."""
+    folder = tmp_path_factory.mktemp("rows")
+
+    def rows():
+        from attn2mask.builders.drawn.scenes import draw_scene
+
+        for index in range(12):
+            scene = draw_scene("objects", np.random.default_rng([4, index]), 64)
+            reliability = np.full_like(scene.mask, 255)
+            reliability[:, :32] = 0
+            yield row(f"r{index}", scene.image, scene.mask, reliability)
+
+    write_rows(rows(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory) -> str:
+    """A folder with the configuration of a very small ResNet."""
+    folder = tmp_path_factory.mktemp("backbone")
+    ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic"
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def config(data, backbone, tmp_path) -> TrainConfig:
+    return TrainConfig(
+        dataset=str(data), output_dir=str(tmp_path / "run"), backbone=backbone, max_steps=6, batch_size=4,
+        crop_size=48, checkpoint_every=2, workers=0, report_to="none",
+    )  # fmt: skip
+
+
+def test_presets_hold_table_1():
+    for name, rate, backbone in (
+        ("voc-resnet50", 0.001, "resnet-50"),
+        ("voc-swin-base", 0.01, "swin-base"),
+        ("voc-swin-base-upernet", 0.01, "swin-base"),
+    ):
+        preset = PRESETS[name]
+        assert (preset.optimizer, preset.learning_rate, preset.power) == ("sgd", rate, 0.9)
+        assert (preset.weight_decay, preset.batch_size, preset.max_steps) == (1e-5, 12, 25_000)
+        assert backbone in preset.backbone
+        assert preset.architecture == ("upernet" if name.endswith("upernet") else "deeplabv3plus")
+    assert PRESETS["voc-resnet50"].rate(0) == 1.0
+    assert PRESETS["voc-resnet50"].rate(12_500) == pytest.approx(0.5**0.9)
+    assert PRESETS["voc-resnet50"].rate(25_000) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("processes", "micro", "expected"), [(1, 0, (1, 1, 12)), (6, 0, (6, 1, 2)), (2, 3, (2, 2, 3))]
+)
+def test_a_global_batch_is_shared_by_processes(processes, micro, expected):
+    plan = plan_batches(12, processes, micro, True)
+    assert (plan.processes, plan.accumulation, plan.per_process) == expected
+    assert plan.total == 12
+    assert str(plan).endswith("= 12 a step")
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "micro", "message"),
+    [(12, 5, 0, "multiple"), (12, 2, 4, "does not divide"), (2, 2, 0, "pastes one picture on another")],
+)
+def test_batches_that_cannot_be_shared(batch, processes, micro, message):
+    with pytest.raises(UserError, match=message):
+        plan_batches(batch, processes, micro, True)
+
+
+def test_a_run_leaves_networks_that_anyone_can_load(config, data):
+    module.train(replace(config, eval_dataset=str(data), eval_every=3, report_to="tensorboard"))
+    output = Path(config.output_dir)
+    checkpoint = load_checkpoint(output)
+    assert checkpoint.names[:2] == ("background", "aeroplane")
+    assert checkpoint.config["settings"]["max_steps"] == 6
+    assert checkpoint.config["step"] == 6
+    one, two = (net.state_dict() for net in (checkpoint.network, checkpoint.peer))
+    assert not any(torch.equal(one[name], two[name]) for name in one if name.endswith("conv.weight"))
+    labels = pipeline("image-segmentation", model=str(output))(
+        str(next(iter((output / "predictions").glob("*.png"))))
+    )
+    assert labels[0]["mask"].size[0] > 0
+    assert isinstance(AutoModelForSemanticSegmentation.from_pretrained(output), type(checkpoint.network))
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["num_images"] == 12
+    assert 0 <= metrics["mean_iou"] <= 1
+    assert set(metrics["networks"]) == {"a", "b"}
+    best = json.loads((output / "best" / "metrics.json").read_text())
+    assert best["mean_iou"] >= metrics["mean_iou"]
+    assert load_checkpoint(output / "best").peer is not None
+    assert {p.name for p in (output / "predictions").iterdir()} == {"step-000003.png", "step-000006.png"}
+    logged = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    assert {"loss_a", "loss_b", "learning_rate", "images_per_second"} <= set(logged[0])
+    assert any("eval_mean_iou" in line for line in logged)
+    assert list(output.glob("logs/events*"))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("changed", [{}, {"no_co_training": True}, {"streaming": True}, {"micro_batch": 2}])
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(config, changed, tmp_path, monkeypatch):
+    config = replace(config, **changed)
+    straight = replace(config, output_dir=str(tmp_path / "straight"))
+    module.train(straight)
+    note = module.Run.note
+    for dies_at in (1, 3, 5):
+
+        def dying(run, losses, names, bar, dies_at=dies_at):
+            if run.step == dies_at:
+                raise Killed
+            note(run, losses, names, bar)
+
+        monkeypatch.setattr(module.Run, "note", dying)
+        with pytest.raises(Killed):
+            module.train(replace(config, resume=dies_at > 1))
+    monkeypatch.setattr(module.Run, "note", note)
+    module.train(replace(config, resume=True))
+    one, two = (load_file(f"{c.output_dir}/state.safetensors") for c in (straight, config))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    steps = [json.loads(line)["step"] for line in (Path(config.output_dir) / "log.jsonl").open()]
+    assert steps == sorted(set(steps))
+    module.train(replace(config, resume=True))  # finished: nothing to do
+
+
+def test_a_compiled_run_goes_on_without_a_compiler(config, tmp_path, monkeypatch):
+    """As under `accelerate launch --dynamo_backend`; this backend traces, and runs that as it is."""
+    straight = replace(config, output_dir=str(tmp_path / "straight"))
+    module.train(straight)
+    note = module.Run.note
+
+    def dying(run, losses, names, bar):
+        assert isinstance(run.pair, torch._dynamo.OptimizedModule)
+        if run.step == 3:
+            raise Killed
+        note(run, losses, names, bar)
+
+    monkeypatch.setattr(module.Run, "note", dying)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
+    AcceleratorState._reset_state()  # it reads the environment once in a process
+    with pytest.raises(Killed):
+        module.train(config)
+    AcceleratorState._reset_state()
+    monkeypatch.setattr(module.Run, "note", note)
+    monkeypatch.delenv("ACCELERATE_DYNAMO_BACKEND")
+    module.train(replace(config, resume=True))
+    one, two = (load_file(f"{c.output_dir}/state.safetensors") for c in (straight, config))
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        torch.testing.assert_close(two[name], values, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_killed_before_its_last_export_makes_up_for_it(config, monkeypatch):
+    def killed(run):
+        raise Killed
+
+    finish = module.Run.finish
+    monkeypatch.setattr(module.Run, "finish", killed)
+    with pytest.raises(Killed):
+        module.train(config)
+    monkeypatch.setattr(module.Run, "finish", finish)
+    module.train(replace(config, resume=True))
+    assert load_checkpoint(config.output_dir).config["step"] == config.max_steps
+
+
+def test_the_learning_rate_follows_the_schedule(config):
+    module.train(config)
+    logged = [json.loads(line) for line in (Path(config.output_dir) / "log.jsonl").open()]
+    settings = config.settings()
+    for line in logged:
+        expected = settings.learning_rate * settings.rate(line["step"])
+        assert line["learning_rate"] == pytest.approx(expected)
+
+
+def test_a_loss_that_is_not_finite_names_its_rows(config):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d, on rows r\d+, r\d+, r\d+, r\d+;"):
+        module.train(replace(config, learning_rate=1e30))
+
+
+def test_directories_that_are_not_this_runs(config, tmp_path):
+    module.train(config)
+    with pytest.raises(UserError, match="give --resume"):
+        module.train(config)
+    with pytest.raises(UserError, match=r"another run: seed \(0 there, 1 now\)"):
+        module.train(replace(config, seed=1, resume=True))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        module.train(replace(config, output_dir=str(other)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"batch_size": 1}, "pastes one picture on another"),
+        ({"batch_size": 1, "no_mixing": True, "architecture": "upernet"}, "one picture at a time"),
+        ({"crop_size": 16}, "--crop-size"),
+        ({"max_steps": 0}, "--max-steps"),
+        ({"architecture": "unet"}, "--architecture"),
+        ({"backbone": "scratch:giant"}, "from scratch there are"),
+        ({"dataset": "no/such/place"}, "rows that can be read"),
+    ],
+)
+def test_mistakes_end_in_one_line(config, changed, message):
+    with pytest.raises(UserError, match=message) as found:
+        module.train(replace(config, **changed))
+    assert "\n" not in str(found.value)
+    assert not (Path(config.output_dir) / "run.json").exists()
+
+
+def test_a_bad_row_in_a_loading_process_ends_in_one_line(config, tmp_path):
+    image, mask = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 40, np.uint8)
+    write_rows([row("bad", image, mask * 0) | {"mask": Image.fromarray(mask)}], tmp_path / "bad")
+    with pytest.raises(UserError, match=r"^row bad: mask id 40 is not in the table"):
+        module.train(replace(config, dataset=str(tmp_path / "bad"), workers=1))
+
+
+def launch(arguments: list[str], processes: int = 1) -> subprocess.CompletedProcess:
+    """`torchrun` on the CPU; accelerate's own launcher starts processes in the same way."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+         str(ROOT / "training" / "train.py"), *arguments],
+        capture_output=True, text=True, timeout=900,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+
+
+def arguments(config: TrainConfig, **more) -> list[str]:
+    given = {
+        "dataset": config.dataset, "output-dir": config.output_dir, "max-steps": 2, "batch-size": 4,
+        "crop-size": 48, "workers": 0, "report-to": "none", "backbone": config.backbone, **more,
+    }  # fmt: skip
+    return [f"--{name}={value}" for name, value in given.items() if value is not None]
+
+
+def test_two_processes_train_together(config):
+    done = launch(arguments(config), processes=2)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes x 2 pictures x 1 accumulated = 4 a step" in done.stdout
+    assert load_checkpoint(config.output_dir).peer is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("preset", ["voc-resnet50", "voc-swin-base", "voc-swin-base-upernet"])
+def test_presets_run_where_no_weights_can_be_fetched(config, preset, processes):
+    options = arguments(
+        config, preset=preset, backbone=None, **{"batch-size": 2 * processes, "crop-size": 128}
+    )
+    done = launch(options, processes)
+    assert done.returncode == 0, done.stderr
+    assert "NO PRETRAINED WEIGHTS" in done.stderr
+    assert load_checkpoint(config.output_dir).config["settings"]["max_steps"] == 2
+
+
+@pytest.mark.slow
+def test_kill_9_loses_nothing(config, data, tmp_path):
+    import time
+
+    straight = str(tmp_path / "straight")
+    many = {"max-steps": 30, "checkpoint-every": 3}
+    assert launch(arguments(config, **many, **{"output-dir": straight})).returncode == 0
+    rng = np.random.default_rng(0)
+    command = [sys.executable, str(ROOT / "training" / "train.py"), *arguments(config, **many), "--resume"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    for _ in range(8):
+        running = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(4, 14))
+        running.kill()
+        running.wait()
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
+    one, two = (load_file(Path(d) / "state.safetensors") for d in (straight, config.output_dir))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_drawn_rows_are_functions_of_seed_and_index(tmp_path):
+    first, again = (list(draw_rows("shifted", 2, 9, 64)) for _ in range(2))
+    assert first == again
+    assert first[0]["sample_id"] == "shifted-9-000000"
