@@ -3,35 +3,39 @@
     attn2mask build voc --out data/voc
     accelerate launch builders/build.py voc --out data/voc
 
-Each process makes the shards whose number is congruent to its rank. They never talk to each other: all they
-share is the directory, so there is no process group that could hang, and one that dies costs only the shard
-in its hands.
+Each process makes the shards whose number is congruent to its rank. Processes share only the directory. There
+is no process group that could hang, and a process that dies loses only the shard that it was making.
 """
 
 import hashlib
 import json
+import logging
 import os
-import platform
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tqdm import tqdm
 
-from attn2mask.builders.arguments import check_numbers, option, parse, run_command
 from attn2mask.builders.classes import ClassTable
-from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
-from attn2mask.builders.report import card, shard_report, totals
-from attn2mask.builders.rules import PRESETS, Rules
-from attn2mask.builders.sample import Sample, features
+from attn2mask.builders.options import check_ranges, fill, identity_of, option, preset_names, to_yaml
+from attn2mask.builders.provenance import FORMAT_VERSION, license_of, provenance
+from attn2mask.builders.rules import (
+    CONSTANTS,
+    PRESETS,
+    RULES,
+    RecordingOptions,
+    RuleOptions,
+    Rules,
+    complete,
+    load_rules,
+    rules_of,
+)
 from attn2mask.builders.shards import BuildDirectory, Shard, plan
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.captions import Caption, read_captions
@@ -40,120 +44,280 @@ if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
     from attn2mask.builders.painter import Painter
+    from attn2mask.builders.sample import Sample
     from attn2mask.builders.synthesize import Synthesizer
 
-LIBRARIES = ("attn2mask", "torch", "diffusers", "transformers", "peft", "datasets", "pillow", "scipy")
-# More labeling processes than this only wait for the painter.
-MOST_WORKERS = 16
+logger = logging.getLogger(__name__)
 
-# Options that the rows are a function of, besides table, captions, rules and model.
-IDENTITY = (
-    *("seed", "steps", "guidance_scale", "height", "width"),
-    *("shard_size", "alias_probability", "balance", "store_scores"),
-)
-
-PAINT, WORDS, LABEL, RUN = "the model and how it paints", "prompts", "labels", "the build"
-BOOL = {"nargs": "?", "const": True, "metavar": "BOOL"}
+RUN, MODEL, PROMPTS = "the dataset", "the painter", "prompts"
 
 
 @dataclass(frozen=True)
-class BuildConfig:
-    """The options of a build; None leaves a value to the preset, the model or the machine.
-
-    Raises UserError for numbers that make no sense.
+class BuildConfig(RuleOptions, RecordingOptions):
+    """The options of `attn2mask build`. None leaves a value to the preset, the model, the table or the
+    machine. Raises UserError for numbers out of range.
     """
+
+    GROUPS: ClassVar = (RUN, MODEL, PROMPTS, RULES, CONSTANTS)
 
     table: str = option(
         "class table: voc, cityscapes, imagenet_s_50, imagenet_s_300, imagenet_s_919, or a YAML file",
         positional=True,
     )
-    out: str | None = option("directory of the dataset (data/TABLE)", None, RUN, metavar="DIR")
-    num_images: int = option(
-        "rows to make; a later run may ask for more (%(default)s)", 256, RUN, metavar="N"
+    out: str | None = option(
+        "directory of the dataset", None, RUN, stored=False, default_text="data/TABLE", metavar="DIR"
     )
-    seed: int = option("of prompts and pictures (%(default)s)", 0, RUN, metavar="N")
-    shard_size: int = option("rows in a file, and what a kill may lose (%(default)s)", 64, RUN, metavar="N")
-    workers: int | None = option("labeling processes (one a core, but one)", None, RUN, metavar="N")
-    push_to_hub: str | None = option("publish as this dataset when done", None, RUN, metavar="REPO")
+    num_images: int = option(
+        "number of rows; a later run may ask for more, but not for fewer", 256, RUN, at_least=1, metavar="N"
+    )
+    seed: int = option(
+        "random seed for prompts and images", 0, RUN, identity=True, at_least=0, card="seed", metavar="N"
+    )
+    shard_size: int = option(
+        "rows in one Parquet file; an interrupted run loses at most one file for each process",
+        64,
+        RUN,
+        identity=True,
+        at_least=1,
+        card="rows in a shard",
+        metavar="N",
+    )
+    store_scores: bool = option(
+        "store the class scores with the rows, which `attn2mask remask` needs", False, RUN, identity=True
+    )
+    workers: int | None = option(
+        "number of labeling processes beside each painting process",
+        None,
+        RUN,
+        stored=False,
+        at_least=1,
+        default_text="one for each core but one",
+        metavar="N",
+    )
+    num_processes: int | None = option(
+        "start this many painting processes with accelerate",
+        None,
+        RUN,
+        stored=False,
+        at_least=1,
+        default_text="this process alone",
+        metavar="N",
+    )
+    accelerate_config: str | None = option(
+        "start the processes that this configuration file of accelerate describes",
+        None,
+        RUN,
+        stored=False,
+        metavar="FILE",
+    )
+    push_to_hub: str | None = option(
+        "publish the finished dataset as this repository of the Hub", None, RUN, stored=False, metavar="REPO"
+    )
 
-    model: str = option("embedded, a folder, or a model of the Hub (%(default)s)", "embedded", PAINT)
-    revision: str | None = option("of a model of the Hub", None, PAINT)
-    lora: str | None = option("LoRA weights: a file, a folder or a Hub id", None, PAINT)
-    lora_scale: float = option("strength of the LoRA (%(default)s)", 1.0, PAINT, metavar="X")
-    steps: int | None = option("denoising steps (the model's)", None, PAINT, metavar="N")
-    guidance_scale: float | None = option("classifier-free guidance (the model's)", None, PAINT, metavar="X")
-    height: int | None = option("in pixels (the model's)", None, PAINT, metavar="N")
-    width: int | None = option("in pixels (the model's)", None, PAINT, metavar="N")
-    batch_size: int = option("pictures at a time (%(default)s)", 8, PAINT, metavar="N")
+    model: str = option(
+        "painter: embedded, a folder with a diffusers pipeline, or a model of the Hub", "embedded", MODEL
+    )
+    revision: str | None = option("revision of --model on the Hub", None, MODEL, default_text="the newest")
+    lora: str | None = option("LoRA weights: a file, a folder, or a repository of the Hub", None, MODEL)
+    lora_scale: float = option("strength of the LoRA", 1.0, MODEL, at_least=0, metavar="X")
+    steps: int | None = option(
+        "number of denoising steps",
+        None,
+        MODEL,
+        identity=True,
+        at_least=1,
+        default_text="the model's",
+        card="denoising steps",
+        metavar="N",
+    )
+    guidance_scale: float | None = option(
+        "scale of classifier-free guidance",
+        None,
+        MODEL,
+        identity=True,
+        at_least=0,
+        default_text="the model's",
+        card="guidance scale",
+        metavar="X",
+    )
+    height: int | None = option(
+        "image height in pixels",
+        None,
+        MODEL,
+        identity=True,
+        at_least=1,
+        default_text="the model's",
+        card="height in pixels",
+        metavar="N",
+    )
+    width: int | None = option(
+        "image width in pixels",
+        None,
+        MODEL,
+        identity=True,
+        at_least=1,
+        default_text="the model's",
+        card="width in pixels",
+        metavar="N",
+    )
+    batch_size: int = option("number of images painted at a time", 8, MODEL, at_least=1, metavar="N")
 
     captions: str | None = option(
-        ".jsonl, .txt, COCO's .json or a Hub dataset (built-in grammar)", None, WORDS, metavar="SOURCE"
+        "captions: a .jsonl or .txt file, COCO's captions .json, or a dataset of the Hub",
+        None,
+        PROMPTS,
+        default_text="the built-in grammar",
+        metavar="SOURCE",
     )
     alias_probability: float = option(
-        "of replacing a class word by a synonym or hyponym (%(default)s)", 0.5, WORDS, metavar="P"
+        "probability, 0 to 1, that a class word is replaced by one of its synonyms or hyponyms",
+        0.5,
+        PROMPTS,
+        identity=True,
+        at_least=0,
+        at_most=1,
+        card="probability of an alias",
+        metavar="P",
     )
-    balance: bool | None = option("let the classes take turns (the table's)", None, WORDS, **BOOL)
+    balance: bool | None = option(
+        "give all classes the same number of prompts, in turns",
+        None,
+        PROMPTS,
+        identity=True,
+        default_text="the table's",
+        card="classes take turns",
+    )
 
-    preset: Literal["paper", "replication", "default"] = option(
-        "rules of scores, mask and reliability (%(default)s)", "default", LABEL
-    )
-    threshold: Literal["otsu", "agreement", "fixed"] | None = option(
-        "from score to class (the preset's)", None, LABEL
-    )
-    beta: float | None = option(
-        "of the fixed threshold, (1 - beta) / 2 (the preset's)", None, LABEL, metavar="X"
-    )
-    reliability: Literal["agreement", "two-threshold", "margin"] | None = option(
-        "which pixels to trust (the preset's)", None, LABEL
-    )
-    graded: bool | None = option("reliability in 256 levels (the preset's)", None, LABEL, **BOOL)
-    store_scores: bool = option(
-        "keep the class scores, so that remask can work", False, LABEL, metavar="BOOL"
+    preset: str = option(
+        "values of all rules that no other option sets", "default", RULES, choices=preset_names(PRESETS)
     )
 
     def __post_init__(self) -> None:
-        positive = ("num_images", "steps", "height", "width", "batch_size", "shard_size", "workers")
-        check_numbers(self, positive=positive, not_negative=("seed", "guidance_scale", "lora_scale"))
-        check_numbers(self, shares=("beta", "alias_probability"))
+        check_ranges(self)
         plan(self.num_images, self.shard_size)
 
 
-def with_options(rules: Rules, config: Any) -> Rules:
-    """`rules` with what `config` gives of threshold, beta, reliability and graded."""
-    names = ("threshold", "beta", "reliability", "graded")
-    rules = replace(rules, **{n: getattr(config, n) for n in names if getattr(config, n) is not None})
-    if config.beta is not None and rules.threshold != "fixed":
-        raise UserError(f"--beta belongs to --threshold fixed, but the threshold is {rules.threshold}")
-    return rules
+@dataclass(frozen=True)
+class Inputs:
+    """What a build is made from: its options with nothing left to preset and table, the class table, and the
+    captions (None for the built-in grammar).
+    """
+
+    config: BuildConfig
+    table: ClassTable
+    captions: list[Caption] | None
+
+    @property
+    def rules(self) -> Rules:
+        return rules_of(self.config)
+
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on, as far as it is known before the model is loaded. The painter's facts come
+        on top of it.
+        """
+        texts = None if self.captions is None else "\n".join(caption.text for caption in self.captions)
+        chosen = {name: value for name, value in identity_of(self.config).items() if value is not None}
+        return {
+            "table": self.table.name,
+            "table_version": _digest(json.dumps(self.table.facts())),
+            "captions": "grammar" if texts is None else _digest(texts),
+            **chosen,
+        }
+
+    def for_painter(self, painter: "Painter") -> "Inputs":
+        """These inputs with nothing left to the model. Raises UserError for what the model cannot paint.
+
+        Images have the model's size. If the table's caption style gives an aspect, they are as high as the
+        model's, and as wide as the aspect asks for.
+        """
+        config, style = self.config, self.table.caption_style
+        own = painter.defaults
+        defaults = {
+            "steps": own.steps,
+            "guidance_scale": own.guidance_scale,
+            "height": own.height,
+            "width": own.width,
+        }
+        if style is not None and style.aspect != 1:
+            factor = painter.pipe.vae_scale_factor
+            if config.width is not None:
+                defaults["height"] = max(round(config.width / style.aspect / factor), 1) * factor
+            height = config.height or defaults["height"]
+            defaults["width"] = max(round(height * style.aspect / factor), 1) * factor
+        config = fill(config, defaults)
+        painter.check(config.steps, config.height, config.width)
+        return replace(self, config=config)
+
+    def synthesizer(self, painter: "Painter", pool: "ProcessPoolExecutor") -> "Synthesizer":
+        """The synthesizer of these inputs, which `for_painter` has completed."""
+        from attn2mask.builders.painter import Painting
+        from attn2mask.builders.prompts import PromptSource
+        from attn2mask.builders.synthesize import Synthesizer
+
+        config = self.config
+        source = PromptSource(
+            self.table,
+            self.captions,
+            painter.tokenizers,
+            seed=config.seed,
+            alias_probability=config.alias_probability,
+            balance=config.balance,
+        )
+        painting = Painting(
+            config.steps, config.guidance_scale, config.height, config.width, self.rules.window
+        )
+        return Synthesizer(
+            self.table, source, painter, painting, self.rules, pool, config.seed, config.batch_size
+        )
+
+
+def resolve(config: BuildConfig) -> Inputs:
+    """Apply preset and class table, and read the captions; broken captions are named in a warning.
+
+    Raises UserError for a table or captions that can't be read, and for options that contradict each other.
+    """
+    table = load_table(config.table)
+    config = complete(config, load_rules(config.preset))
+    if config.balance is None:
+        style = table.caption_style
+        config = replace(config, balance=style is not None and style.balance)
+    captions = None
+    if config.captions is not None:
+        captions, warnings = read_captions(config.captions)
+        for warning in warnings:
+            logger.warning(warning)
+    return Inputs(config, table, captions)
 
 
 def run(config: BuildConfig) -> BuildDirectory:
-    """Make the dataset, or what is missing of it. Raises UserError for what the user can mend."""
+    """Make the dataset, or what is missing of it. Raises UserError for what the user can correct."""
     from accelerate.utils.environment import get_cpu_distributed_information
 
     process = get_cpu_distributed_information()
-    table = load_table(config.table)
-    config = in_turns(config, table)
-    rules = with_options(PRESETS[config.preset], config)
-    directory = BuildDirectory(Path(config.out or f"data/{table.name}"))
+    inputs = resolve(config)
+    directory = BuildDirectory(Path(config.out or f"data/{inputs.table.name}"))
     directory.check_free()
-    captions = captions_of(config)
     with directory.locked(process.rank, run_name(process.world_size)):
-        directory.check_identity(identity(config, table, rules, captions))
+        directory.check_identity(inputs.identity())
+        logger.info("Loading the painter %s", config.model)
         import torch
 
         from attn2mask.builders.painter import load_painter
-        from attn2mask.builders.workers import labeling_pool
+        from attn2mask.builders.workers import default_workers, labeling_pool
 
         device = f"cuda:{process.local_rank}" if torch.cuda.is_available() else "cpu"
         painter = load_painter(config.model, config.revision, config.lora, config.lora_scale, device)
-        config = resolve(config, table, painter, process.local_world_size)
-        with labeling_pool(config.workers) as pool:
-            synthesizer = assemble(config, table, rules, captions, painter, pool)
+        inputs = inputs.for_painter(painter)
+        with labeling_pool(config.workers or default_workers(process.local_world_size)) as pool:
+            synthesizer = inputs.synthesizer(painter, pool)
+            licenses = {"license": license_of(config.model, painter.facts["model_version"])}
+            if config.lora:
+                licenses["lora_license"] = license_of(config.lora)
             record = {
+                "format_version": FORMAT_VERSION,
                 "command": "build",
                 "num_images": config.num_images,
-                "identity": identity(config, table, rules, captions) | painter.facts,
+                "identity": inputs.identity() | painter.facts,
                 "captions": {
                     "source": Path(config.captions).name if config.captions else "built-in grammar",
                     "naming_a_class": synthesizer.source.selected,
@@ -161,14 +325,16 @@ def run(config: BuildConfig) -> BuildDirectory:
                 "batch_size": config.batch_size,
                 "device": device,
                 "dtype": str(painter.pipe.dtype).removeprefix("torch."),
-                **licenses(config, painter.facts["model_version"]),
+                **licenses,
                 **provenance(),
-                "table": table.facts(),
+                "table": inputs.table.facts(),
             }
+            options = to_yaml(inputs.config, "attn2mask build --config build.yaml")
             make_dataset(
                 directory,
                 record,
-                table,
+                {"build.yaml": options},
+                inputs.table,
                 config.store_scores,
                 lambda shard, settled: synthesizer.samples(shard.rows, settled),
                 rank=process.rank,
@@ -180,18 +346,23 @@ def run(config: BuildConfig) -> BuildDirectory:
 def make_dataset(
     directory: BuildDirectory,
     record: dict[str, Any],
+    options: Mapping[str, str],
     table: ClassTable,
     store_scores: bool,
-    samples: Callable[[Shard, Callable[[], object]], Iterable[Sample]],
+    samples: Callable[[Shard, Callable[[], object]], Iterable["Sample"]],
     rank: int = 0,
     processes: int = 1,
 ) -> None:
-    """Make this process's missing shards of what `record` describes; finish the dataset where all stand.
+    """Make this process's missing shards of what `record` describes, and finish the dataset once all are there.
 
-    `samples` gives the samples of a shard, and calls its second argument as each is decided.
+    `options` are the files of options that stand beside build.json, by name. `samples` gives the samples of a
+    shard, and calls its second argument as each is decided.
     """
+    from attn2mask.builders.report import dataset_readme, shard_report, totals
+    from attn2mask.builders.sample import features
+
     started = time.monotonic()
-    directory.claim(record, rank)
+    directory.claim(record, options, rank)
     shards = plan(record["num_images"], record["identity"]["shard_size"])
     directory.check_data(shards)
     own = shards[rank::processes]
@@ -210,139 +381,33 @@ def make_dataset(
             rows = (sample.to_row(store_scores) for sample in made)
             directory.write_shard(shard, columns, rows, shard_report(made, table.names))
 
-    took = f"in {_duration(time.monotonic() - started)} with {processes} process{'es' * (processes > 1)}"
+    took = f"in {_duration(time.monotonic() - started)}"
     made_now = sum(len(shard.rows) for shard in missing)
     with directory.finishing():
         manifests = directory.manifests(shards)
         if manifests is None:
-            print(f"{directory.path}: process {rank} made its {made_now} rows {took}; others go on")
+            logger.info(
+                "%s: process %d of %d finished its %d rows %s; other processes still have shards to make",
+                directory.path,
+                rank,
+                processes,
+                made_now,
+                took,
+            )
             return
         report = totals(manifests)
         write_file(directory.path / "report.json", json.dumps(report, indent=1).encode())
-        write_file(directory.path / "README.md", card(record, report, manifests, columns).encode())
-    done = f"{made_now} of them made now, {took}" if made_now else "finished already"
-    print(f"{directory.path}: {report['rows']} rows in {len(shards)} shards, {done}")
+        write_file(directory.path / "README.md", dataset_readme(record, report, manifests, columns).encode())
+    with_processes = f" with {processes} processes" if processes > 1 else ""
+    done = (
+        f"{made_now} of them were made now, {took}{with_processes}" if made_now else "all were there already"
+    )
+    print(f"{directory.path}: {report['rows']} rows in {len(shards)} shards; {done}")
     print(
-        f"{report['rows_with_foreground']} rows hold a class; the gate rejected {report['rejected_attempts']}"
-        f" attempts and dropped classes of {len(report['dropped'])} rows (report.json says why)"
+        f"{report['rows_with_foreground']} rows hold a class. The gate rejected {report['rejected_attempts']}"
+        f" attempts and dropped classes of {len(report['dropped'])} rows; report.json says why"
     )
     print(f"next: attn2mask show {directory.path} --out sheet.png")
-
-
-def assemble(
-    config: BuildConfig,
-    table: ClassTable,
-    rules: Rules,
-    captions: list[Caption] | None,
-    painter: "Painter",
-    pool: "ProcessPoolExecutor",
-) -> "Synthesizer":
-    """The synthesizer of a resolved configuration."""
-    from attn2mask.builders.prompts import PromptSource
-    from attn2mask.builders.synthesize import Synthesizer
-
-    source = PromptSource(
-        table,
-        captions,
-        painter.tokenizers,
-        seed=config.seed,
-        alias_probability=config.alias_probability,
-        balance=config.balance,
-    )
-    return Synthesizer(
-        table=table,
-        source=source,
-        painter=painter,
-        rules=rules,
-        pool=pool,
-        seed=config.seed,
-        steps=config.steps,
-        guidance_scale=config.guidance_scale,
-        height=config.height,
-        width=config.width,
-        batch_size=config.batch_size,
-    )
-
-
-def in_turns(config: BuildConfig, table: ClassTable) -> BuildConfig:
-    """`config` with the table's word on whether the classes take turns, where it has none of its own."""
-    own = table.scene is not None and table.scene.balance
-    return replace(config, balance=own) if config.balance is None else config
-
-
-def resolve(
-    config: BuildConfig, table: ClassTable, painter: "Painter", local_processes: int = 1
-) -> BuildConfig:
-    """`config` with what table, model and machine decide; raises UserError for what the model cannot make.
-
-    Pictures have the model's size, but the table's aspect, where it gives one: as high as the model's own.
-    """
-    defaults = asdict(painter.defaults) | {"workers": default_workers(local_processes)}
-    if table.scene is not None and table.scene.aspect != 1:
-        factor, aspect = painter.pipe.vae_scale_factor, table.scene.aspect
-        if config.width is not None:
-            defaults["height"] = max(round(config.width / aspect / factor), 1) * factor
-        defaults["width"] = max(round((config.height or defaults["height"]) * aspect / factor), 1) * factor
-    config = replace(
-        config, **{name: value for name, value in defaults.items() if getattr(config, name) is None}
-    )
-    painter.check(config.steps, config.height, config.width)
-    return config
-
-
-def default_workers(local_processes: int = 1) -> int:
-    """Labeling processes for a painting process: its share of the machine's cores but one, at most 16."""
-    return min(max((os.cpu_count() or 1) // local_processes - 1, 1), MOST_WORKERS)
-
-
-def captions_of(config: BuildConfig) -> list[Caption] | None:
-    """The captions of a build, None for the grammar; broken ones are named on stderr."""
-    if config.captions is None:
-        return None
-    captions, warnings = read_captions(config.captions)
-    for warning in warnings:
-        print(f"attn2mask: warning: {warning}", file=sys.stderr)
-    return captions
-
-
-def identity(
-    config: BuildConfig, table: ClassTable, rules: Rules, captions: list[Caption] | None
-) -> dict[str, Any]:
-    """What the rows are a function of, as far as it is known before the model, whose facts come on top."""
-    texts = None if captions is None else "\n".join(caption.text for caption in captions)
-    return {
-        "table": table.name,
-        "table_version": _digest(json.dumps(table.facts())),
-        "captions": "grammar" if texts is None else _digest(texts),
-        **{name: getattr(config, name) for name in IDENTITY if getattr(config, name) is not None},
-        "rules": asdict(rules),
-    }
-
-
-def licenses(config: BuildConfig, model_version: str) -> dict[str, Any]:
-    """Those of the painter and, where there is one, its LoRA; outside of the identity, and None for what
-    their cards do not name.
-    """
-    from attn2mask.builders.painter import license_of
-
-    named = {"license": license_of(config.model, model_version)}
-    return named | ({"lora_license": license_of(config.lora)} if config.lora else {})
-
-
-def provenance() -> dict[str, Any]:
-    """Versions of what takes part, and the commit where this package runs from its repository."""
-    versions = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        with suppress(PackageNotFoundError):
-            versions[library] = version(library)
-    root = Path(__file__).resolve().parents[1]
-    commit = None
-    if (root / ".git").exists():
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        with suppress(OSError):
-            answer = subprocess.run(command, capture_output=True, text=True, check=False)
-            commit = answer.stdout.strip() or None
-    return {"versions": versions, "git_commit": commit}
 
 
 def run_name(processes: int) -> str:
@@ -361,30 +426,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "builders/build.py") -> int:
-    """`attn2mask build`, and the script for `accelerate launch`."""
-    arguments = sys.argv[1:] if argv is None else argv
-
-    def command() -> None:
-        config = parse(BuildConfig, arguments, prog, "Captions in, a labeled dataset out.")
-        if config.push_to_hub is None:
-            run(config)
-            return
-        # Only here does building know of the Hub, and only where it is asked for.
-        from attn2mask.hub.artifacts import check_config
-        from attn2mask.hub.publish import Target, check, publish_dataset
-
-        target = Target(config.push_to_hub)
-        check_config(load_table(config.table).name)
-        check("dataset", target)
-        directory = run(config)
-        # Of several processes the last to finish finds the build complete.
-        if (directory.path / "report.json").exists():
-            with directory.finishing():
-                publish_dataset([directory.path], target)
-
-    return run_command(command)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from attn2mask.hub.cli import main
+
+    sys.exit(main(["build", *sys.argv[1:]]))

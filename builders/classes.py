@@ -11,7 +11,7 @@ make every mask of that word a coin toss, so that is an error and not a preferen
       - {name: kettle}                  # the rest has defaults
     compounds: [cup holder]             # what holds a class word and does not count
     ignore: 255
-    scene: {aspect: 2, places: [in a kitchen], light: [at night]}  # see `CaptionStyle`
+    caption_style: {aspect: 2, places: [in a kitchen], light: [at night]}  # see `CaptionStyle`
 """
 
 import re
@@ -31,7 +31,6 @@ TABLES = ("voc", "cityscapes", "imagenet_s_50", "imagenet_s_300", "imagenet_s_91
 _FOLDER = Path(__file__).parent / "tables"
 _TOKEN = re.compile(r"[\w\u0300-\u036f]+")  # combining marks belong to their word
 SURROGATE = re.compile("[\ud800-\udfff]")  # what JSON and YAML can spell, and no text can hold
-MOST_NAMED = 100  # classes that a scene's range may ask for
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class ClassTable:
     background: str | None
     compounds: tuple[str, ...] = ()
     ignore: int | None = None
-    scene: CaptionStyle | None = None
+    caption_style: CaptionStyle | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,9 +118,13 @@ class ClassTable:
         return self.names.index(name)
 
     def facts(self) -> dict[str, Any]:
-        """All of it, for records and digests; a table without a scene does not mention one."""
+        """All of it, for records and digests; a table without a caption style does not mention one."""
         facts = asdict(self)
-        return facts if self.scene else {name: fact for name, fact in facts.items() if name != "scene"}
+        return (
+            facts
+            if self.caption_style
+            else {name: fact for name, fact in facts.items() if name != "caption_style"}
+        )
 
     @cached_property
     def lexicon(self) -> dict[str, Form]:

@@ -4,7 +4,7 @@
     builder.download_and_prepare("data/voc", file_format="parquet", num_proc=2)
     load_dataset("data/voc", split="train")
 
-The builders of the tables that ship are in `voc`, `cityscapes` and `imagenet_s`. The library's preparation
+The library's preparation
 does not resume; for long runs `attn2mask build` does. `num_proc` splits the shards over processes that import
 the main module anew, so a script needs its `if __name__ == "__main__":`.
 """
@@ -18,25 +18,18 @@ from typing import Any
 
 import datasets
 
-from attn2mask.builders.build import (
-    BuildConfig,
-    assemble,
-    captions_of,
-    identity,
-    in_turns,
-    resolve,
-    with_options,
-)
+from attn2mask.builders.build import BuildConfig, resolve
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import digest
 from attn2mask.builders.painter import folder_of, load_painter
-from attn2mask.builders.rules import PRESETS
 from attn2mask.builders.sample import features
 from attn2mask.builders.shards import plan
 from attn2mask.builders.table_reader import load_table
-from attn2mask.builders.workers import labeling_pool
+from attn2mask.builders.workers import default_workers, labeling_pool
 
-_OPTIONS = [f for f in fields(BuildConfig) if f.name not in ("table", "out", "push_to_hub")]
+# Options that only a command has.
+_OF_COMMANDS = ("table", "out", "num_processes", "accelerate_config", "push_to_hub")
+_OPTIONS = [f for f in fields(BuildConfig) if f.name not in _OF_COMMANDS]
 
 # The options of `attn2mask build` by the same names and with the same defaults, as datasets wants them.
 Attn2MaskConfig = make_dataclass(
@@ -70,17 +63,14 @@ class Attn2MaskBuilder(datasets.GeneratorBasedBuilder):
     @property
     def _build(self) -> BuildConfig:
         options = {option.name: getattr(self.config, option.name) for option in _OPTIONS}
-        config = BuildConfig(self.TABLE or self.config.name, **options)
-        return in_turns(config, load_table(config.table))
+        return BuildConfig(self.TABLE or self.config.name, **options)
 
     def _digest(self, config: BuildConfig) -> str:
-        table, rules = load_table(config.table), with_options(PRESETS[config.preset], config)
-        config = in_turns(config, table)
-        folder = folder_of(config.model)
+        inputs, folder = resolve(config), folder_of(config.model)
         parts = {
             "code": digest(Path(__file__).parent, "*.py"),
-            "options": asdict(config),
-            "identity": identity(config, table, rules, captions_of(config)),
+            "options": asdict(inputs.config),
+            "identity": inputs.identity(),
             "model": digest(folder) if folder else None,
         }
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -96,11 +86,10 @@ class Attn2MaskBuilder(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, shards: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         config = self._build
-        table, rules = load_table(config.table), with_options(PRESETS[config.preset], config)
         painter = load_painter(config.model, config.revision, config.lora, config.lora_scale)
-        config = resolve(config, table, painter)
-        with labeling_pool(config.workers) as pool:
-            synthesizer = assemble(config, table, rules, captions_of(config), painter, pool)
+        inputs = resolve(config).for_painter(painter)
+        with labeling_pool(config.workers or default_workers()) as pool:
+            synthesizer = inputs.synthesizer(painter, pool)
             for shard in shards:
                 for sample in synthesizer.samples(shard.rows):
                     yield sample.sample_id, sample.to_row(config.store_scores)

@@ -11,18 +11,17 @@ train-segmentation/n01443537/NAME.png (Gao et al., Large-scale Unsupervised Sema
 
 import io
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.dataset_builder import Attn2MaskBuilder, Attn2MaskConfig
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
 from attn2mask.builders.images import encode_png
+from attn2mask.builders.options import option
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import wordnet_ids
 
@@ -47,7 +46,7 @@ class ImageNetSConfig:
     """The options of `builders/imagenet_s.py`."""
 
     dir: str = option("a build of imagenet_s_50, imagenet_s_300 or imagenet_s_919", positional=True)
-    out: str | None = option("folder to write (DIR-folders)", None, metavar="DIR")
+    out: str | None = option("folder to write", None, default_text="DIR-folders", metavar="DIR")
 
 
 def in_colors(mask: np.ndarray, ignore: int) -> np.ndarray:
@@ -64,11 +63,8 @@ def run(config: ImageNetSConfig) -> None:
     record, table = source.record(), source.table
     if table.name not in SETS:
         raise UserError(f"{source.path} is a build of {table.name}, not of one of {', '.join(SETS)}")
+    source.check_complete()
     shards = plan(record["num_images"], record["identity"]["shard_size"])
-    if unmade := [shard for shard in shards if source.state(shard) != "made"]:
-        raise UserError(
-            f"{source.path} is not complete ({source.shard_file(unmade[0])}): run its build again"
-        )
     out = Path(config.out or f"{source.path}-folders")
     pictures, masks = out / SPLIT, out / f"{SPLIT}-segmentation"
     if out.exists() and (others := [path for path in out.iterdir() if path not in (pictures, masks)]):
@@ -92,12 +88,8 @@ def run(config: ImageNetSConfig) -> None:
     print(f"{out}: {written} pictures with masks in ImageNet-S's encoding{left_out}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python builders/imagenet_s.py`."""
-    arguments = sys.argv[1:] if argv is None else argv
-    description = "A build of ImageNet-S in its own folders, its masks in their own encoding."
-    return run_command(lambda: run(parse(ImageNetSConfig, arguments, "builders/imagenet_s.py", description)))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from attn2mask.builders.command import run_command
+
+    description = "Write a build of ImageNet-S into ImageNet-S's own folders, with masks in its own encoding."
+    sys.exit(run_command(ImageNetSConfig, run, sys.argv[1:], "builders/imagenet_s.py", description))

@@ -5,14 +5,10 @@ generator on the CPU, so its noise does not depend on the batch, the device or t
 fp32 on the CPU, fp16 on a GPU.
 """
 
-import hashlib
 import inspect
-import json
 import logging
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import digest
 from attn2mask.builders.prompts import Prompt
+from attn2mask.builders.provenance import LORA_WEIGHTS, check_base
 from attn2mask.builders.recorder import AttentionRecorder, layout_of
 
 EMBEDDED = Path(__file__).parent / "embedded" / "painter"
-# A LoRA in diffusers' format, and what `training/adapt.py` records beside it.
-LORA_WEIGHTS, LORA_RECORD = "pytorch_lora_weights.safetensors", "training_config.json"
 Maps = Mapping[str, Mapping[tuple[int, int], torch.Tensor]]
 
 # What to do when no picture of a model can be used.
@@ -38,19 +33,22 @@ ADVICE = (
 
 
 @dataclass(frozen=True)
-class Defaults:
-    """How a model paints unless told otherwise; height and width in pixels."""
+class Painting:
+    """How images are painted: denoising steps, scale of classifier-free guidance, height and width in pixels,
+    and the `window` of steps that is recorded, as fractions of the run (0 to 1).
+    """
 
     steps: int
     guidance_scale: float
     height: int
     width: int
+    window: tuple[float, float] = (0.0, 1.0)
 
 
 class Painter:
     """`facts` name weights and scheduler: two painters with the same facts paint the same."""
 
-    def __init__(self, pipe: Any, defaults: Defaults, facts: dict[str, Any]):
+    def __init__(self, pipe: Any, defaults: Painting, facts: dict[str, Any]):
         self.pipe, self.defaults, self.facts = pipe, defaults, facts
 
     @property
@@ -69,43 +67,36 @@ class Painter:
             raise UserError(f"--steps {steps}: the model's scheduler has {most}")
 
     def paint(
-        self,
-        prompts: Sequence[Prompt],
-        seeds: Sequence[int],
-        *,
-        steps: int,
-        guidance_scale: float,
-        height: int,
-        width: int,
-        window: tuple[float, float] = (0.0, 1.0),
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], painting: Painting
     ) -> tuple[np.ndarray, list[Maps], list[str | None]]:
         """Paint a batch of B prompts.
 
-        Returns pictures (B, height, width, 3) uint8; for each picture its class words' maps, recorded in the
-        `window` of steps (fractions of the run, 0 to 1); and for each a reason why it cannot be used, or
-        None. Raises UserError when the device has too little memory.
+        Returns images (B, height, width, 3) uint8; for each image its class words' maps, recorded in the
+        window of steps; and for each image the reason why it cannot be used, or None. Raises UserError when
+        the device has too little memory.
         """
-        self.pipe.scheduler.set_timesteps(steps)
+        self.pipe.scheduler.set_timesteps(painting.steps)
         last = len(self.pipe.scheduler.timesteps) - 1
         spans = [dict(zip(prompt.words, prompt.spans, strict=True)) for prompt in prompts]
-        recorder = AttentionRecorder(self.pipe, spans, steps=tuple(int(part * last + 0.5) for part in window))
+        window = tuple(int(part * last + 0.5) for part in painting.window)
+        recorder = AttentionRecorder(self.pipe, spans, steps=window)
         try:
             with recorder:
-                pictures = self.pipe(
+                pixels = self.pipe(
                     [prompt.text for prompt in prompts],
-                    num_inference_steps=steps,
-                    guidance_scale=guidance_scale,
-                    height=height,
-                    width=width,
+                    num_inference_steps=painting.steps,
+                    guidance_scale=painting.guidance_scale,
+                    height=painting.height,
+                    width=painting.width,
                     generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
                     output_type="np",
                 ).images
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU has no memory for {len(prompts)} pictures at a time: use a smaller --batch-size"
+                f"the GPU has no memory for {len(prompts)} images at a time: use a smaller --batch-size"
             ) from error
-        images = (np.nan_to_num(pictures, nan=0.0) * 255).round().astype(np.uint8)
-        return images, recorder.maps, [_fault(picture) for picture in pictures]
+        images = (np.nan_to_num(pixels, nan=0.0) * 255).round().astype(np.uint8)
+        return images, recorder.maps, [_fault(image) for image in pixels]
 
 
 def load_painter(
@@ -147,7 +138,7 @@ def load_painter(
                     False
                 )  # as a LoRA leaves them: weights that want gradients round otherwise
     except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many kinds
-        reason = f"--model {model} can't be loaded: {_reason(error)}"
+        reason = f"--model {model} can't be loaded: {first_line(error)}"
         advice = "" if folder else "; without network, --model embedded works"
         raise UserError(reason + advice) from error
     facts = {
@@ -164,7 +155,7 @@ def load_painter(
             pipe.load_lora_weights(lora, adapter_name="lora")
             pipe.set_adapters("lora", lora_scale)
         except Exception as error:
-            reason = _reason(error)
+            reason = first_line(error)
             if "size mismatch" in str(error):
                 reason = f"its weights do not fit --model {model}, a painter of another shape"
             raise UserError(f"--lora {lora} can't be loaded: {reason}") from error
@@ -181,76 +172,16 @@ def folder_of(model: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def license_of(source: str, revision: str | None = None) -> str | list[str] | None:
-    """The license of a painter or a LoRA, as its card (README.md) names it: beside a file, in a folder, or on
-    the Hub. That of "embedded" is this project's. None where no card is to be had, or it names none.
-    """
-    from huggingface_hub import ModelCard, hf_hub_download
-    from huggingface_hub.errors import HTTPError
-
-    if source == "embedded":
-        return metadata("attn2mask")["License-Expression"].lower()
-    path = Path(source)
-    try:
-        if path.exists():
-            card = (path if path.is_dir() else path.parent) / "README.md"
-        else:
-            card = hf_hub_download(source, "README.md", revision=revision)
-        return ModelCard.load(card, ignore_metadata_errors=True).data.license
-    except (OSError, ValueError, HTTPError):
-        return None
-
-
-def fingerprint(network: nn.Module) -> str:
-    """SHA-256 over names, shapes and first values of a network's weights, in float16: the same whether it was
-    loaded in float16 or float32.
-    """
-    total = hashlib.sha256()
-    for name, weight in sorted(network.state_dict().items()):
-        total.update(f"{name} {tuple(weight.shape)}".encode())
-        total.update(weight.flatten()[:64].to("cpu", torch.float16).numpy().tobytes())
-    return f"sha256:{total.hexdigest()}"
-
-
-def check_base(lora: str, unet: nn.Module, model: str) -> None:
-    """Raises UserError where the record beside a LoRA names another painter than `model`; a LoRA without a
-    record is anybody's.
-    """
-    record = _lora_record(lora)
-    if "base_fingerprint" in record and record["base_fingerprint"] != fingerprint(unet):
-        base = f"{record.get('base_model')} ({str(record.get('base_version'))[:14]})"
-        raise UserError(
-            f"--lora {lora} adapts {base}, and --model {model} has other weights: give the one it is of"
-        )
-
-
-def _lora_record(lora: str) -> dict[str, Any]:
-    """What stands beside a LoRA, here or on the Hub; empty where nothing does that can be read."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HTTPError
-
-    path = Path(lora)
-    try:
-        if path.exists():
-            file = (path if path.is_dir() else path.parent) / LORA_RECORD
-        else:
-            file = Path(hf_hub_download(lora, LORA_RECORD))
-        record = json.loads(file.read_text())
-    except (OSError, ValueError, HTTPError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _defaults(pipe: Any, model: str) -> Defaults:
+def _defaults(pipe: Any, model: str) -> Painting:
     """The pipeline's own; the embedded painter was trained for few steps and weak guidance."""
     size = pipe.unet.config.sample_size
     height, width = (
         side * pipe.vae_scale_factor for side in (size if isinstance(size, (list, tuple)) else (size, size))
     )
     if model == "embedded":
-        return Defaults(20, 3.0, height, width)
+        return Painting(20, 3.0, height, width)
     arguments = inspect.signature(pipe.__call__).parameters
-    return Defaults(
+    return Painting(
         arguments["num_inference_steps"].default, arguments["guidance_scale"].default, height, width
     )
 
@@ -274,12 +205,3 @@ def _silence() -> None:
 
 def _public(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith("_")}
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the error that began it all."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return textwrap.shorten(
-        (str(error).strip() or type(error).__name__).splitlines()[0], 200, placeholder=" ..."
-    )

@@ -7,79 +7,85 @@ reliability may change. With unchanged rules the masks are the same bit for bit.
 can follow one that has grown.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from attn2mask.builders.arguments import check_numbers, option, parse, run_command
-from attn2mask.builders.build import BOOL, default_workers, make_dataset, provenance, run_name, with_options
+from attn2mask.builders.build import make_dataset, run_name
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.rules import PRESETS, Rules
+from attn2mask.builders.options import check_ranges, fill, option, to_yaml
+from attn2mask.builders.provenance import provenance
+from attn2mask.builders.rules import CONSTANTS, RULES, RuleOptions, Rules, complete, load_rules
 from attn2mask.builders.sample import Sample
-from attn2mask.builders.shards import BuildDirectory, Shard, plan
+from attn2mask.builders.shards import BuildDirectory, Shard
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
+logger = logging.getLogger(__name__)
+
+RUN = "the dataset"
+
 
 @dataclass(frozen=True)
-class RemaskConfig:
-    """The options of `remask`; rules that are not given stay those of the build."""
+class RemaskConfig(RuleOptions):
+    """The options of `attn2mask remask`. None leaves a rule as it was in the build."""
 
-    dir: str = option("a build with stored scores", positional=True)
-    out: str | None = option("directory of the new dataset (DIR-remasked)", None, metavar="DIR")
-    preset: Literal["paper", "replication", "default"] | None = option(
-        "threshold, CRF and reliability of this preset", None
+    GROUPS: ClassVar = (RUN, RULES, CONSTANTS)
+
+    dir: str = option("a dataset that was built with --store-scores", positional=True)
+    out: str | None = option(
+        "directory of the new dataset", None, RUN, stored=False, default_text="DIR-remasked", metavar="DIR"
     )
-    threshold: Literal["otsu", "agreement", "fixed"] | None = option("from score to class", None)
-    beta: float | None = option("of the fixed threshold, (1 - beta) / 2", None, metavar="X")
-    reliability: Literal["agreement", "two-threshold", "margin"] | None = option(
-        "which pixels to trust", None
+    workers: int | None = option(
+        "number of labeling processes",
+        None,
+        RUN,
+        stored=False,
+        at_least=1,
+        default_text="one for each core but one",
+        metavar="N",
     )
-    graded: bool | None = option("reliability in 256 levels", None, **BOOL)
-    workers: int | None = option("labeling processes (one a core, but one)", None, metavar="N")
 
     def __post_init__(self) -> None:
-        check_numbers(self, positive=["workers"], shares=["beta"])
+        check_ranges(self)
+
+    def rules(self, built: Rules) -> Rules:
+        """The rules of the new masks, given those of the build. Raises UserError if options contradict."""
+        filled = complete(self, load_rules(self.preset) if self.preset else built)
+        return replace(built, **{f.name: getattr(filled, f.name) for f in fields(RuleOptions)})
 
 
 def run(config: RemaskConfig) -> None:
-    """Make the new dataset, or what is missing of it. Raises UserError for what the user can mend."""
+    """Make the new dataset, or what is missing of it. Raises UserError for what the user can correct."""
     source = BuildDirectory(Path(config.dir))
     old = source.record()
     if not old["identity"].get("store_scores"):
         raise UserError(f"{source.path} holds no scores: build it with --store-scores to remask it later")
-    rules = source.rules
-    if config.preset is not None:
-        preset = PRESETS[config.preset]
-        names = ("threshold", "beta", "crf", "reliability", "graded")
-        rules = replace(rules, **{name: getattr(preset, name) for name in names})
-    rules = with_options(rules, config)
+    rules = config.rules(source.rules)
     directory = BuildDirectory(Path(config.out or f"{source.path}-remasked"))
     directory.check_free()
-    unmade = [s for s in plan(old["num_images"], old["identity"]["shard_size"]) if source.state(s) != "made"]
-    if unmade:
-        raise UserError(
-            f"{source.path} is not complete ({source.shard_file(unmade[0])}): run its build again"
-        )
+    source.check_complete()
+    logger.info("Reading the scores of %s", source.path)
 
-    from attn2mask.builders.workers import labeling_pool
+    from attn2mask.builders.workers import default_workers, labeling_pool
 
-    record = {
-        **old,
-        "command": "remask",
-        "identity": old["identity"] | {"rules": asdict(rules)},
-        **provenance(),
-    }
+    identity = old["identity"] | asdict(rules)
+    record = {**old, "command": "remask", "identity": identity, **provenance()}
+    resolved = fill(config, asdict(rules))
+    options = {"remask.yaml": to_yaml(resolved, "attn2mask remask --config remask.yaml")}
+    if (source.path / "build.yaml").exists():
+        options["build.yaml"] = (source.path / "build.yaml").read_text()
     with (
         directory.locked(rank=0, run=run_name(1)),
         labeling_pool(config.workers or default_workers()) as pool,
     ):
-        make_dataset(directory, record, source.table, True, partial(_samples, source, rules, pool))
+        make_dataset(directory, record, options, source.table, True, partial(_samples, source, rules, pool))
 
 
 def _samples(
@@ -120,9 +126,3 @@ def _samples(
             foreground=labels.foreground,
             reliable=labels.reliable,
         )
-
-
-def main(argv: Sequence[str]) -> int:
-    """`attn2mask remask`."""
-    description = "The same pictures with masks by other rules, without painting."
-    return run_command(lambda: run(parse(RemaskConfig, argv, "attn2mask remask", description)))

@@ -1,20 +1,19 @@
-"""What a build says about itself: the gate's report of each shard, their totals, and the dataset card.
+"""What a build says about itself: the gate's report of each shard, their totals, and a short README.md.
 
 No time and no machine is in them, so that equal builds have equal reports.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attn2mask.builders.sample import Sample
-
 if TYPE_CHECKING:
     import datasets
 
+    from attn2mask.builders.sample import Sample
 
-def shard_report(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
+
+def shard_report(samples: Sequence["Sample"], names: Sequence[str]) -> dict[str, Any]:
     """The part of a manifest that tells how the rows came about. `names` are the class names by mask id."""
     return {
         "classes": dict(Counter(names[k] for sample in samples for k in sample.classes)),
@@ -43,14 +42,15 @@ def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def card(
+def dataset_readme(
     record: dict[str, Any],
     report: dict[str, Any],
     manifests: Sequence[dict[str, Any]],
     features: "datasets.Features",
 ) -> str:
-    """README.md of a dataset: metadata that `load_dataset` reads, and everything that is equal for all
-    rows.
+    """README.md of a build: the metadata that `load_dataset` reads, and three lines.
+
+    `attn2mask publish` writes the dataset card.
     """
     from datasets import DatasetInfo, SplitDict, SplitInfo
     from datasets.info import DatasetInfosDict
@@ -58,13 +58,7 @@ def card(
     from huggingface_hub import DatasetCardData
 
     size = sum(manifest["bytes"] for manifest in manifests)
-    data = DatasetCardData(
-        task_categories=["image-segmentation"],
-        task_ids=["semantic-segmentation"],
-        annotations_creators=["machine-generated"],
-        size_categories=[_size_category(report["rows"])],
-        tags=["attn2mask", "synthetic"],
-    )
+    data = DatasetCardData()
     split = SplitInfo("train", num_bytes=size, num_examples=report["rows"])
     info = DatasetInfo(
         features=features, splits=SplitDict({"train": split}), download_size=size, dataset_size=size
@@ -72,30 +66,12 @@ def card(
     DatasetInfosDict({"default": info}).to_dataset_card_data(data)
     files = [{"split": "train", "path": "data/train-*"}]
     MetadataConfigs({"default": {"data_files": files}}).to_dataset_card_data(data)
-    classes = "\n".join(f"| {name} | {count} |" for name, count in report["classes"].items())
     return f"""---
 {data}
 ---
 
-# {record["table"]["name"]}: {report["rows"]} painted and labeled pictures
+# {record["table"]["name"]}: {report["rows"]} painted and labeled images
 
-Made by `attn2mask {record["command"]}`: a text-to-image model painted the pictures, and its cross-attention
-to the class words, refined by a dense CRF, labeled them. No pixel was labeled by hand.
-{report["rows_with_foreground"]} rows hold a class; classes cover {report["foreground"]:.1%} of the pixels,
-and {report["reliable"]:.1%} of them are marked reliable.
-
-| class | rows |
-|---|---|
-{classes}
-
-How it was made (`build.json`); what the gate rejected, and why, is in `report.json`:
-
-```json
-{json.dumps({key: value for key, value in record.items() if key != "table"}, indent=1)}
-```
+`attn2mask {record["command"]}` made this dataset. build.json says how, and report.json what the gate rejected.
+`attn2mask publish dataset` writes the full dataset card when it publishes this folder on the Hub.
 """
-
-
-def _size_category(rows: int) -> str:
-    bounds = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
-    return next((name for bound, name in bounds if rows < bound), "1M<n<10M")

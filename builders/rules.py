@@ -1,20 +1,29 @@
-"""Every number that decides a mask, in one frozen record that is saved with each build; the presets.
+"""Rules: every number that decides a mask, the presets of them, and who states each value.
 
-A preset is a whole set of rules; options of the command line replace single fields of it
-(`dataclasses.replace(PRESETS["default"], threshold="fixed")`). What no publication states is marked "not
-verified".
+A preset is a YAML file in `presets/` with a value for every rule. Options of the command line replace single
+values. `RuleOptions` are these options; `Rules` is what the functions on tensors read.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
+
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import fill, flag_of, option, preset_names, read_preset
+
+PRESETS = Path(__file__).parent / "presets"
+
+Threshold = Literal["otsu", "agreement", "fixed"]
+Reliability = Literal["agreement", "two-threshold", "margin"]
 
 
 @dataclass(frozen=True)
 class CRF:
     """The dense CRF's constants (Kraehenbuehl and Koltun 2011; names as in pydensecrf).
 
-    The widths `*_sxy` are in pixels of a 512 x 512 picture and scale with the picture by sqrt(H * W) / 512;
-    `bilateral_srgb` is in grey levels, 0 to 255. `gt_prob` is the trust in the coarse label, between 0 and 1.
+    The widths `*_sxy` are in pixels of a 512 x 512 image and scale with the image by sqrt(H * W) / 512;
+    `bilateral_srgb` is in levels of color, 0 to 255. `gt_prob` is the trust in the coarse label, between 0
+    and 1.
     """
 
     gt_prob: float
@@ -30,116 +39,291 @@ class CRF:
 class Rules:
     """From attention to labels: which maps, how normalized, the threshold, the CRF, the reliability.
 
-    `steps` is the recorded window as fractions of the denoising run: (0, 1) is all of it, (0.5, 0.5) its
-    middle step. `map_sides` is a closed range: maps whose shorter side lies in it are used; where none does,
-    the nearest. `beta` is read by the fixed threshold alone, t = (1 - beta) / 2. `graded` turns reliability
-    from 0 or 255 into 0 to 255.
+    Attributes:
+        record_from, record_to: the recorded steps as fractions of the denoising run. 0 and 1 are all of it,
+            0.5 and 0.5 its middle step.
+        map_side_min, map_side_max: maps whose shorter side lies in this closed range are used. If there are
+            none, the maps nearest to it are used.
+        normalization: "max" divides a class map by its maximum; "minmax" subtracts its minimum first.
+        threshold: "otsu", "agreement" or "fixed"; see `masks`.
+        beta: only for the fixed threshold, which is (1 - beta) / 2.
+        reliability: "agreement", "two-threshold" or "margin"; see `reliability`.
+        graded: whether reliability is 0 to 255, not only 0 or 255.
+        crf_*: the constants of `CRF`.
     """
 
-    steps: tuple[float, float]
-    map_sides: tuple[int, int]
-    normalize: Literal["max", "minmax"]
-    threshold: Literal["otsu", "agreement", "fixed"]
+    record_from: float
+    record_to: float
+    map_side_min: int
+    map_side_max: int
+    normalization: Literal["max", "minmax"]
+    threshold: Threshold
     beta: float
-    crf: CRF
-    reliability: Literal["agreement", "two-threshold", "margin"]
-    graded: bool = False
+    reliability: Reliability
+    graded: bool
+    crf_gt_prob: float
+    crf_gaussian_sxy: float
+    crf_gaussian_compat: float
+    crf_bilateral_sxy: float
+    crf_bilateral_srgb: float
+    crf_bilateral_compat: float
+    crf_iterations: int
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """The recorded steps as fractions of the denoising run: (first, last)."""
+        return self.record_from, self.record_to
+
+    @property
+    def crf(self) -> CRF:
+        """The dense CRF's constants."""
+        return CRF(**{f.name: getattr(self, f"crf_{f.name}") for f in fields(CRF)})
 
 
-PRESETS: dict[str, Rules] = {
-    # The paper names neither its maps nor its CRF: both likely, not verified. The constants are IRN's (Ahn et
-    # al. 2019).
-    "paper": Rules(
-        steps=(0.0, 1.0),
-        map_sides=(16, 32),
-        normalize="max",
-        threshold="otsu",
-        beta=0.2,
-        crf=CRF(
-            gt_prob=0.7,
-            gaussian_sxy=3,
-            gaussian_compat=3,
-            bilateral_sxy=50,
-            bilateral_srgb=5,
-            bilateral_compat=10,
-            iterations=10,
-        ),
-        reliability="agreement",
-    ),
-    # The settings of a published replication: one step in the middle, a fixed background score. gt_prob not
-    # verified.
-    "replication": Rules(
-        steps=(0.5, 0.5),
-        map_sides=(16, 32),
-        normalize="minmax",
-        threshold="fixed",
-        beta=0.2,
-        crf=CRF(
-            gt_prob=0.7,
-            gaussian_sxy=3,
-            gaussian_compat=3,
-            bilateral_sxy=80,
-            bilateral_srgb=13,
-            bilateral_compat=10,
-            iterations=5,
-        ),
-        reliability="agreement",
-    ),
-    # Ahead of the other presets on the embedded painter (`make evidence`), where maps of half the latents'
-    # side beside the finest ones are worth most; later steps, other CRF widths and trusts changed little.
-    # With Stable Diffusion at 512 x 512 it takes the maps of side 8, 16 and 32: not measured there.
-    "default": Rules(
-        steps=(0.0, 1.0),
-        map_sides=(8, 48),
-        normalize="minmax",
-        threshold="otsu",
-        beta=0.2,
-        crf=CRF(
-            gt_prob=0.7,
-            gaussian_sxy=12,
-            gaussian_compat=3,
-            bilateral_sxy=128,
-            bilateral_srgb=15,
-            bilateral_compat=10,
-            iterations=5,
-        ),
-        reliability="agreement",
-    ),
-}
+def load_rules(preset: str) -> Rules:
+    """The rules of a preset."""
+    return Rules(**read_preset(PRESETS, preset))
 
-# Where values come from, for the cards. Names are those of build.json's identity; what is not listed is ours.
+
+_PRESET = "the preset's"
+RULES, CONSTANTS = "rules of labels", "constants of the rules (rarely changed)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions:
+    """The options that `build` and `remask` share: the rules from stored scores to labels."""
+
+    preset: str | None = option(
+        "take the values of all rules that are not given from this preset",
+        None,
+        RULES,
+        choices=preset_names(PRESETS),
+        default_text="the rules of the build",
+    )
+    threshold: Threshold | None = option(
+        "how a score becomes a class: one Otsu threshold for each class, the threshold whose mask the CRF changes"
+        " least, or one fixed threshold",
+        None,
+        RULES,
+        identity=True,
+        default_text=_PRESET,
+        card="threshold from score to class",
+    )
+    beta: float | None = option(
+        "sets the fixed threshold to (1 - beta) / 2",
+        None,
+        RULES,
+        identity=True,
+        at_least=0,
+        at_most=1,
+        default_text=_PRESET,
+        card="beta of the threshold",
+        metavar="X",
+    )
+    reliability: Reliability | None = option(
+        "which pixels to trust: where coarse mask and CRF agree, where two thresholds agree, or where the CRF's"
+        " best label leads by a margin",
+        None,
+        RULES,
+        identity=True,
+        default_text=_PRESET,
+        card="reliability",
+    )
+    graded: bool | None = option(
+        "reliability in 256 levels, not in two",
+        None,
+        RULES,
+        identity=True,
+        default_text=_PRESET,
+        card="graded reliability",
+    )
+    crf_gt_prob: float | None = option(
+        "CRF: trust in the coarse label, 0 to 1",
+        None,
+        CONSTANTS,
+        identity=True,
+        above=0,
+        at_most=0.9999,
+        default_text=_PRESET,
+        card="dense CRF: trust in the coarse label",
+        metavar="X",
+    )
+    crf_gaussian_sxy: float | None = option(
+        "CRF: width of the Gaussian kernel in pixels of a 512 x 512 image",
+        None,
+        CONSTANTS,
+        identity=True,
+        above=0,
+        default_text=_PRESET,
+        card="dense CRF: width of the Gaussian kernel",
+        metavar="X",
+    )
+    crf_gaussian_compat: float | None = option(
+        "CRF: weight of the Gaussian kernel",
+        None,
+        CONSTANTS,
+        identity=True,
+        at_least=0,
+        default_text=_PRESET,
+        card="dense CRF: weight of the Gaussian kernel",
+        metavar="X",
+    )
+    crf_bilateral_sxy: float | None = option(
+        "CRF: spatial width of the bilateral kernel in pixels of a 512 x 512 image",
+        None,
+        CONSTANTS,
+        identity=True,
+        above=0,
+        default_text=_PRESET,
+        card="dense CRF: spatial width of the bilateral kernel",
+        metavar="X",
+    )
+    crf_bilateral_srgb: float | None = option(
+        "CRF: color width of the bilateral kernel in levels of 0 to 255",
+        None,
+        CONSTANTS,
+        identity=True,
+        above=0,
+        default_text=_PRESET,
+        card="dense CRF: color width of the bilateral kernel",
+        metavar="X",
+    )
+    crf_bilateral_compat: float | None = option(
+        "CRF: weight of the bilateral kernel",
+        None,
+        CONSTANTS,
+        identity=True,
+        at_least=0,
+        default_text=_PRESET,
+        card="dense CRF: weight of the bilateral kernel",
+        metavar="X",
+    )
+    crf_iterations: int | None = option(
+        "CRF: number of mean-field iterations",
+        None,
+        CONSTANTS,
+        identity=True,
+        at_least=0,
+        default_text=_PRESET,
+        card="dense CRF: iterations",
+        metavar="N",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingOptions:
+    """The rules that are applied while an image is painted, and can't be changed afterwards."""
+
+    record_from: float | None = option(
+        "first recorded step as a fraction of the denoising run",
+        None,
+        CONSTANTS,
+        identity=True,
+        at_least=0,
+        at_most=1,
+        default_text=_PRESET,
+        card="recorded from (fraction of the run)",
+        metavar="X",
+    )
+    record_to: float | None = option(
+        "last recorded step as a fraction of the denoising run",
+        None,
+        CONSTANTS,
+        identity=True,
+        at_least=0,
+        at_most=1,
+        default_text=_PRESET,
+        card="recorded to (fraction of the run)",
+        metavar="X",
+    )
+    map_side_min: int | None = option(
+        "least shorter side of the attention maps that are used, in pixels",
+        None,
+        CONSTANTS,
+        identity=True,
+        at_least=1,
+        default_text=_PRESET,
+        card="least side of the attention maps",
+        metavar="N",
+    )
+    map_side_max: int | None = option(
+        "largest shorter side of the attention maps that are used, in pixels",
+        None,
+        CONSTANTS,
+        identity=True,
+        at_least=1,
+        default_text=_PRESET,
+        card="largest side of the attention maps",
+        metavar="N",
+    )
+    normalization: Literal["max", "minmax"] | None = option(
+        "how each class map is brought to 0 to 1: divided by its maximum, or from its minimum to its maximum",
+        None,
+        CONSTANTS,
+        identity=True,
+        default_text=_PRESET,
+        card="normalization of class maps",
+    )
+
+
+def complete(config: Any, rules: Rules) -> Any:
+    """`config` with the values of `rules` for every rule that it does not give.
+
+    Raises UserError if beta is given, but the threshold is not fixed, and for an empty range of steps or
+    sides.
+    """
+    filled = fill(config, asdict(rules))
+    if config.beta is not None and filled.threshold != "fixed":
+        raise UserError(
+            f"--beta is used only with --threshold fixed, but the threshold is {filled.threshold}"
+        )
+    for least, most in (("record_from", "record_to"), ("map_side_min", "map_side_max")):
+        low, high = (getattr(filled, name, 0) for name in (least, most))
+        if low > high:
+            raise UserError(f"{flag_of(least)} {low} is above {flag_of(most)} {high}")
+    return filled
+
+
+def rules_of(config: Any) -> Rules:
+    """The rules of options that `complete` has filled."""
+    return Rules(**{f.name: getattr(config, f.name) for f in fields(Rules)})
+
+
+# Where values come from, for the cards, by option and value. What is not listed is this project's choice.
 PAPER, REPLICATION = "the paper", "a published replication"
 LIKELY = "likely the paper's; **not verified**"
-OURS = "ours; **not verified**"
-ORIGINS: dict[str, dict[Any, str]] = {
+OURS = "this project; **not verified**"
+SOURCES: dict[str, dict[Any, str]] = {
     "alias_probability": {0.5: PAPER},
     "steps": {100: REPLICATION},
     "guidance_scale": {7.5: LIKELY},
     "height": {512: LIKELY},
     "width": {512: LIKELY},
-    "rules.steps": {(0.0, 1.0): LIKELY, (0.5, 0.5): REPLICATION},
-    "rules.map_sides": {(16, 32): LIKELY},
-    "rules.normalize": {"max": LIKELY, "minmax": REPLICATION},
-    "rules.threshold": {
-        "otsu": "ours: the paper's threshold is adaptive, its formula not known; **not verified**",
-        "agreement": "ours, after DiffuMask, with the CRF for AffinityNet; **not verified**",
+    "record_from": {0.0: LIKELY, 0.5: REPLICATION},
+    "record_to": {1.0: LIKELY, 0.5: REPLICATION},
+    "map_side_min": {16: LIKELY},
+    "map_side_max": {32: LIKELY},
+    "normalization": {"max": LIKELY, "minmax": REPLICATION},
+    "threshold": {
+        "otsu": "this project; the paper's threshold is adaptive, but its formula is not known; **not verified**",
+        "agreement": "this project, after DiffuMask, with the CRF in place of AffinityNet; **not verified**",
         "fixed": REPLICATION,
     },
-    "rules.beta": {0.2: REPLICATION},
-    "rules.reliability": {
-        "agreement": "our reading of the paper, whose exact rule is not known; **not verified**",
-        "two-threshold": "ours, after IRN; **not verified**",
-        "margin": "ours, with the bound of CLIP-ES; **not verified**",
+    "beta": {0.2: REPLICATION},
+    "reliability": {
+        "agreement": "this project's reading of the paper, whose exact rule is not known; **not verified**",
+        "two-threshold": "this project, after IRN; **not verified**",
+        "margin": "this project, with the bound of CLIP-ES; **not verified**",
     },
-    "rules.crf.gaussian_sxy": {3: REPLICATION},
-    "rules.crf.gaussian_compat": {3: REPLICATION},
-    "rules.crf.bilateral_sxy": {50: "IRN's, " + LIKELY, 80: REPLICATION},
-    "rules.crf.bilateral_srgb": {5: "IRN's, " + LIKELY, 13: REPLICATION},
-    "rules.crf.bilateral_compat": {10: REPLICATION},
-    "rules.crf.iterations": {10: "IRN's, " + LIKELY, 5: REPLICATION},
+    "crf_gaussian_sxy": {3: REPLICATION},
+    "crf_gaussian_compat": {3: REPLICATION},
+    "crf_bilateral_sxy": {50: "IRN's, " + LIKELY, 80: REPLICATION},
+    "crf_bilateral_srgb": {5: "IRN's, " + LIKELY, 13: REPLICATION},
+    "crf_bilateral_compat": {10: REPLICATION},
+    "crf_iterations": {10: "IRN's, " + LIKELY, 5: REPLICATION},
 }
 
 
-def origin(name: str, value: Any) -> str:
-    """Who states this value of `name`, and whether that is verified, in a few words of Markdown."""
-    return ORIGINS.get(name, {}).get(tuple(value) if isinstance(value, list) else value, OURS)
+def source_of(name: str, value: Any) -> str:
+    """Who states this value of an option, and whether that is verified, in a few words of Markdown."""
+    return SOURCES.get(name, {}).get(value, OURS)

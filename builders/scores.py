@@ -27,7 +27,7 @@ def class_scores(
     is the largest size that the rules choose. A peak is the maximum of the averaged map before normalizing:
     NaN where the attention was not finite. Such maps, and flat ones, have scores of 0.
     """
-    sizes = _chosen(list(maps[0]), rules.map_sides)
+    sizes = _chosen(list(maps[0]), (rules.map_side_min, rules.map_side_max))
     largest = max(sizes)
     resized = [
         upsample(torch.stack([of_class[size] for of_class in maps]).float().cpu(), largest) for size in sizes
@@ -36,7 +36,7 @@ def class_scores(
 
     low, high = averaged.amin(dim=(1, 2), keepdim=True), averaged.amax(dim=(1, 2), keepdim=True)
     peaks = torch.where(high.isfinite(), high, torch.nan).flatten()
-    floor = low if rules.normalize == "minmax" else torch.zeros_like(low)
+    floor = low if rules.normalization == "minmax" else torch.zeros_like(low)
     readable = high - low > FLAT * high
     scores = torch.where(readable, (averaged - floor) / (high - floor), 0.0)
     return scores.clamp(0, 1), peaks

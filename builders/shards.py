@@ -13,11 +13,11 @@ is either whole or made again, and nothing needs repair.
 import fcntl
 import hashlib
 import json
-import sys
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -26,10 +26,12 @@ from pyarrow.parquet import ParquetFile
 from attn2mask.builders.classes import CaptionStyle, ClassTable, LabelClass
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import no_link, replacing, write_file
-from attn2mask.builders.rules import CRF, Rules
+from attn2mask.builders.rules import Rules
 
 if TYPE_CHECKING:
     import datasets
+
+logger = logging.getLogger(__name__)
 
 # Seconds that a process waits for its siblings to name their locks, and for process 0 to write build.json.
 PATIENCE, START = 2, 600
@@ -87,11 +89,11 @@ class BuildDirectory:
         """The class table of the rows, as it was when they were made."""
         try:
             values = _tuples(self.record()["table"])
-            classes, scene = values.pop("classes"), values.pop("scene", None)
+            classes, style = values.pop("classes"), values.pop("caption_style", None)
             table = ClassTable(
                 **values,
                 classes=tuple(LabelClass(**c) for c in classes),
-                scene=scene and CaptionStyle(**scene),
+                caption_style=style and CaptionStyle(**style),
             )
             _ = table.palette
         except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
@@ -102,9 +104,8 @@ class BuildDirectory:
     def rules(self) -> Rules:
         """The rules of the masks."""
         try:
-            values = self.record()["identity"]["rules"]
-            pairs = {name: tuple(values[name]) for name in ("steps", "map_sides")}
-            return Rules(**values | pairs | {"crf": CRF(**values["crf"])})
+            identity = self.record()["identity"]
+            return Rules(**{f.name: identity[f.name] for f in fields(Rules)})
         except (LookupError, TypeError) as error:
             raise self._damaged() from error
 
@@ -148,8 +149,10 @@ class BuildDirectory:
                         raise UserError(f"another build is at work in {self.path}: {_content(other)}")
             yield
 
-    def claim(self, record: dict[str, Any], rank: int) -> None:
+    def claim(self, record: dict[str, Any], options: Mapping[str, str], rank: int) -> None:
         """Write build.json, or compare with it: `num_images` may have grown, `identity` must be the same.
+
+        `options` are the files of options beside build.json, by name.
 
         Process 0 writes; the others wait for it. Raises UserError naming the values that differ.
         """
@@ -175,10 +178,13 @@ class BuildDirectory:
                 for name in record["versions"]
                 if record["versions"][name] != before.get("versions", {}).get(name)
             ]:
-                print(
-                    f"attn2mask: warning: {self.path} goes on with another {', '.join(changed)}",
-                    file=sys.stderr,
+                pairs = ", ".join(
+                    f"{name} {before.get('versions', {}).get(name)} (now {record['versions'][name]})"
+                    for name in changed
                 )
+                logger.warning("%s was started with %s", self.path, pairs)
+        for name, text in options.items():
+            write_file(self.path / name, text.encode())
         write_file(file, json.dumps(record, indent=1).encode())
 
     def check_identity(self, identity: dict[str, Any]) -> None:
@@ -208,6 +214,14 @@ class BuildDirectory:
             sound = False
         return "made" if sound else "damaged"
 
+    def check_complete(self) -> None:
+        """Raises UserError unless every shard of the build is there, as it was written."""
+        record = self.record()
+        for shard in plan(record["num_images"], record["identity"]["shard_size"]):
+            if self.state(shard) != "made":
+                file = self.shard_file(shard)
+                raise UserError(f"{self.path} is not complete ({file}): run its build again")
+
     def manifest(self, shard: Shard) -> dict[str, Any] | None:
         """What is kept beside a shard; None where that is missing, of other rows, or changed since."""
         try:
@@ -233,10 +247,7 @@ class BuildDirectory:
         for shard in shards:
             state = self.state(shard)
             if state == "damaged":
-                print(
-                    f"attn2mask: warning: {self.shard_file(shard)} is damaged; it is made again",
-                    file=sys.stderr,
-                )
+                logger.warning("%s is damaged; it is made again", self.shard_file(shard))
                 self.manifest_file(shard).unlink()
                 self.shard_file(shard).unlink(missing_ok=True)
             if state != "made":

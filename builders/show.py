@@ -9,7 +9,7 @@ prompt and legend. Looking at a few rows finds what no number tells.
 import io
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from attn2mask.builders.arguments import check_numbers, option, parse, run_command
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import heat_map, overlay
+from attn2mask.builders.options import check_ranges, option
 from attn2mask.builders.shards import BuildDirectory, plan
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ TILE, GAP, LINE, TEXT = (
 class ShowConfig:
     """The options of `show`."""
 
-    dir: str = option("a directory that build or remask made", positional=True)
-    out: str = option("the picture to write (%(default)s)", "sheet.png", metavar="FILE")
-    rows: int = option("rows to show (%(default)s)", 8, metavar="N")
-    start: int = option("the first row to show (%(default)s)", 0, metavar="N")
+    dir: str = option("a dataset that build or remask made", positional=True)
+    out: str = option("image file to write", "sheet.png", metavar="FILE")
+    rows: int = option("number of rows to show", 8, at_least=1, metavar="N")
+    start: int = option("index of the first row to show", 0, at_least=0, metavar="N")
 
     def __post_init__(self) -> None:
-        check_numbers(self, positive=["rows"], not_negative=["start"])
+        check_ranges(self)
 
 
 def run(config: ShowConfig) -> None:
@@ -93,7 +93,7 @@ def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0)
     below, to `out`.
     """
     from attn2mask.builders.prompts import Prompt
-    from attn2mask.builders.rules import PRESETS
+    from attn2mask.builders.rules import load_rules
     from attn2mask.builders.scores import class_scores
 
     tokenizer = painter.tokenizers[0]
@@ -102,16 +102,8 @@ def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0)
     places = tuple(range(len(tokens)))
     words = tuple(f"{place}: {token}" for place, token in enumerate(tokens))
     every = Prompt(prompt, prompt, "", places, words, tuple((place,) for place in places))
-    defaults, rules = painter.defaults, PRESETS["default"]
-    images, maps, _ = painter.paint(
-        [every],
-        [seed],
-        steps=defaults.steps,
-        guidance_scale=defaults.guidance_scale,
-        height=defaults.height,
-        width=defaults.width,
-        window=rules.steps,
-    )
+    rules = load_rules("default")
+    images, maps, _ = painter.paint([every], [seed], replace(painter.defaults, window=rules.window))
     scores, _ = class_scores([maps[0][word] for word in words], rules)
     picture = Image.fromarray(images[0])
     tiles = [picture, *(heat_map(picture, score) for score in scores.numpy())]
@@ -186,9 +178,3 @@ def _shorten(text: str, width: int) -> str:
 
 def _font(bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(16 if bold else 14)
-
-
-def main(argv: Sequence[str]) -> int:
-    """`attn2mask show`."""
-    description = "Draw rows of a dataset: picture, class maps, mask, reliability, prompt."
-    return run_command(lambda: run(parse(ShowConfig, argv, "attn2mask show", description)))

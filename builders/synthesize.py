@@ -19,7 +19,7 @@ import numpy as np
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.label import Labeled, label
-from attn2mask.builders.painter import ADVICE, Painter
+from attn2mask.builders.painter import ADVICE, Painter, Painting
 from attn2mask.builders.prompts import Prompt, PromptSource, image_seed
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.sample import Sample
@@ -33,69 +33,24 @@ HOPELESS = 16
 
 @dataclass(frozen=True)
 class Synthesizer:
-    """All that the samples of a build are a function of, besides their index. `batch_size` is in pictures."""
+    """All that the samples of a build depend on, besides their index. `batch_size` is in images."""
 
     table: ClassTable
     source: PromptSource
     painter: Painter
+    painting: Painting
     rules: Rules
     pool: ProcessPoolExecutor
     seed: int
-    steps: int
-    guidance_scale: float
-    height: int
-    width: int
     batch_size: int
 
-    def samples(
-        self, indices: Sequence[int], settled: Callable[[], object] = lambda: None
-    ) -> Iterator[Sample]:
-        """The samples of one shard, in the order of `indices`; `settled` is called as each is decided.
+    # The main path.
 
-        Raises UserError when no picture of the shard can be used.
-        """
-        best: dict[int, _Candidate] = {}
-        rejected: dict[int, list[str]] = {index: [] for index in indices}
-        painted = usable = 0
-        tried = list(indices)
-        for attempt in range(ATTEMPTS):
-            failed = []
-            for candidate in self._candidates(tried, attempt):
-                index = candidate.index
-                best[index] = max(best.get(index, candidate), candidate, key=_Candidate.rank)
-                painted, usable = painted + 1, usable + (candidate.fault is None)
-                if not usable and (painted == HOPELESS or painted == ATTEMPTS * len(indices)):
-                    raise UserError(f"none of {painted} pictures can be used: {candidate.fault}; {ADVICE}")
-                if reasons := candidate.reasons():
-                    failed.append(index)
-                    rejected[index].append(f"attempt {attempt}: {'; '.join(reasons)}")
-                if not reasons or attempt == ATTEMPTS - 1:
-                    settled()
-            tried = failed
-        for index in indices:
-            yield self._sample(best[index], tuple(rejected[index]))
-
-    def _candidates(self, indices: Sequence[int], attempt: int) -> Iterator["_Candidate"]:
-        """One attempt at each index, in order; the first ones are labeled while the next are painted."""
-        waiting: deque[_Candidate] = deque()
-        for start in range(0, len(indices), self.batch_size):
-            waiting += self._paint(indices[start : start + self.batch_size], attempt)
-            while waiting and waiting[0].labels.done():
-                yield waiting.popleft()
-        yield from waiting
-
-    def _paint(self, indices: Sequence[int], attempt: int) -> Iterator["_Candidate"]:
+    def synthesize(self, indices: Sequence[int], attempt: int) -> Iterator["Candidate"]:
+        """Paint one batch and hand each image to the labeling pool: prompts -> paint -> scores -> label."""
         prompts = [self.source.prompt(index, attempt) for index in indices]
         seeds = [image_seed(self.seed, index, attempt) for index in indices]
-        images, maps, faults = self.painter.paint(
-            prompts,
-            seeds,
-            steps=self.steps,
-            guidance_scale=self.guidance_scale,
-            height=self.height,
-            width=self.width,
-            window=self.rules.steps,
-        )
+        images, maps, faults = self.painter.paint(prompts, seeds, self.painting)
         for index, prompt, seed, image, of_word, fault in zip(
             indices, prompts, seeds, images, maps, faults, strict=True
         ):
@@ -106,9 +61,10 @@ class Synthesizer:
                 classes, scores, peaks = (), np.zeros((0, 1, 1), np.uint8), ()
             words = prompt.words[: len(classes)]
             labels = self.pool.submit(label, image, scores, peaks, classes, words, self.rules, self.table)
-            yield _Candidate(index, prompt, seed, fault, scores, peaks, labels)
+            yield Candidate(index, prompt, seed, fault, scores, peaks, labels)
 
-    def _sample(self, candidate: "_Candidate", rejected: tuple[str, ...]) -> Sample:
+    def sample(self, candidate: "Candidate", rejected: tuple[str, ...]) -> Sample:
+        """The row of a candidate. `rejected` gives the reason of each rejected attempt."""
         prompt, labels = candidate.prompt, candidate.labels.result()
         kept = list(labels.kept)
         return Sample(
@@ -129,9 +85,48 @@ class Synthesizer:
             reliable=labels.reliable,
         )
 
+    # Attempts: a sample that the gate rejects is painted again.
+
+    def samples(
+        self, indices: Sequence[int], settled: Callable[[], object] = lambda: None
+    ) -> Iterator[Sample]:
+        """The samples of one shard, in the order of `indices`; `settled` is called as each is decided.
+
+        Raises UserError when no image of the shard can be used.
+        """
+        best: dict[int, Candidate] = {}
+        rejected: dict[int, list[str]] = {index: [] for index in indices}
+        painted = usable = 0
+        tried = list(indices)
+        for attempt in range(ATTEMPTS):
+            failed = []
+            for candidate in self.candidates(tried, attempt):
+                index = candidate.index
+                best[index] = max(best.get(index, candidate), candidate, key=Candidate.quality)
+                painted, usable = painted + 1, usable + (candidate.fault is None)
+                if not usable and (painted == HOPELESS or painted == ATTEMPTS * len(indices)):
+                    raise UserError(f"none of {painted} images can be used: {candidate.fault}; {ADVICE}")
+                if reasons := candidate.reasons():
+                    failed.append(index)
+                    rejected[index].append(f"attempt {attempt}: {'; '.join(reasons)}")
+                if not reasons or attempt == ATTEMPTS - 1:
+                    settled()
+            tried = failed
+        for index in indices:
+            yield self.sample(best[index], tuple(rejected[index]))
+
+    def candidates(self, indices: Sequence[int], attempt: int) -> Iterator["Candidate"]:
+        """One attempt at each index, in order; the first ones are labeled while the next are painted."""
+        waiting: deque[Candidate] = deque()
+        for start in range(0, len(indices), self.batch_size):
+            waiting += self.synthesize(indices[start : start + self.batch_size], attempt)
+            while waiting and waiting[0].labels.done():
+                yield waiting.popleft()
+        yield from waiting
+
 
 @dataclass(frozen=True)
-class _Candidate:
+class Candidate:
     """An attempt at a sample: a picture that is being labeled. `fault` says why the picture itself cannot
     be used.
     """
@@ -148,6 +143,6 @@ class _Candidate:
         """Why the gate rejects it; empty if it is accepted."""
         return (self.fault,) if self.fault else self.labels.result().dropped
 
-    def rank(self) -> tuple[bool, int]:
+    def quality(self) -> tuple[bool, int]:
         """What makes a failed attempt better than another: a picture that can be used, then more classes."""
         return self.fault is None, len(self.labels.result().kept)

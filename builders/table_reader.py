@@ -139,20 +139,22 @@ class _Reader:
             thing=self.typed(value.get("thing", True), f"{key}.thing", bool, "true or false"),
         )
 
-    def scene(self, value: Any, classes: tuple[LabelClass, ...]) -> CaptionStyle:
-        value = self.typed(value, "scene", dict, "a mapping such as {aspect: 2}")
-        self.keys(value, "scene.", tuple(field.name for field in fields(CaptionStyle)))
+    def caption_style(self, value: Any, classes: tuple[LabelClass, ...]) -> CaptionStyle:
+        value = self.typed(value, "caption_style", dict, "a mapping such as {aspect: 2}")
+        self.keys(value, "caption_style.", tuple(field.name for field in fields(CaptionStyle)))
         aspect = value.get("aspect", 1.0)
         if isinstance(aspect, bool) or not isinstance(aspect, int | float) or not 0.1 <= aspect <= 10:
-            raise self.fail("scene.aspect", f"is {_shown(aspect)}, but must be a number from 0.1 to 10")
+            raise self.fail(
+                "caption_style.aspect", f"is {_shown(aspect)}, but must be a number from 0.1 to 10"
+            )
         lists = ("openings", "places", "weather", "light")
         return CaptionStyle(
             aspect=float(aspect),
-            balance=self.typed(value.get("balance", False), "scene.balance", bool, "true or false"),
-            usual=self.positions(value.get("usual", []), "scene.usual", classes),
-            things=self.range(value.get("things", [1, 3]), "scene.things"),
-            stuff=self.range(value.get("stuff", [1, 3]), "scene.stuff"),
-            **{name: self.words(value.get(name, []), f"scene.{name}") for name in lists},
+            balance=self.typed(value.get("balance", False), "caption_style.balance", bool, "true or false"),
+            usual=self.positions(value.get("usual", []), "caption_style.usual", classes),
+            things=self.range(value.get("things", [1, 3]), "caption_style.things"),
+            stuff=self.range(value.get("stuff", [1, 3]), "caption_style.stuff"),
+            **{name: self.words(value.get(name, []), f"caption_style.{name}") for name in lists},
             phrases=self.phrases(value.get("phrases", {}), classes),
         )
 
@@ -171,11 +173,11 @@ class _Reader:
         return tuple(names.index(word) for word in words)
 
     def phrases(self, value: Any, classes: tuple[LabelClass, ...]) -> tuple[tuple[str, ...], ...]:
-        value = self.typed(value, "scene.phrases", dict, "a mapping from classes to lists of words")
-        self.keys(value, "scene.phrases.", tuple(label.name for label in classes))
+        value = self.typed(value, "caption_style.phrases", dict, "a mapping from classes to lists of words")
+        self.keys(value, "caption_style.phrases.", tuple(label.name for label in classes))
         found = []
         for label in classes:
-            key = f"scene.phrases.{label.name}"
+            key = f"caption_style.phrases.{label.name}"
             phrases = self.words(value.get(label.name, []), key)
             for phrase in phrases:
                 if not any(f" {spelling(word)} " in f" {spelling(phrase)} " for word in label.base):
@@ -185,7 +187,7 @@ class _Reader:
 
     def table(self, content: Any) -> ClassTable:
         content = self.typed(content, "the file", dict, "a mapping with a name and classes")
-        self.keys(content, "", ("name", "background", "ignore", "classes", "compounds", "scene"))
+        self.keys(content, "", ("name", "background", "ignore", "classes", "compounds", "caption_style"))
         background = content.get("background", True)
         if background not in (True, False, "background", "other"):
             raise self.fail("background", f"is {_shown(background)}, but must be true, false or other")
@@ -203,7 +205,9 @@ class _Reader:
             background=background,
             compounds=self.words(content.get("compounds", []), "compounds"),
             ignore=content.get("ignore"),
-            scene=self.scene(content["scene"], classes) if "scene" in content else None,
+            caption_style=self.caption_style(content["caption_style"], classes)
+            if "caption_style" in content
+            else None,
         )
         largest = 255 if len(table.names) <= 254 else 65535
         if table.ignore is not None and not (
@@ -246,10 +250,12 @@ def _imagenet_s(name: str) -> ClassTable:
         base = tuple(dict.fromkeys(form for word in words for form in (word, plural(word))))
         classes.append(LabelClass(label, base, others, default_color(len(classes) + 1)))
     file = _FOLDER / "imagenet_s.yaml"
-    scene = yaml.safe_load(file.read_bytes())
+    style = yaml.safe_load(file.read_bytes())
     names = {label.name for label in classes}
-    scene["phrases"] = {label: said for label, said in scene["phrases"].items() if label in names}
-    return ClassTable(name, tuple(classes), "other", scene=_Reader(str(file)).scene(scene, tuple(classes)))
+    style["phrases"] = {label: said for label, said in style["phrases"].items() if label in names}
+    return ClassTable(
+        name, tuple(classes), "other", caption_style=_Reader(str(file)).caption_style(style, tuple(classes))
+    )
 
 
 def _imagenet_s_lines(name: str) -> Iterator[list[str]]:

@@ -20,6 +20,14 @@ import torch
 
 from attn2mask.builders.errors import UserError
 
+# More labeling processes than this only wait for the painter.
+MOST_WORKERS = 16
+
+
+def default_workers(local_processes: int = 1) -> int:
+    """Labeling processes for one painting process: its share of the machine's cores but one, at most 16."""
+    return min(max((os.cpu_count() or 1) // local_processes - 1, 1), MOST_WORKERS)
+
 
 @contextmanager
 def labeling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:

@@ -142,7 +142,7 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
     """A checkpoint with the reports of its scores, or a LoRA adapter. Raises UserError for one that does not
     load, or not for others.
     """
-    from attn2mask.builders.painter import LORA_WEIGHTS
+    from attn2mask.builders.provenance import LORA_WEIGHTS
     from attn2mask.hub.cards.adapter import adapter_card
     from attn2mask.hub.cards.segmenter import model_card, reports
     from attn2mask.training.checkpoint import CONFIG, PEER
@@ -221,7 +221,7 @@ def adapter_files(folder: Path) -> dict[str, Path]:
     """A painter's LoRA in diffusers' format, with its records."""
     from safetensors import SafetensorError, safe_open
 
-    from attn2mask.builders.painter import LORA_RECORD, LORA_WEIGHTS
+    from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
 
     weights = folder / LORA_WEIGHTS
     try:

@@ -1,98 +1,189 @@
-"""`attn2mask`: the command line. A subcommand imports what it needs as it runs, so `--help` is quick."""
+"""`attn2mask`: the command line.
 
+A command imports its module when it runs, so that `--help` is quick. The scripts `builders/build.py`,
+`training/train.py` and `training/adapt.py` call `main` with their command's name.
+"""
+
+import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
-
-USAGE = """usage: attn2mask COMMAND ...
-
-Semantic segmentation datasets without pixel labels: a diffusion model paints, its cross-attention labels.
-
-  build TABLE    captions in, a labeled dataset out
-  show DIR       a sheet of rows to look at: picture, class maps, mask, reliability, prompt
-  remask DIR     the same pictures with masks by other rules, without painting
-  aliases TABLE  synonyms and hyponyms for your own classes from WordNet, to be edited
-  evaluate       a trained segmenter held against masks: IoU by class, a chart, the best and worst pictures
-  preview DIR    a local page: rows and other rules, the card, a picture of yours segmented
-  publish        builds as a dataset of the Hub, or a checkpoint as a model, in one commit
-  demo           the whole way on a small scale, offline, measured
-
-`attn2mask COMMAND --help` lists a command's options; `attn2mask --version` prints the version."""
+from pathlib import Path
+from typing import Any
 
 
-def _build(argv: Sequence[str]) -> int:
-    from attn2mask.builders.build import main
+@dataclass(frozen=True)
+class Command:
+    """A command: the heading that it stands under, what it does, and where its options and its function are.
 
-    return main(argv, "attn2mask build")
+    `published` is what `--push-to-hub` publishes.
+    """
 
-
-def _show(argv: Sequence[str]) -> int:
-    from attn2mask.builders.show import main
-
-    return main(argv)
-
-
-def _remask(argv: Sequence[str]) -> int:
-    from attn2mask.builders.remask import main
-
-    return main(argv)
+    heading: str
+    argument: str
+    summary: str
+    options: str
+    run: str
+    published: str | None = None
 
 
-def _aliases(argv: Sequence[str]) -> int:
-    from attn2mask.builders.words.aliases import main
+DATASETS, MODELS, HUB = (
+    "Make and look at datasets",
+    "Train and measure models",
+    "Publish, and everything at once",
+)
+COMMANDS = {
+    "build": Command(
+        DATASETS, "TABLE", "paint images from captions and label them from the painter's attention",
+        "builders.build:BuildConfig", "builders.build:run", "dataset",
+    ),
+    "show": Command(
+        DATASETS, "DIR", "draw a sheet of rows: image, class maps, mask, reliability, prompt",
+        "builders.show:ShowConfig", "builders.show:run",
+    ),
+    "remask": Command(
+        DATASETS, "DIR", "make the masks again by other rules, without painting",
+        "builders.remask:RemaskConfig", "builders.remask:run",
+    ),
+    "aliases": Command(
+        DATASETS, "TABLE", "propose synonyms and hyponyms from WordNet for the classes of your own table",
+        "builders.words.aliases:AliasesConfig", "builders.words.aliases:run",
+    ),
+    "draw": Command(
+        DATASETS, "WORLD", "draw scenes with exact masks, to measure on or to train on for comparison",
+        "builders.drawn.rows:DrawConfig", "builders.drawn.rows:run",
+    ),
+    "train": Command(
+        MODELS, "", "co-train two segmenters on a dataset",
+        "training.config:TrainConfig", "training.train:train", "model",
+    ),
+    "adapt": Command(
+        MODELS, "", "adapt a painter to images of a distant domain with DreamBooth-LoRA",
+        "training.adaptation.config:AdaptConfig", "training.adapt:adapt", "model",
+    ),
+    "evaluate": Command(
+        MODELS, "", "measure a trained segmenter on images with masks",
+        "training.evaluate_command:EvaluateConfig", "training.evaluate_command:run",
+    ),
+    "publish": Command(
+        HUB, "dataset|model", "publish datasets or a model on the Hugging Face Hub, in one commit",
+        "", "",
+    ),
+    "preview": Command(
+        HUB, "DIR", "serve a local page: rows, masks by other rules, the card, an image of yours segmented",
+        "hub.preview:PreviewConfig", "hub.preview:run",
+    ),
+    "demo": Command(
+        HUB, "", "run everything at a small scale, offline, and measure it",
+        "hub.demo:DemoConfig", "hub.demo:demo",
+    ),
+}  # fmt: skip
 
-    return main(argv)
+
+def usage() -> str:
+    """What `attn2mask --help` prints."""
+    lines = [
+        "usage: attn2mask COMMAND ...",
+        "",
+        "Make semantic segmentation datasets without pixel labels. A text-to-image diffusion model paints images"
+        " from captions, and its cross-attention labels them.",
+    ]
+    for heading in dict.fromkeys(command.heading for command in COMMANDS.values()):
+        lines += ["", f"{heading}:"]
+        lines += [
+            f"  {f'{name} {command.argument}':22} {command.summary}"
+            for name, command in COMMANDS.items()
+            if command.heading == heading
+        ]
+    lines += [
+        "",
+        "`attn2mask COMMAND --help` lists the options of a command. Every command reads them from a YAML file, too:"
+        " `--config FILE`.",
+        "`attn2mask --version` prints the version.",
+    ]
+    return "\n".join(lines)
 
 
-def _evaluate(argv: Sequence[str]) -> int:
-    from attn2mask.training.evaluate_command import main
-
-    return main(argv)
-
-
-def _preview(argv: Sequence[str]) -> int:
-    from attn2mask.hub.preview import main
-
-    return main(argv)
-
-
-def _publish(argv: Sequence[str]) -> int:
-    from attn2mask.hub.publish import main
-
-    return main(argv)
-
-
-def _demo(argv: Sequence[str]) -> int:
-    from attn2mask.hub.demo import main
-
-    return main(argv)
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "build": _build,
-    "show": _show,
-    "remask": _remask,
-    "aliases": _aliases,
-    "evaluate": _evaluate,
-    "preview": _preview,
-    "publish": _publish,
-    "demo": _demo,
-}
+def load(place: str) -> Any:
+    """The object at "package.module:name" of attn2mask."""
+    module, name = place.split(":")
+    return getattr(import_module(f"attn2mask.{module}"), name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `attn2mask ARGV`; returns the exit status: 0, 2 after a mistake of the user, 130 after Ctrl-C."""
-    command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if command in ("-h", "--help"):
-        print(USAGE)
+    """Run `attn2mask ARGV`. Returns the exit status: 0, 2 after a mistake of the user, 130 after Ctrl-C."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
         return 0
-    if command == "--version":
+    if name == "--version":
         print(f"attn2mask {version('attn2mask')}")
         return 0
-    if command not in COMMANDS:
-        print(f"attn2mask: error: no command {command!r}: there are {', '.join(COMMANDS)}", file=sys.stderr)
+    if name not in COMMANDS:
+        print(
+            f"attn2mask: error: there is no command {name!r}; there are {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         return 2
-    return COMMANDS[command](rest)
+    if name == "publish":
+        from attn2mask.hub.publish import main as publish
+
+        return publish(rest)
+    from attn2mask.builders.command import run_command
+
+    command = COMMANDS[name]
+    options, summary = load(command.options), f"{command.summary[0].upper()}{command.summary[1:]}."
+    return run_command(
+        options, lambda config: run(name, command, config, rest), rest, f"attn2mask {name}", summary
+    )
+
+
+def run(name: str, command: Command, config: Any, argv: Sequence[str]) -> None:
+    """Run a command with its options: in processes of accelerate if they ask for it, and then publish."""
+    if getattr(config, "num_processes", None) or getattr(config, "accelerate_config", None):
+        from attn2mask.hub.launch import is_launched, launch
+
+        if not is_launched():
+            launch([name, *argv], config.num_processes, config.accelerate_config)
+            return
+    function: Callable = load(command.run)
+    if getattr(config, "push_to_hub", None) is None:
+        function(config)
+    elif command.published == "dataset":
+        build_and_publish(config, function)
+    else:
+        train_and_publish(config, function)
+
+
+def build_and_publish(config: Any, build: Callable) -> None:
+    """Build, and publish the dataset once it is complete. Publishing is checked first."""
+    from attn2mask.builders.table_reader import load_table
+    from attn2mask.hub.artifacts import check_config
+    from attn2mask.hub.publish import Target, check, publish_dataset
+
+    target = Target(config.push_to_hub)
+    check_config(load_table(config.table).name)
+    check("dataset", target)
+    directory = build(config)
+    # Of several processes the last one to finish finds the build complete.
+    if (directory.path / "report.json").exists():
+        with directory.finishing():
+            publish_dataset([directory.path], target)
+
+
+def train_and_publish(config: Any, train: Callable) -> None:
+    """Train or adapt, and publish the model. Publishing is checked first."""
+    if int(os.environ.get("RANK", 0)):
+        train(config)
+        return
+    from attn2mask.hub.publish import Target, check, publish_model
+
+    target = Target(config.push_to_hub)
+    check("model", target)
+    train(config)
+    publish_model(Path(config.output_dir), target)
 
 
 if __name__ == "__main__":

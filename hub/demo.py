@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from attn2mask.builders.arguments import option, parse, run_command
+from attn2mask.builders.options import option
 
 REFEREE_SCENES = 200  # drawn scenes that the referee's own accuracy is measured on
 HELD_OUT_PICTURES = 120  # of each set that the segmenters are scored on
@@ -56,11 +54,10 @@ def measure(data: Path) -> dict:
     from datasets import Image as Picture
     from datasets import load_dataset
 
-    from attn2mask.builders.build import default_workers
     from attn2mask.builders.label import to_ids
-    from attn2mask.builders.rules import PRESETS
+    from attn2mask.builders.rules import load_rules
     from attn2mask.builders.table_reader import load_table
-    from attn2mask.builders.workers import labeling_pool
+    from attn2mask.builders.workers import default_workers, labeling_pool
     from attn2mask.training.experiments.painter_quality import referee_accuracy
     from attn2mask.training.miou import confusion_matrix, mean_iou
     from attn2mask.training.referee import load_referee
@@ -74,7 +71,7 @@ def measure(data: Path) -> dict:
     classes = rows["classes"]
     n = len(table.names)
     report: dict = {"referee_miou": referee_accuracy(referee, "objects", REFEREE_SCENES), "masks": {}}
-    default = PRESETS["default"]
+    default = load_rules("default")
     bar = tqdm(total=3 * len(rows), desc="measuring", unit="mask")
     with labeling_pool(default_workers() + 1) as pool, bar:
         for threshold in ("otsu", "agreement", "fixed"):
@@ -197,12 +194,3 @@ def demo(config: DemoConfig) -> None:
     print(f"nothing was published; to do so: attn2mask publish dataset {data} {DATASET_NAME}")
     if config.max_steps:
         print(f"                                 attn2mask publish model {out / 'segmenter'} {MODEL_NAME}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    return run_command(lambda: demo(parse(DemoConfig, argv, "attn2mask demo", __doc__.splitlines()[0])))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

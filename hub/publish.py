@@ -19,8 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attn2mask.builders.arguments import run_command
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import run_command
 from attn2mask.hub.artifacts import Publication, gather_builds, gather_model
 from attn2mask.hub.hub_client import (
     TRIES,

@@ -34,20 +34,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from attn2mask.builders.arguments import parse, run_command
-from attn2mask.builders.build import provenance
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
 from attn2mask.builders.images import encode_png
-from attn2mask.builders.painter import (
-    LORA_RECORD,
-    LORA_WEIGHTS,
-    Painter,
-    fingerprint,
-    license_of,
-    load_painter,
-)
+from attn2mask.builders.options import parse, run_command
+from attn2mask.builders.painter import Painter, load_painter
 from attn2mask.builders.prompts import image_seed
+from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS, fingerprint, license_of, provenance
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.grammar import caption
 from attn2mask.training.adaptation import instance_images, lora

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn2mask.builders.arguments import check_numbers, option, parse, run_command
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import check_numbers, option
 from attn2mask.builders.table_reader import bare_table, load_table
 from attn2mask.training.benchmarks import difference, hub_name, recorded_table
 
@@ -213,9 +213,3 @@ def thorough(config: EvaluateConfig) -> str:
     out = Path(config.out)
     out = out.with_stem(f"{out.stem}_scales")
     return shlex.join([*words, "--scales", "0.5,0.75,1,1.25,1.5", "--flip", "--out", str(out)])
-
-
-def main(argv: Sequence[str]) -> int:
-    """`attn2mask evaluate`."""
-    description = "Score a checkpoint on pictures with masks, each at its original size."
-    return run_command(lambda: run(parse(EvaluateConfig, argv, "attn2mask evaluate", description)))

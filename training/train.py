@@ -31,9 +31,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm import tqdm
 
-from attn2mask.builders.arguments import parse, run_command
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
+from attn2mask.builders.options import parse, run_command
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.training.benchmarks import hub_name
 from attn2mask.training.checkpoint import is_exported

@@ -1,7 +1,7 @@
 """Drawn scenes as rows with exact masks: what a segmenter is measured on, and trained on for comparison.
 
-    python training/drawn.py objects --num-images 300 --seed 77000000 --out runs/drawn/objects
-    python training/drawn.py streets --num-images 300 --out runs/drawn/streets
+    attn2mask draw objects --num-images 300 --seed 77000000 --out runs/drawn/objects
+    attn2mask draw streets --num-images 300 --out runs/drawn/streets
 
 The rows have a build's columns, so they stand wherever painted rows do: `--dataset` or `--eval-dataset` of
 training, and `attn2mask evaluate`. Streets are rows of Cityscapes' table, the other worlds of VOC's; a
@@ -11,8 +11,7 @@ street's caption says what stands in it, its place and its light, in the words o
 from __future__ import annotations
 
 import io
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +20,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import option
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words import grammar
 
@@ -36,8 +35,8 @@ HELD_OUT = 77_000_000  # seeds from here on belong to evaluation; nothing is tra
 
 
 @dataclass(frozen=True)
-class DrawnConfig:
-    """What `training/drawn.py` takes."""
+class DrawConfig:
+    """What `attn2mask draw` takes."""
 
     world: str = option("objects, variety, shifted or streets", positional=True)
     out: str = option("directory of the rows (%(default)s)", "runs/drawn", metavar="DIR")
@@ -111,7 +110,7 @@ def _png(array: np.ndarray) -> dict[str, Any]:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def run(config: DrawnConfig) -> None:
+def run(config: DrawConfig) -> None:
     """Draw and write. Raises UserError for an unknown world or a folder in use."""
     out = Path(config.out)
     if config.world not in TABLES:
@@ -128,12 +127,3 @@ def run(config: DrawnConfig) -> None:
     write_rows(rows, out, load_table(TABLES[config.world]))
     print(f"made {config.num_images} scenes with exact masks in {out}")
     print(f"next: attn2mask evaluate --checkpoint runs/segmenter --dataset {out}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    return run_command(lambda: run(parse(DrawnConfig, argv, "training/drawn.py", __doc__.splitlines()[0])))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

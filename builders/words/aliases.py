@@ -9,7 +9,7 @@ another class has, or could have, are left out, so that the new table is always 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import wrap
@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.classes import ClassTable, LabelClass, spelling
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import check_ranges, option
 from attn2mask.builders.table_reader import TABLES, load_table, parse_table
 from attn2mask.builders.words.english import plural
 from attn2mask.builders.words.grammar import nouns
@@ -34,13 +34,17 @@ class AliasesConfig:
     """The options of `aliases`."""
 
     table: str = option("a YAML file with your classes", positional=True)
-    out: str | None = option("file to write (TABLE-aliases.yaml)", None, metavar="FILE")
-    most: int = option("words proposed for a sense (%(default)s)", 20, metavar="N")
-    wordnet: str | None = option("its folder (Debian's or nltk's, where installed)", None, metavar="DIR")
+    out: str | None = option("file to write", None, default_text="TABLE-aliases.yaml", metavar="FILE")
+    most: int = option("number of words proposed for a sense", 20, at_least=1, metavar="N")
+    wordnet: str | None = option(
+        "folder of WordNet",
+        None,
+        default_text="Debian's or nltk's copy, where one is installed",
+        metavar="DIR",
+    )
 
     def __post_init__(self) -> None:
-        if self.most < 1:
-            raise UserError(f"--most {self.most}: it must be at least 1")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -187,9 +191,3 @@ def _flow(value: Any) -> str:
     """A value of YAML as it stands after a key or in a list, what it holds in brackets."""
     text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=100, sort_keys=False)
     return text.strip()[1:-1]
-
-
-def main(argv: Sequence[str]) -> int:
-    """`attn2mask aliases`."""
-    description = "Synonyms and hyponyms for your classes from WordNet, written for you to edit."
-    return run_command(lambda: run(parse(AliasesConfig, argv, "attn2mask aliases", description)))

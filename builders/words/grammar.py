@@ -322,7 +322,7 @@ def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | No
     """A caption that names classes of ``table``, among them ``balance_class`` (a position in
     ``table.classes``) if given: as many as its scene says, else 1 to 3.
     """
-    if table.scene is not None:
+    if table.caption_style is not None:
         return scene_caption(table, rng, balance_class)
     first = int(rng.integers(len(table.classes))) if balance_class is None else balance_class
     count = min(int(rng.choice([1, 2, 3], p=[0.65, 0.28, 0.07])), len(table.classes))
@@ -346,7 +346,7 @@ def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: in
 
     The classes stand before place, weather and light, so that a model's limit of tokens cuts these off first.
     """
-    scene = table.scene
+    scene = table.caption_style
     named = describe(table, scene_classes(table, rng, range(len(table.classes)), balance_class), rng)
     opening, *rest = (
         options[rng.integers(len(options))] if options and rng.random() < 0.6 else ""
@@ -364,7 +364,7 @@ def scene_classes(
     """Of the classes ``among`` (positions in ``table.classes``; one at least) those that a caption of its
     scene names, ``balance_class`` with them.
     """
-    scene = table.scene
+    scene = table.caption_style
     chosen = [] if balance_class is None else [balance_class]
     for thing, (least, most) in ((True, scene.things), (False, scene.stuff)):
         others = [k for k in among if table.classes[k].thing == thing and k not in (*chosen, *scene.usual)]
@@ -384,7 +384,7 @@ def describe(table: ClassTable, classes: Collection[int], rng: np.random.Generat
 def _scene_phrase(table: ClassTable, class_index: int, rng: np.random.Generator) -> str:
     """How a scene names a class: by one of the table's phrases, else by a base name, once or twice."""
     label = table.classes[class_index]
-    options = table.scene.phrases[class_index] if table.scene.phrases else ()
+    options = table.caption_style.phrases[class_index] if table.caption_style.phrases else ()
     if options:
         return options[rng.integers(len(options))]
     noun = nouns(label)[rng.integers(min(2, len(nouns(label))))]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.painter import LORA_RECORD, LORA_WEIGHTS
+from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
 from attn2mask.builders.rules import OURS, PAPER
 from attn2mask.hub.cards.markdown import (
     CITATION,

@@ -19,7 +19,7 @@ import pyarrow.parquet as parquet
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.rules import PRESETS, Rules, origin
+from attn2mask.builders.rules import Rules, origin
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES
 from attn2mask.hub.cards.markdown import (

@@ -30,12 +30,12 @@ import numpy as np
 from PIL import Image
 from pyarrow.parquet import ParquetFile
 
-from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_png, heat_map, overlay
 from attn2mask.builders.label import Labeled, label
-from attn2mask.builders.painter import LORA_WEIGHTS
+from attn2mask.builders.options import option
+from attn2mask.builders.provenance import LORA_WEIGHTS
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.shards import BuildDirectory, Shard, plan
 from attn2mask.builders.table_reader import bare_table
@@ -511,9 +511,3 @@ def run(config: PreviewConfig) -> None:
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
         app.close(verbose=False)
-
-
-def main(argv: Sequence[str]) -> int:
-    """`attn2mask preview`."""
-    description = "A local page to look at a build or a checkpoint before it is published."
-    return run_command(lambda: run(parse(PreviewConfig, argv, "attn2mask preview", description)))

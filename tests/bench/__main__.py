@@ -21,7 +21,7 @@ from bench import building, evaluation, growth, labeling, recording, training
 from bench.timing import Row
 from matplotlib.figure import Figure
 
-from attn2mask.builders.build import provenance
+from attn2mask.builders.provenance import provenance
 
 
 def as_text(row: Row) -> str:

@@ -20,7 +20,7 @@ from bench.timing import Row, compare
 from PIL import Image
 
 from attn2mask.builders import build, painter
-from attn2mask.builders.painter import Defaults
+from attn2mask.builders.painter import Painting
 from attn2mask.builders.prompts import Prompt
 
 SIDE = 64
@@ -39,7 +39,7 @@ class StubPainter:
         self.pipe = SimpleNamespace(
             dtype=torch.float32, vae_scale_factor=8, device="cpu", scheduler=scheduler
         )
-        self.defaults = Defaults(20, 3.0, side, side)
+        self.defaults = Painting(20, 3.0, side, side)
         self.facts = {"model": "stub", "model_version": f"{side}", "pipeline": "", "scheduler": {}}
         self.tokenizers = [AutoTokenizer.from_pretrained(painter.EMBEDDED / "tokenizer")]
         self.began: float | None = None

@@ -11,7 +11,7 @@ from attn2mask.builders.crf import DenseCRF
 from attn2mask.builders.label import label_image
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.prompts import PromptSource, image_seed
-from attn2mask.builders.rules import CRF, PRESETS
+from attn2mask.builders.rules import CRF, load_rules
 from attn2mask.builders.scores import class_scores, quantize
 from attn2mask.builders.table_reader import load_table
 
@@ -43,7 +43,7 @@ def pydensecrf(image: np.ndarray, labels: np.ndarray, names: int, crf: CRF) -> n
 
 def crf(model: str, quick: bool) -> Iterator[Row]:
     """Painted pictures with a coarse mask of two labels or more, at two sizes."""
-    painter, table, rules = load_painter(model), load_table("voc"), PRESETS["default"]
+    painter, table, rules = load_painter(model), load_table("voc"), load_rules("default")
     defaults = painter.defaults
     source = PromptSource(table, None, painter.tokenizers, seed=0)
     prompts = [source.prompt(index, 0) for index in range(PICTURES)]

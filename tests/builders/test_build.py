@@ -19,7 +19,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from attn2mask.builders import build, synthesize
-from attn2mask.builders.painter import Defaults, Painter
+from attn2mask.builders.painter import Painter, Painting
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
@@ -307,7 +307,7 @@ def test_an_interrupt_is_one_line_and_status_130(command, monkeypatch, capsys):
 
 
 def test_a_tables_scene_decides_the_size_and_the_turns():
-    model = Defaults(steps=50, guidance_scale=7.5, height=64, width=64)
+    model = Painting(steps=50, guidance_scale=7.5, height=64, width=64)
     painter = SimpleNamespace(
         defaults=model, pipe=SimpleNamespace(vae_scale_factor=8), check=lambda *asked: None
     )

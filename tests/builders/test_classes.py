@@ -174,22 +174,26 @@ def test_background(tmp_path: Path, background: str, names: tuple[str, ...]):
 
 def test_a_users_scene(tmp_path: Path):
     scene = (
-        "scene: {aspect: 2, balance: true, usual: [mug], stuff: [0, 1], places: [in a kitchen], "
+        "caption_style: {aspect: 2, balance: true, usual: [mug], stuff: [0, 1], places: [in a kitchen], "
         "phrases: {mug: [two mugs]}}"
     )
     table = load_table(write(tmp_path, KITCHEN + scene))
-    assert (table.scene.aspect, table.scene.balance, table.scene.things) == (2.0, True, (1, 3))
-    assert table.scene.usual == (0,)
-    assert (table.scene.stuff, table.scene.places) == ((0, 1), ("in a kitchen",))
-    assert table.scene.phrases == (("two mugs",), ())
-    assert load_table(write(tmp_path, KITCHEN)).scene is None
+    assert (table.caption_style.aspect, table.caption_style.balance, table.caption_style.things) == (
+        2.0,
+        True,
+        (1, 3),
+    )
+    assert table.caption_style.usual == (0,)
+    assert (table.caption_style.stuff, table.caption_style.places) == ((0, 1), ("in a kitchen",))
+    assert table.caption_style.phrases == (("two mugs",), ())
+    assert load_table(write(tmp_path, KITCHEN)).caption_style is None
     assert hash(table)
 
 
 def test_facts_mention_a_scene_where_there_is_one():
     """Builds of tables without one go on: the digest of their table is what it was."""
-    assert "scene" not in load_table("voc").facts()
-    assert load_table("cityscapes").facts()["scene"]["aspect"] == 2
+    assert "caption_style" not in load_table("voc").facts()
+    assert load_table("cityscapes").facts()["caption_style"]["aspect"] == 2
 
 
 def test_wordnet_ids_belong_to_the_classes():
@@ -235,19 +239,22 @@ def test_more_than_254_names_need_16_bits(tmp_path: Path):
         ("name: t\nbackground: none\nclasses: [{name: mug}]", "background is 'none'"),
         ("name: t\nignore: 1\nclasses: [{name: mug}]", "ignore is 1"),
         ("name: t\nclass: [{name: mug}]", "class is not a key"),
-        ("name: t\nclasses: [{name: mug}]\nscene: 2", "scene is 2"),
-        ("name: t\nclasses: [{name: mug}]\nscene: {wide: 2}", "scene.wide is not a key"),
-        ("name: t\nclasses: [{name: mug}]\nscene: {aspect: 0}", "scene.aspect is 0"),
-        ("name: t\nclasses: [{name: mug}]\nscene: {things: [3, 1]}", "scene.things is [3, 1]"),
-        ("name: t\nclasses: [{name: mug}]\nscene: {light: dark}", "scene.light is 'dark'"),
-        ("name: t\nclasses: [{name: mug}]\nscene: {usual: [cup]}", "scene.usual has 'cup'"),
-        ("name: t\nclasses: [{name: mug}]\nscene: {balance: 1}", "scene.balance is 1"),
+        ("name: t\nclasses: [{name: mug}]\ncaption_style: 2", "caption_style is 2"),
+        ("name: t\nclasses: [{name: mug}]\ncaption_style: {wide: 2}", "caption_style.wide is not a key"),
+        ("name: t\nclasses: [{name: mug}]\ncaption_style: {aspect: 0}", "caption_style.aspect is 0"),
         (
-            "name: t\nclasses: [{name: mug}]\nscene: {phrases: {cup: [a cup]}}",
-            "scene.phrases.cup is not a key",
+            "name: t\nclasses: [{name: mug}]\ncaption_style: {things: [3, 1]}",
+            "caption_style.things is [3, 1]",
+        ),
+        ("name: t\nclasses: [{name: mug}]\ncaption_style: {light: dark}", "caption_style.light is 'dark'"),
+        ("name: t\nclasses: [{name: mug}]\ncaption_style: {usual: [cup]}", "caption_style.usual has 'cup'"),
+        ("name: t\nclasses: [{name: mug}]\ncaption_style: {balance: 1}", "caption_style.balance is 1"),
+        (
+            "name: t\nclasses: [{name: mug}]\ncaption_style: {phrases: {cup: [a cup]}}",
+            "caption_style.phrases.cup is not a key",
         ),
         (
-            "name: t\nclasses: [{name: mug}]\nscene: {phrases: {mug: [a cup]}}",
+            "name: t\nclasses: [{name: mug}]\ncaption_style: {phrases: {mug: [a cup]}}",
             "has 'a cup', which holds no base",
         ),
         ("name: t\nclasses: [{name: mug}, {name: Mug}]", "'mug' and 'Mug' share"),

@@ -4,9 +4,11 @@ from bench.labeling import pydensecrf
 
 from attn2mask.builders.crf import DenseCRF
 from attn2mask.builders.lattice import Lattice
-from attn2mask.builders.rules import CRF, PRESETS
+from attn2mask.builders.options import preset_names
+from attn2mask.builders.rules import CRF, PRESETS, load_rules
 
-DEFAULT = PRESETS["default"].crf
+PRESET_NAMES = preset_names(PRESETS)
+DEFAULT = load_rules("default").crf
 
 
 def refine(image, labels, crf=DEFAULT):
@@ -86,7 +88,7 @@ def blots(height, width, labels, seed=0):
     return image.clip(0, 255).astype(np.uint8), coarse
 
 
-@pytest.mark.parametrize("crf", [preset.crf for preset in PRESETS.values()], ids=PRESETS)
+@pytest.mark.parametrize("crf", [load_rules(name).crf for name in PRESET_NAMES], ids=PRESET_NAMES)
 @pytest.mark.parametrize(
     ("height", "width", "labels"), [(90, 130, 2), (64, 64, 3), (128, 96, 8), (33, 20, 21)]
 )

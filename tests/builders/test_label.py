@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from attn2mask.builders.label import Labels, faults, label_image, to_ids
-from attn2mask.builders.rules import PRESETS
+from attn2mask.builders.options import preset_names
+from attn2mask.builders.rules import PRESETS, load_rules
 from attn2mask.builders.table_reader import load_table
 
-DEFAULT = PRESETS["default"]
+DEFAULT = load_rules("default")
 
 
 def scene():
@@ -44,10 +45,10 @@ def test_every_rule_labels_the_scene(threshold, reliability, graded):
         assert np.array_equal(getattr(labels, name), getattr(again, name))
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("preset", preset_names(PRESETS))
 def test_every_preset_labels_the_scene(preset):
     image, truth, scores = scene()
-    assert (label_image(image, scores, PRESETS[preset], True).mask == truth).mean() > 0.9
+    assert (label_image(image, scores, load_rules(preset), True).mask == truth).mean() > 0.9
 
 
 def test_fixed_threshold_follows_beta():

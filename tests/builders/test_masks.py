@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 
 from attn2mask.builders.crf import DenseCRF
 from attn2mask.builders.masks import CANDIDATES, agreement_threshold, coarse_mask, fixed_threshold, otsu
-from attn2mask.builders.rules import PRESETS
+from attn2mask.builders.rules import load_rules
 from attn2mask.builders.scores import upsample
 
 LEVELS = arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6)))
@@ -131,7 +131,7 @@ def test_agreement_takes_the_threshold_that_the_crf_confirms():
     ring = np.zeros_like(inside)
     ring[8:-8, 8:-8] = True
     scores = torch.from_numpy(np.where(inside, 0.9, np.where(ring, 0.55, 0.0))).float()[None]
-    field = DenseCRF(image, PRESETS["default"].crf)
+    field = DenseCRF(image, load_rules("default").crf)
     thresholds, coarse, refined = agreement_threshold(field, scores, torch.tensor([0.2]), True)
     assert thresholds.tolist() == pytest.approx([0.6])
     assert np.array_equal(coarse, inside)
@@ -141,7 +141,7 @@ def test_agreement_takes_the_threshold_that_the_crf_confirms():
 def test_agreement_keeps_otsu_among_equals_and_never_an_empty_mask():
     image, inside = square()
     scores = torch.from_numpy(np.where(inside, 0.55, 0.0)).float()[None]
-    field = DenseCRF(image, PRESETS["default"].crf)
+    field = DenseCRF(image, load_rules("default").crf)
     thresholds, coarse, _ = agreement_threshold(field, scores, torch.tensor([0.25]), True)
     assert thresholds.tolist() == [0.25]
     assert 0.6 in CANDIDATES

@@ -68,8 +68,8 @@ def test_windows_are_fractions_of_the_run(painter, monkeypatch, window, steps, e
 
 
 def test_defaults_are_the_models_own(painter, tiny_pipeline):
-    assert painter.defaults == module.Defaults(50, 7.5, 128, 128)
-    assert module._defaults(tiny_pipeline("sdxl"), "embedded") == module.Defaults(20, 3.0, 32 * 4, 32 * 4)
+    assert painter.defaults == module.Painting(50, 7.5, 128, 128)
+    assert module._defaults(tiny_pipeline("sdxl"), "embedded") == module.Painting(20, 3.0, 32 * 4, 32 * 4)
 
 
 def test_two_text_encoders_have_two_tokenizers(tiny_model, painter):

@@ -15,7 +15,7 @@ from peft.utils import get_peft_model_state_dict
 
 from attn2mask.builders.label import faults, label_image
 from attn2mask.builders.recorder import AttentionRecorder
-from attn2mask.builders.rules import PRESETS
+from attn2mask.builders.rules import load_rules
 from attn2mask.builders.scores import class_scores, quantize
 
 KINDS = ["sd15", "sd2", "sdxl"]
@@ -424,11 +424,11 @@ def test_overflow_reaches_the_gate(tiny_pipeline):
     layer.to_q.weight.data *= 6e4
     with AttentionRecorder(pipe, spans_of(pipe)[:1]) as recorder:
         paint(pipe, PROMPTS[:1])
-    scores, peaks = class_scores(list(recorder.maps[0].values()), PRESETS["default"])
+    scores, peaks = class_scores(list(recorder.maps[0].values()), load_rules("default"))
     assert peaks.isnan().all()
     assert not scores.any()
     picture = torch.zeros(128, 128, 3, dtype=torch.uint8).numpy()
-    labels = label_image(picture, quantize(scores), PRESETS["default"], background=True)
+    labels = label_image(picture, quantize(scores), load_rules("default"), background=True)
     reasons = faults(labels, peaks.tolist(), WORDS[0])
     assert list(reasons) == [0, 1]
     assert "not a number" in reasons[0]

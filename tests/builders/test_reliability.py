@@ -5,9 +5,9 @@ import torch
 from attn2mask.builders.crf import DenseCRF, Refined
 from attn2mask.builders.masks import coarse_mask
 from attn2mask.builders.reliability import MARGIN, agreement, margin, two_threshold
-from attn2mask.builders.rules import PRESETS
+from attn2mask.builders.rules import load_rules
 
-CRF = PRESETS["default"].crf
+CRF = load_rules("default").crf
 
 
 def refined_of(probabilities, present) -> Refined:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from attn2mask.builders.rules import PRESETS
+from attn2mask.builders.rules import load_rules
 from attn2mask.builders.scores import class_scores, dequantize, quantize
 
-DEFAULT = PRESETS["default"]  # min-max
+DEFAULT = load_rules("default")  # min-max
 
 
 def maps_of(*sizes, seed=0):
@@ -30,7 +30,7 @@ def maps_of(*sizes, seed=0):
 )
 def test_chosen_resolutions(recorded, chosen):
     """Maps outside the range make no difference; where none lies in it, the nearest is used."""
-    maps, rules = maps_of(*recorded), replace(DEFAULT, map_sides=(16, 48))
+    maps, rules = maps_of(*recorded), replace(DEFAULT, map_side_min=16, map_side_max=48)
     scores, peaks = class_scores([maps], rules)
     expected, expected_peaks = class_scores([{size: maps[size] for size in chosen}], rules)
     assert scores.shape == (1, *max(chosen))
@@ -42,7 +42,7 @@ def test_resolutions_have_equal_weight():
     small, large = torch.zeros(16, 16), torch.zeros(32, 32)
     small[:8] = 0.4
     large[:, :16] = 0.2
-    scores, peaks = class_scores([{(16, 16): small, (32, 32): large}], PRESETS["paper"])
+    scores, peaks = class_scores([{(16, 16): small, (32, 32): large}], load_rules("paper"))
     assert peaks.item() == pytest.approx(0.3)
     corners = scores[0, [0, 0, -1, -1], [0, -1, 0, -1]]
     torch.testing.assert_close(corners, torch.tensor([0.3, 0.2, 0.1, 0.0]) / 0.3)
@@ -51,7 +51,7 @@ def test_resolutions_have_equal_weight():
 def test_normalizing():
     """Each class by itself; the maximum leaves the floor where it is, min-max does not."""
     maps = [{(16, 16): torch.linspace(0.1, 0.2, 256).view(16, 16)}, maps_of((16, 16))]
-    scores, peaks = class_scores(maps, PRESETS["paper"])
+    scores, peaks = class_scores(maps, load_rules("paper"))
     assert scores[0, 0, 0].item() == pytest.approx(0.5)
     scores, again = class_scores(maps, DEFAULT)
     assert torch.equal(peaks, again)
@@ -69,12 +69,12 @@ def test_maps_that_say_nothing(preset):
     empty = {size: torch.zeros(size) for size in good}
     flat = {size: torch.full(size, 0.02) for size in good}
     noisy = {size: 0.02 + 0.01 * values for size, values in good.items()}
-    scores, peaks = class_scores([broken, empty, flat, noisy, good], PRESETS[preset])
+    scores, peaks = class_scores([broken, empty, flat, noisy, good], load_rules(preset))
     assert peaks[0].isnan()
     assert peaks[1] == 0
     assert peaks[2].item() == pytest.approx(0.02)
     assert not scores[:4].any()
-    assert torch.equal(scores[4:], class_scores([good], PRESETS[preset])[0])
+    assert torch.equal(scores[4:], class_scores([good], load_rules(preset))[0])
 
 
 @given(arrays(np.float32, (2, 5, 3), elements=st.floats(0, 1, width=32)))

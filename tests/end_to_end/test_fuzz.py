@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attn2mask.builders import painter, workers
-from attn2mask.builders.arguments import parse
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.classes import ClassTable, LabelClass, spelling
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import parse
 from attn2mask.builders.prompts import PromptSource, find_occurrences
 from attn2mask.builders.remask import RemaskConfig
 from attn2mask.builders.shards import BuildDirectory
@@ -237,7 +237,7 @@ TABLES = st.fixed_dictionaries(
     {"name": odd(NAMES), "classes": odd(st.lists(CLASSES, min_size=1, max_size=3), 20)},
     optional={
         "background": odd(st.booleans()), "compounds": odd(st.lists(NAMES, max_size=2)),
-        "ignore": odd(st.sampled_from([4, 255])), "scene": odd(SCENES),
+        "ignore": odd(st.sampled_from([4, 255])), "caption_style": odd(SCENES),
     },
 )  # fmt: skip
 
@@ -246,9 +246,9 @@ def as_yaml(table: ClassTable) -> dict[str, Any]:
     """A table as a user would write it."""
     facts = {key: value for key, value in table.facts().items() if value is not None}
     facts["background"] = table.background or False
-    if table.scene:
+    if table.caption_style:
         names = [label.name for label in table.classes]
-        facts["scene"]["phrases"] = dict(zip(names, table.scene.phrases, strict=False))
+        facts["caption_style"]["phrases"] = dict(zip(names, table.caption_style.phrases, strict=False))
     return json.loads(json.dumps(facts))
 
 
@@ -288,7 +288,7 @@ classes:
   - {name: kettle}
 compounds: [mug holder]
 ignore: 255
-scene: {aspect: 2, places: [in a kitchen], phrases: {mug: [a blue mug]}}
+caption_style: {aspect: 2, places: [in a kitchen], phrases: {mug: [a blue mug]}}
 """
 
 

@@ -17,9 +17,9 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 from places import ROOT
 
-from attn2mask.builders.arguments import parse
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.imagenet_s import ImageNetSConfig
+from attn2mask.builders.options import parse
 from attn2mask.builders.remask import RemaskConfig
 from attn2mask.builders.show import ShowConfig
 from attn2mask.builders.words.aliases import AliasesConfig

@@ -18,7 +18,8 @@ from stable_diffusion import stable_diffusion
 
 from attn2mask.builders import synthesize
 from attn2mask.builders.drawn.scenes import draw_scene
-from attn2mask.builders.painter import LORA_WEIGHTS, load_painter
+from attn2mask.builders.painter import load_painter
+from attn2mask.builders.provenance import LORA_WEIGHTS
 from attn2mask.hub.cli import main
 from attn2mask.training import adapt
 

@@ -25,13 +25,13 @@ from places import ROOT
 from transformers import ResNetConfig
 
 from attn2mask.builders import build
-from attn2mask.builders.arguments import parse
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.drawn.scenes import draw_scene
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_png
+from attn2mask.builders.options import parse
 from attn2mask.builders.remask import RemaskConfig
-from attn2mask.builders.rules import LIKELY, OURS, PAPER, PRESETS, REPLICATION, origin
+from attn2mask.builders.rules import LIKELY, OURS, PAPER, load_rules, REPLICATION, origin
 from attn2mask.builders.sample import Sample
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import load_table
@@ -80,7 +80,7 @@ def make_build(path: Path, name: str = "voc") -> Path:
     record = {
         "command": "build",
         "num_images": ROWS,
-        "identity": build.identity(config, table, PRESETS["default"], None) | FACTS,
+        "identity": build.identity(config, table, load_rules("default"), None) | FACTS,
         "captions": {"source": "built-in grammar", "naming_a_class": 0},
         "batch_size": 8,
         "device": "cpu",
@@ -592,7 +592,7 @@ def test_the_commands_of_a_datasets_card_run(card, voc, tmp_path):
     again, learn = commands_of(card.text)
     config = parse(BuildConfig, again[2:], "build", "")
     record = BuildDirectory(voc).record()
-    now = build.identity(config, load_table("voc"), build.with_options(PRESETS[config.preset], config), None)
+    now = build.identity(config, load_table("voc"), build.with_options(load_rules(config.preset), config), None)
     assert json.loads(json.dumps(now)) == {k: v for k, v in record["identity"].items() if k in now}
     assert set(record["identity"]) - set(now) == set(FACTS)
     assert config.num_images == ROWS
@@ -626,16 +626,16 @@ def test_the_commands_of_a_datasets_card_run(card, voc, tmp_path):
     ],
 )
 def test_the_commands_give_the_rules_of_the_record(voc, preset, options):
-    rules = replace(PRESETS[preset], **options)
+    rules = replace(load_rules(preset), **options)
     record = BuildDirectory(voc).record() | {"identity": BuildDirectory(voc).record()["identity"]}
     (command,) = remake(record, rules, "voc")
     config = parse(BuildConfig, commands_of(f"```console\n$ {command}\n```\n")[0][2:], "build", "")
-    assert build.with_options(PRESETS[config.preset], config) == rules
+    assert build.with_options(load_rules(config.preset), config) == rules
     first, second = remake(record | {"command": "remask"}, rules, "voc")
     painted, masked = commands_of(f"```console\n$ {first}\n$ {second}\n```\n")
-    assert PRESETS[parse(BuildConfig, painted[2:], "build", "").preset].map_sides == rules.map_sides
+    assert load_rules(parse(BuildConfig, painted[2:), "build", "").preset].map_sides == rules.map_sides
     config = parse(RemaskConfig, masked[2:], "remask", "")
-    assert build.with_options(PRESETS[config.preset], config).crf == rules.crf
+    assert build.with_options(load_rules(config.preset), config).crf == rules.crf
     odd = replace(rules, crf=replace(rules.crf, iterations=99))
     assert remake(record, odd, "voc") is None
 

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from attn2mask.builders.arguments import parse
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import parse
 from attn2mask.hub.cli import main
 
 

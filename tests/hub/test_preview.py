@@ -27,13 +27,14 @@ import yaml
 from PIL import Image
 from transformers import ResNetConfig
 
-from attn2mask.builders.build import BuildConfig, identity, make_dataset, provenance
+from attn2mask.builders.build import BuildConfig, identity, make_dataset
 from attn2mask.builders.classes import ClassTable, LabelClass
 from attn2mask.builders.drawn.scenes import draw_scene
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_png, overlay
 from attn2mask.builders.label import label
-from attn2mask.builders.rules import PRESETS
+from attn2mask.builders.provenance import provenance
+from attn2mask.builders.rules import load_rules
 from attn2mask.builders.sample import Sample, features
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table
@@ -43,7 +44,7 @@ from attn2mask.training.checkpoint import load_checkpoint, make_processor, save_
 from attn2mask.training.inference import segment
 from attn2mask.training.models import build_network
 
-TABLE, RULES = load_table("voc"), PRESETS["default"]
+TABLE, RULES = load_table("voc"), load_rules("default")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")  # or playwright's own
 PROMPT = "a <b>{}</b> & ${{1 + 1}}, {{{{2 * 3}}}}"  # what HTML or a template would read otherwise
 
@@ -237,8 +238,8 @@ def test_the_builds_own_rules_change_nothing(data):
     ],
 )
 def test_the_command_for_rules_is_one_that_remask_takes(data, changes, said):
-    from attn2mask.builders.arguments import parse
     from attn2mask.builders.build import with_options
+    from attn2mask.builders.options import parse
     from attn2mask.builders.remask import RemaskConfig
 
     rules = replace(RULES, **changes)

@@ -23,8 +23,8 @@ from attn2mask.builders import build
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.drawn.scenes import draw_scene
 from attn2mask.builders.images import encode_png
-from attn2mask.builders.painter import license_of
-from attn2mask.builders.rules import PRESETS
+from attn2mask.builders.provenance import license_of
+from attn2mask.builders.rules import load_rules
 from attn2mask.builders.sample import Sample
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import load_table
@@ -62,7 +62,7 @@ def make_build(path: Path, name: str, rows: int = 5, seed: int = 0, like: str = 
     facts = {"model": "embedded", "pipeline": "StableDiffusionPipeline", "scheduler": {"class": "DDIM"}}
     record = {
         "command": "build", "num_images": rows,
-        "identity": build.identity(config, table, PRESETS["default"], None) | facts,
+        "identity": build.identity(config, table, load_rules("default"), None) | facts,
         "captions": {"source": "built-in grammar", "naming_a_class": 0},
         "batch_size": 8, "device": "cpu", "dtype": "float32", **build.licenses(config, ""),
         **build.provenance(), "table": asdict(table),

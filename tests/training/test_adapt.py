@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from attn2mask.builders.drawn.rows import draw_rows, write_rows
 from attn2mask.builders.drawn.scenes import draw_scene
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.painter import LORA_WEIGHTS, fingerprint, load_painter
+from attn2mask.builders.painter import load_painter
+from attn2mask.builders.provenance import LORA_WEIGHTS, fingerprint
 from attn2mask.builders.recorder import AttentionRecorder
 from attn2mask.training import adapt as module
 from attn2mask.training.adaptation import instance_images as pictures

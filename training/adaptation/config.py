@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from attn2mask.builders.arguments import check_numbers, option
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import check_numbers, option
 
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _REST = (

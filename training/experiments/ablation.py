@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +23,11 @@ import numpy as np
 from tqdm import tqdm
 
 from attn2mask.builders import build, remask
-from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows, row, write_rows
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.label import label_image, to_ids
-from attn2mask.builders.rules import PRESETS
+from attn2mask.builders.options import option
+from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.benchmarks import open_pictures
 from attn2mask.training.experiments.trials import MEASURES, Trial, as_entry, run_trials
@@ -132,7 +132,7 @@ def make_data(config: AblationConfig, out: Path) -> None:
 
     def coarse() -> Iterator[dict]:
         for s in tqdm(painted_samples(default), "coarse masks", unit="row", mininterval=1):
-            labels = label_image(s["image"], s["scores"], PRESETS["default"], True)
+            labels = label_image(s["image"], s["scores"], load_rules("default"), True)
             yield row(s["sample_id"], s["image"], to_ids(labels.coarse, s["classes"], table))
 
     write_once(data / "coarse", coarse)
@@ -228,12 +228,11 @@ def run(config: AblationConfig) -> None:
     print(f"made {made} in {found['seconds']:.0f} s; a second run makes only what is missing")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    return run_command(
-        lambda: run(parse(AblationConfig, argv, "training/ablation.py", __doc__.splitlines()[0]))
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from attn2mask.builders.command import run_command
+
+    sys.exit(
+        run_command(
+            AblationConfig, run, sys.argv[1:], "training/experiments/ablation.py", __doc__.splitlines()[0]
+        )
+    )

@@ -30,10 +30,10 @@ import torch
 from PIL import Image
 
 from attn2mask.builders import build
-from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows, write_rows
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.painter import LORA_RECORD
+from attn2mask.builders.options import option
+from attn2mask.builders.provenance import LORA_RECORD
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.experiments.trials import Trial, as_entry, run_trials
 from attn2mask.training.referee import load_referee
@@ -274,12 +274,11 @@ def run(config: DomainsConfig) -> None:
     print(f"next: attn2mask build cityscapes --lora {streets / 'lora'} --out data/streets")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    return run_command(
-        lambda: run(parse(DomainsConfig, argv, "training/domains.py", __doc__.splitlines()[0]))
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from attn2mask.builders.command import run_command
+
+    sys.exit(
+        run_command(
+            DomainsConfig, run, sys.argv[1:], "training/experiments/domain_gap.py", __doc__.splitlines()[0]
+        )
+    )

@@ -25,15 +25,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from attn2mask.builders.arguments import option, parse, run_command
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.drawn.rows import HELD_OUT
 from attn2mask.builders.drawn.scenes import draw_scene
 from attn2mask.builders.label import label_image, to_ids
+from attn2mask.builders.options import option
 from attn2mask.builders.painter import Painter, load_painter
 from attn2mask.builders.prompts import Prompt, PromptSource
 from attn2mask.builders.recorder import AttentionRecorder
-from attn2mask.builders.rules import PRESETS, Rules
+from attn2mask.builders.rules import Rules, load_rules
 from attn2mask.builders.scores import class_scores, quantize
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.captions import Caption
@@ -109,7 +109,7 @@ def drawn_mask_iou(painter: Painter, table: ClassTable, count: int, world: str) 
     """Mean IoU, 0 to 1, of the default rules' masks of drawn scenes, one pass each, against exact masks."""
     rendered = rendered_scores(painter, table, count, world)
     samples, exact = [(i, m, c) for i, _, m, c in rendered], [t for _, t, _, _ in rendered]
-    return mask_iou(samples, exact, PRESETS["default"], table)["crf"]
+    return mask_iou(samples, exact, load_rules("default"), table)["crf"]
 
 
 def paint(painter: Painter, prompts: Sequence[Prompt], seed: int, desc: str) -> Iterator[tuple]:
@@ -154,7 +154,7 @@ def mask_iou(
 
 def variants() -> dict[str, Rules]:
     """The presets, and the default with each threshold and each reliability rule."""
-    default = PRESETS["default"]
+    default = load_rules("default")
     return {
         **PRESETS,
         **{f"default, {t}": replace(default, threshold=t) for t in ("otsu", "agreement", "fixed")},
@@ -224,10 +224,15 @@ def measure(config: EvidenceConfig) -> None:
     print(f"wrote {out / 'evidence.json'} after {report['seconds']:.0f} s")
 
 
-def main() -> int:
-    config = parse(EvidenceConfig, sys.argv[1:], "training/evidence.py", __doc__.splitlines()[0])
-    return run_command(lambda: measure(config))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from attn2mask.builders.command import run_command
+
+    sys.exit(
+        run_command(
+            EvidenceConfig,
+            measure,
+            sys.argv[1:],
+            "training/experiments/painter_quality.py",
+            __doc__.splitlines()[0],
+        )
+    )

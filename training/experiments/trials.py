@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from attn2mask.builders.build import default_workers
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.workers import default_workers
 from attn2mask.training.benchmarks import open_pictures
 
 TRAIN = Path(__file__).parent / "train.py"

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from attn2mask.builders.arguments import run_command
 from attn2mask.builders.drawn.kinds import KINDS
+from attn2mask.builders.options import run_command
 from attn2mask.training.cotraining import normalize, photometric
 from attn2mask.training.models import SCRATCH
 from attn2mask.training.pretraining.painter_training import Pictures, draw

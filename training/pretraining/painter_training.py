@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from attn2mask.builders.arguments import run_command
 from attn2mask.builders.drawn.canvas import PALETTE
 from attn2mask.builders.drawn.kinds import KINDS, Kind, kinds_of
 from attn2mask.builders.drawn.scenes import STUDY_THINGS, draw_scene, shown_in
 from attn2mask.builders.drawn.street import BACKDROPS
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import run_command
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.english import plural

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from attn2mask.builders.arguments import run_command
+from attn2mask.builders.options import run_command
 from attn2mask.builders.painter import load_painter
 from attn2mask.training.referee import Referee
 

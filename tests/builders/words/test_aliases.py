@@ -51,7 +51,7 @@ classes:
   - {name: "mouse"}
   - {name: blorple}
 compounds: [mug holder]
-scene: {aspect: 2}
+caption_style: {aspect: 2}
 """
 
 
@@ -117,7 +117,7 @@ def test_it_writes_a_table_to_edit(folder, kitchen, capsys):
     old, new = load_table(str(kitchen)), load_table(str(out))
     assert new.classes[0].aliases == ("beaker", "no", "beer mug", "stein", "coffee mug")
     assert [c.aliases for c in new.classes[1:]] == [(), ()]
-    assert (new.names, new.compounds, new.scene) == (old.names, old.compounds, old.scene)
+    assert (new.names, new.compounds, new.caption_style) == (old.names, old.compounds, old.caption_style)
     assert new.classes[0].color == (1, 2, 3)
     text = out.read_text()
     assert "# mug: with handle and usually cylindrical" in text

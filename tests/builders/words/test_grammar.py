@@ -25,7 +25,7 @@ def test_captions_name_their_class(name):
 
 def test_street_scenes_name_what_streets_have_and_some_of_the_rest():
     table = load_table("cityscapes")
-    usual, counts = set(table.scene.usual), np.zeros(len(table.classes))
+    usual, counts = set(table.caption_style.usual), np.zeros(len(table.classes))
     for seed in range(200):
         text = caption(table, np.random.default_rng(seed))
         found = [o.class_index for o in find_occurrences(table, text)]
@@ -53,9 +53,9 @@ def test_a_scene_is_described_by_what_is_in_it():
 def test_words_of_a_scene(name):
     """A phrase names its class and no other; what stands beside the classes names none."""
     table = load_table(name)
-    if table.scene is None:
+    if table.caption_style is None:
         return
-    scene = table.scene
+    scene = table.caption_style
     for text in (*scene.openings, *scene.places, *scene.weather, *scene.light):
         assert not find_occurrences(table, text), text
     for k, phrases in enumerate(scene.phrases):
@@ -79,14 +79,14 @@ def test_street_scenes_speak_as_people_do_within_the_embedded_painters_words():
 def test_imagenet_s_has_one_class_a_prompt_and_all_of_them_in_a_round():
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "tokenizer")
     table = load_table("imagenet_s_919")
-    source = PromptSource(table, None, [tokenizer], seed=0, balance=table.scene.balance)
+    source = PromptSource(table, None, [tokenizer], seed=0, balance=table.caption_style.balance)
     classes = [source.prompt(index, 0).classes for index in range(919)]
     assert sorted(classes) == [(k,) for k in range(1, 920)]
 
 
 def test_a_table_with_a_scene_but_one_kind_of_class():
     classes = (LabelClass("sea", ("sea",), (), (0, 0, 1), thing=False),)
-    table = ClassTable("t", classes, "background", scene=CaptionStyle(things=(1, 3), stuff=(0, 0)))
+    table = ClassTable("t", classes, "background", caption_style=CaptionStyle(things=(1, 3), stuff=(0, 0)))
     assert "the sea" in caption(table, np.random.default_rng(0)).lower()
 
 

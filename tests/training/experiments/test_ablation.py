@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from attn2mask.builders.arguments import parse
+from attn2mask.builders.options import parse
 from attn2mask.training.config import TrainConfig
 from attn2mask.training.experiments import ablation
 from attn2mask.training.experiments.trials import spread

@@ -6,8 +6,8 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from attn2mask.builders.arguments import parse
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import parse
 from attn2mask.training.experiments import domain_gap
 from attn2mask.training.experiments.domain_gap import DomainsConfig
 

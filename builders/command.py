@@ -1,0 +1,64 @@
+"""Runs a command: its options are read, it works, and it ends with an exit status.
+
+Messages go through `logging` to standard error, results to standard output. A program that uses the package
+configures the logger "attn2mask" as it likes.
+"""
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from safetensors import SafetensorError
+from tqdm import tqdm
+
+from attn2mask.builders.errors import UserError, system_error_number
+from attn2mask.builders.options import parse
+
+Options = TypeVar("Options")
+
+logger = logging.getLogger("attn2mask")
+
+
+class _Handler(logging.Handler):
+    """Writes to standard error, above the progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        lead = f"attn2mask: {level}" if level else ""
+        tqdm.write(f"{lead}{record.getMessage()}", file=sys.stderr)
+
+
+def run_command(
+    options: type[Options], run: Callable[[Options], object], argv: Sequence[str], prog: str, description: str
+) -> int:
+    """Parse `argv` into `options` and run the command. Returns the exit status: 0; 2 after a mistake that the
+    user can correct, which is one line on standard error; 130 after Ctrl-C.
+    """
+    # torch's threads wait by spinning, which takes the cores of the labeling processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    handler = _Handler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        run(parse(options, argv, prog, description))
+    except UserError as error:
+        logger.error("%s", error)
+    except KeyboardInterrupt:
+        logger.info("attn2mask: interrupted; run the same command again to resume")
+        return 130
+    except (OSError, SafetensorError) as error:
+        number = system_error_number(error)
+        if number is None:
+            raise
+        full = number in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; free some space and run the same command again to resume" if full else ""
+        where = getattr(error, "filename", None) or "writing"
+        logger.error("%s: %s%s", where, os.strerror(number), advice)
+    else:
+        return 0
+    finally:
+        logger.removeHandler(handler)
+    return 2

@@ -1,0 +1,253 @@
+"""Options of a command: one frozen dataclass, read from flags or from a YAML file.
+
+Each field is made by `option` and carries all that is known of it: its help, its range, whether it is part of
+the artefact's identity, and its name in cards. `HfArgumentParser` makes the flags from the fields. This module
+adds groups, one positional argument, `--config FILE`, presets, and one-line errors.
+
+    config = parse(BuildConfig, ["voc", "--num-images", "24"], "attn2mask build", "Make a dataset.")
+    text = to_yaml(config, BuildConfig, "attn2mask build")  # what `attn2mask build --config FILE` reads
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from transformers.hf_argparser import HfArgumentParser, string_to_bool
+
+from attn2mask.builders.classes import SURROGATE
+from attn2mask.builders.errors import UserError
+
+Options = TypeVar("Options")
+
+_FACTS = "facts"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an option beside its type and default.
+
+    Attributes:
+        group: the heading in `--help`.
+        positional: whether it is the positional argument.
+        identity: whether the result depends on it, so that a resumed run must have the same value.
+        stored: whether it is written into the YAML beside the artefact. Options that concern only this run of
+            the command (its folder, its processes, publishing) are not.
+        at_least, at_most, above: the range of a number; `above` excludes the bound itself.
+        default_text: how `--help` names the default of an option whose default is None.
+        card: its name in cards.
+    """
+
+    group: str = "options"
+    positional: bool = False
+    identity: bool = False
+    stored: bool = True
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    above: float = -math.inf
+    default_text: str | None = None
+    card: str | None = None
+
+
+def option(
+    help: str,
+    default: Any = MISSING,
+    group: str = "options",
+    *,
+    positional: bool = False,
+    identity: bool = False,
+    stored: bool = True,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    above: float = -math.inf,
+    default_text: str | None = None,
+    card: str | None = None,
+    **argument: Any,
+) -> Any:
+    """A dataclass field that is an option of a command; see `Facts`. `argument` goes to argparse."""
+    facts = Facts(group, positional, identity, stored, at_least, at_most, above, default_text, card)
+    return field(default=default, metadata={"help": help, _FACTS: facts, **argument})
+
+
+@cache
+def facts_of(command: type) -> dict[str, Facts]:
+    """The facts of every option of a command, by its name."""
+    return {f.name: f.metadata[_FACTS] for f in fields(command)}
+
+
+def identity_of(config: Any) -> dict[str, Any]:
+    """The options that the result depends on, with their values; None where nothing was chosen."""
+    return {name: getattr(config, name) for name, facts in facts_of(type(config)).items() if facts.identity}
+
+
+def check_ranges(config: Any) -> None:
+    """Raises UserError for a number of `config` that is outside of the range of its option."""
+    for name, facts in facts_of(type(config)).items():
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        flag = f"{flag_of(name)} {value}"
+        if not math.isfinite(value):
+            raise UserError(f"{flag}: it must be a finite number")
+        if value <= facts.above:
+            raise UserError(f"{flag}: it must be above {facts.above:g}")
+        if facts.at_least > -math.inf and facts.at_most < math.inf:
+            if not facts.at_least <= value <= facts.at_most:
+                raise UserError(f"{flag}: it must lie between {facts.at_least:g} and {facts.at_most:g}")
+        elif value < facts.at_least:
+            said = "must not be negative" if facts.at_least == 0 else f"must be at least {facts.at_least:g}"
+            raise UserError(f"{flag}: it {said}")
+        elif value > facts.at_most:
+            raise UserError(f"{flag}: it must be at most {facts.at_most:g}")
+
+
+def flag_of(name: str) -> str:
+    """An option's flag: "num_images" -> "--num-images"."""
+    return f"--{name.replace('_', '-')}"
+
+
+# Presets
+
+
+@cache
+def preset_names(folder: Path) -> tuple[str, ...]:
+    """The names of the presets in a folder of YAML files."""
+    return tuple(sorted(file.stem for file in folder.glob("*.yaml")))
+
+
+@cache
+def read_preset(folder: Path, name: str) -> dict[str, Any]:
+    """The options that a preset sets, with their values."""
+    return yaml.safe_load((folder / f"{name}.yaml").read_text("utf-8"))
+
+
+def fill(config: Options, values: dict[str, Any]) -> Options:
+    """`config` with `values` for those of its options that are still None."""
+    known = facts_of(type(config))
+    return replace(
+        config, **{n: value for n, value in values.items() if n in known and getattr(config, n) is None}
+    )
+
+
+# YAML
+
+
+def to_yaml(config: Any, comment: str, **changed: Any) -> str:
+    """The stored options as flat YAML that `--config` reads. None is left out, and stands for the default.
+
+    `comment` is one line that stands at the top. `changed` replaces values.
+    """
+    names = [name for name, facts in facts_of(type(config)).items() if facts.stored]
+    values = {name: getattr(config, name) for name in names} | changed
+    values = {name: value for name, value in values.items() if value is not None}
+    return f"# {comment}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+# Command line
+
+
+class CommandParser(HfArgumentParser):
+    """The options of one dataclass in groups, in their hyphenated form alone. A mistake raises UserError.
+
+    A class may give the order of its groups as `GROUPS`.
+    """
+
+    def __init__(self, command: type, prog: str, description: str):
+        self._facts = facts_of(command)
+        self._headings: dict[str, argparse._ArgumentGroup] = {}
+        self.positional: str | None = None
+        argument = next((f" {n.upper()}" for n, facts in self._facts.items() if facts.positional), "")
+        super().__init__(
+            prog=prog,
+            usage=f"{prog}{argument} [--option VALUE ...]",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
+        )
+        for heading in getattr(command, "GROUPS", ()):
+            self._heading(heading)
+        self._add_dataclass_arguments(command)
+        self.dataclass_types = [command]
+        self.add_argument(
+            "--config", metavar="FILE", help="read options from this YAML file; flags win over it"
+        )
+
+    def add_argument(self, *names: str, **argument: Any) -> argparse.Action:
+        facts = argument.pop(_FACTS, None)
+        if facts is None:
+            return super().add_argument(*names, **argument)
+        if facts.positional:
+            self.positional = names[0].removeprefix("--")
+            argument.pop("required", None)
+            return super().add_argument(self.positional, nargs="?", **argument)
+        if argument.get("type") is string_to_bool:  # `--graded`, `--graded true` and `--graded false`
+            argument |= {"nargs": "?", "const": True, "metavar": "BOOL"}
+        argument["help"] += f" (default: {_default_text(facts, argument.get('default'))})"
+        hyphenated = [name for name in names if "_" not in name]
+        return self._heading(facts.group).add_argument(*hyphenated, **argument)
+
+    def _heading(self, name: str) -> argparse._ArgumentGroup:
+        if name not in self._headings:
+            self._headings[name] = self.add_argument_group(name)
+        return self._headings[name]
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def _default_text(facts: Facts, default: Any) -> str:
+    if facts.default_text is not None:
+        return facts.default_text
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return "none" if default in (None, "") else "%(default)s"
+
+
+def parse(command: type[Options], argv: Sequence[str], prog: str, description: str) -> Options:
+    """Read `argv`, and the YAML file that its `--config` names, into the dataclass `command`.
+
+    Raises UserError for an unknown key or flag, a value of the wrong kind and a missing positional argument.
+    """
+    parser = CommandParser(command, prog, description)
+    # Intermixed: the positional argument, which is optional for argparse, may stand after flags.
+    given = parser.parse_intermixed_args(argv)
+    if given.config is not None:
+        taken = parser.positional is not None and getattr(given, parser.positional) is not None
+        given = parser.parse_intermixed_args([*_flags(parser, given.config, taken), *argv])
+    values = vars(given)
+    del values["config"]
+    if parser.positional is not None and values[parser.positional] is None:
+        parser.error(f"{parser.positional.upper()} is missing")
+    for name, value in values.items():
+        if isinstance(value, str) and ("\0" in value or SURROGATE.search(value)):
+            parser.error(f"{name.replace('_', '-')} is {value!r}, which is no text")
+    return command(**values)
+
+
+def _flags(parser: CommandParser, file: str, taken: bool) -> list[str]:
+    """The YAML file as flags, without its positional argument where the command line has one (`taken`)."""
+    try:
+        values = yaml.safe_load(Path(file).read_text("utf-8"))
+        if not isinstance(values, dict):
+            raise UserError(f"--config {file} must hold lines of `option: value`")
+        values = {
+            str(key).replace("-", "_"): value if isinstance(value, (list, dict, type(None))) else str(value)
+            for key, value in values.items()
+        }
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"--config {file} cannot be read: {' '.join(str(error).split())}") from error
+    known = {action.dest for action in parser._actions} - {"help", "config"}
+    if unknown := sorted(set(values) - known):
+        known_options = ", ".join(sorted(known))
+        raise UserError(f"--config {file}: unknown {', '.join(unknown)}; known are {known_options}")
+    flags = []
+    for key, value in values.items():
+        if isinstance(value, (list, dict)):
+            raise UserError(f"--config {file}: {key} must be one value")
+        if value is not None and not (taken and key == parser.positional):
+            flags.append(value if key == parser.positional else f"{flag_of(key)}={value}")
+    return flags

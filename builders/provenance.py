@@ -1,0 +1,109 @@
+"""Where things come from: versions, the commit, licenses, and the identity of a painter's weights."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attn2mask.builders.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# The version of the format of build.json and training_config.json.
+FORMAT_VERSION = 1
+LIBRARIES = (
+    "attn2mask",
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "peft",
+    "datasets",
+    "pillow",
+    "scipy",
+)
+# A LoRA in diffusers' format, and what `attn2mask adapt` records beside it.
+LORA_WEIGHTS, LORA_RECORD = "pytorch_lora_weights.safetensors", "training_config.json"
+
+
+def provenance() -> dict[str, Any]:
+    """`versions` of the libraries, and `git_commit` if this package runs from its repository, else None."""
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[library] = version(library)
+    root = Path(__file__).resolve().parents[1]
+    commit = None
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        with suppress(OSError):
+            answer = subprocess.run(command, capture_output=True, text=True, check=False)
+            commit = answer.stdout.strip() or None
+    return {"versions": versions, "git_commit": commit}
+
+
+def license_of(source: str, revision: str | None = None) -> str | list[str] | None:
+    """The license of a painter or a LoRA, as its card (README.md) names it: beside a file, in a folder, or on
+    the Hub. The license of "embedded" is this project's. None if there is no card, or it names no license.
+    """
+    from huggingface_hub import ModelCard, hf_hub_download
+    from huggingface_hub.errors import HTTPError
+
+    if source == "embedded":
+        return metadata("attn2mask")["License-Expression"].lower()
+    path = Path(source)
+    try:
+        if path.exists():
+            card = (path if path.is_dir() else path.parent) / "README.md"
+        else:
+            card = Path(hf_hub_download(source, "README.md", revision=revision))
+        return ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except (OSError, ValueError, HTTPError):
+        return None
+
+
+def fingerprint(network: "nn.Module") -> str:
+    """SHA-256 over names, shapes and first values of a network's weights, in float16. It is the same whether
+    the network was loaded in float16 or in float32.
+    """
+    import torch
+
+    total = hashlib.sha256()
+    for name, weight in sorted(network.state_dict().items()):
+        total.update(f"{name} {tuple(weight.shape)}".encode())
+        total.update(weight.flatten()[:64].to("cpu", torch.float16).numpy().tobytes())
+    return f"sha256:{total.hexdigest()}"
+
+
+def check_base(lora: str, unet: "nn.Module", model: str) -> None:
+    """Raises UserError if the record beside a LoRA names another painter than `model`. A LoRA without a
+    record is accepted.
+    """
+    record = lora_record(lora)
+    if "base_fingerprint" in record and record["base_fingerprint"] != fingerprint(unet):
+        base = f"{record.get('base_model')} ({str(record.get('base_version'))[:14]})"
+        raise UserError(
+            f"--lora {lora} adapts {base}, but --model {model} has other weights: give the model that it adapts"
+        )
+
+
+def lora_record(lora: str) -> dict[str, Any]:
+    """The record beside a LoRA, on this machine or on the Hub; empty if there is none that can be read."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HTTPError
+
+    path = Path(lora)
+    try:
+        if path.exists():
+            file = (path if path.is_dir() else path.parent) / LORA_RECORD
+        else:
+            file = Path(hf_hub_download(lora, LORA_RECORD))
+        record = json.loads(file.read_text())
+    except (OSError, ValueError, HTTPError):
+        return {}
+    return record if isinstance(record, dict) else {}
