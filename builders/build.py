@@ -189,7 +189,11 @@ class BuildConfig(RuleOptions, RecordingOptions):
     )
 
     preset: str = option(
-        "values of all rules that no other option sets", "default", RULES, choices=preset_names(PRESETS)
+        "take the values of all rules that are not given from this preset",
+        "default",
+        RULES,
+        choices=preset_names(PRESETS),
+        kw_only=True,
     )
 
     def __post_init__(self) -> None:

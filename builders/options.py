@@ -66,11 +66,12 @@ def option(
     above: float = -math.inf,
     default_text: str | None = None,
     card: str | None = None,
+    kw_only: Any = MISSING,
     **argument: Any,
 ) -> Any:
     """A dataclass field that is an option of a command; see `Facts`. `argument` goes to argparse."""
     facts = Facts(group, positional, identity, stored, at_least, at_most, above, default_text, card)
-    return field(default=default, metadata={"help": help, _FACTS: facts, **argument})
+    return field(default=default, kw_only=kw_only, metadata={"help": help, _FACTS: facts, **argument})
 
 
 @cache

@@ -58,7 +58,9 @@ class RemaskConfig(RuleOptions):
     def rules(self, built: Rules) -> Rules:
         """The rules of the new masks, given those of the build. Raises UserError if options contradict."""
         filled = complete(self, load_rules(self.preset) if self.preset else built)
-        return replace(built, **{f.name: getattr(filled, f.name) for f in fields(RuleOptions)})
+        return replace(
+            built, **{f.name: getattr(filled, f.name) for f in fields(RuleOptions) if f.name != "preset"}
+        )
 
 
 def run(config: RemaskConfig) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from peft import LoraConfig, get_peft_model_state_dict
 from attn2mask.builders import painter as module
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import digest
-from attn2mask.builders.painter import EMBEDDED, load_painter
+from attn2mask.builders.painter import EMBEDDED, Painting, load_painter
 from attn2mask.builders.prompts import Prompt
 
-SMALL = {"steps": 2, "guidance_scale": 3.0, "height": 64, "width": 64}
+SMALL = Painting(steps=2, guidance_scale=3.0, height=64, width=64)
 
 
 def prompt(word: str) -> Prompt:
@@ -32,12 +33,12 @@ def painter(tiny_model):
 
 
 def test_pictures_do_not_depend_on_their_batch(painter):
-    images, maps, faults = painter.paint(PROMPTS, [1, 2, 3], **SMALL)
+    images, maps, faults = painter.paint(PROMPTS, [1, 2, 3], SMALL)
     assert images.shape == (3, 64, 64, 3)
     assert images.dtype == np.uint8
     assert faults == [None] * 3
     for k in range(3):
-        alone, own_maps, _ = painter.paint(PROMPTS[k : k + 1], [k + 1], **SMALL)
+        alone, own_maps, _ = painter.paint(PROMPTS[k : k + 1], [k + 1], SMALL)
         assert np.abs(alone[0].astype(int) - images[k]).max() <= 2
         assert list(maps[k]) == [PROMPTS[k].words[0]]
         for size, expected in maps[k][PROMPTS[k].words[0]].items():
@@ -45,7 +46,7 @@ def test_pictures_do_not_depend_on_their_batch(painter):
 
 
 def test_the_same_seed_paints_the_same_and_another_does_not(painter):
-    (first, second, third) = (painter.paint(PROMPTS[:1], [seed], **SMALL)[0] for seed in (2**62, 2**62, 5))
+    (first, second, third) = (painter.paint(PROMPTS[:1], [seed], SMALL)[0] for seed in (2**62, 2**62, 5))
     assert np.array_equal(first, second)
     assert not np.array_equal(first, third)
 
@@ -63,7 +64,7 @@ def test_windows_are_fractions_of_the_run(painter, monkeypatch, window, steps, e
 
     monkeypatch.setattr(module, "AttentionRecorder", recorder)
     with pytest.raises(Seen) as seen:
-        painter.paint(PROMPTS[:1], [1], **{**SMALL, "steps": steps}, window=window)
+        painter.paint(PROMPTS[:1], [1], replace(SMALL, steps=steps, window=window))
     assert seen.value.args == (expected,)
 
 
@@ -104,7 +105,7 @@ def test_pictures_that_are_no_numbers_or_black_are_named(painter, monkeypatch):
 
     pipe.scheduler = painter.pipe.scheduler
     monkeypatch.setattr(module, "AttentionRecorder", NoRecorder)
-    images, _, faults = module.Painter(pipe, painter.defaults, {}).paint(PROMPTS, [1, 2, 3], **SMALL)
+    images, _, faults = module.Painter(pipe, painter.defaults, {}).paint(PROMPTS, [1, 2, 3], SMALL)
     assert "NaN" in faults[0]
     assert "black" in faults[1]
     assert faults[2] is None
@@ -117,7 +118,7 @@ def test_too_little_memory_names_the_option(painter, monkeypatch):
 
     monkeypatch.setattr(StableDiffusionPipeline, "__call__", out_of_memory)
     with pytest.raises(UserError, match="3 pictures at a time: use a smaller --batch-size"):
-        painter.paint(PROMPTS, [1, 2, 3], **SMALL)
+        painter.paint(PROMPTS, [1, 2, 3], SMALL)
 
 
 def test_a_lora_is_loaded_scaled_and_part_of_the_facts(tiny_model, painter, tmp_path):
@@ -127,10 +128,10 @@ def test_a_lora_is_loaded_scaled_and_part_of_the_facts(tiny_model, painter, tmp_
     )
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
     StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=layers)
-    plain = painter.paint(PROMPTS[:1], [1], **SMALL)[0].astype(int)
+    plain = painter.paint(PROMPTS[:1], [1], SMALL)[0].astype(int)
     for scale, changes in ((0.0, False), (8.0, True)):
         adapted = load_painter(str(tiny_model("sd15")), lora=str(tmp_path), lora_scale=scale)
-        assert (np.abs(adapted.paint(PROMPTS[:1], [1], **SMALL)[0] - plain).max() > 0) == changes
+        assert (np.abs(adapted.paint(PROMPTS[:1], [1], SMALL)[0] - plain).max() > 0) == changes
         assert adapted.facts["lora_scale"] == scale
         assert adapted.facts["lora_version"] == digest(tmp_path)
     with pytest.raises(UserError, match=r"--lora .*missing.* can't be loaded"):
@@ -190,6 +191,6 @@ def test_the_embedded_painter_paints_as_it_was_trained_to():
     painter = load_painter()
     assert painter.defaults.steps == 20
     assert painter.defaults.guidance_scale == 3.0
-    assert painter.paint(PROMPTS[:1], [1], **{**SMALL, "height": painter.defaults.height, "width": 128})[
-        2
-    ] == [None]
+    assert painter.paint(PROMPTS[:1], [1], replace(SMALL, height=painter.defaults.height, width=128))[2] == [
+        None
+    ]

@@ -11,7 +11,7 @@ from PIL import Image
 from attn2mask.builders.drawn import roadside, traffic
 from attn2mask.builders.drawn.camera import CITYSCAPES, NEAR, UNLABELED, Camera
 from attn2mask.builders.drawn.canvas import SUPERSAMPLE
-from attn2mask.builders.drawn.rows import HELD_OUT, DrawnConfig, draw_rows, run
+from attn2mask.builders.drawn.rows import HELD_OUT, DrawConfig, draw_rows, run
 from attn2mask.builders.drawn.scenes import Scene, draw_scene
 from attn2mask.builders.drawn.streetscape import LIGHTS, PLACES
 from attn2mask.builders.errors import UserError
@@ -173,7 +173,7 @@ def test_a_nearer_thing_hides_a_farther_one():
 
 
 def test_streets_are_written_as_rows_of_cityscapes(tmp_path):
-    run(DrawnConfig("streets", str(tmp_path / "rows"), num_images=3, size=32))
+    run(DrawConfig("streets", str(tmp_path / "rows"), num_images=3, size=32))
     rows, table = open_rows(str(tmp_path / "rows"), False, False)
     assert tuple(table.names) == CITYSCAPES
     first = rows[0]
@@ -187,6 +187,6 @@ def test_streets_are_written_as_rows_of_cityscapes(tmp_path):
     assert named
     assert named <= set(made["classes"])
     with pytest.raises(UserError, match="square"):
-        run(DrawnConfig("objects", str(tmp_path / "wide"), num_images=1, size=32, width=64))
+        run(DrawConfig("objects", str(tmp_path / "wide"), num_images=1, size=32, width=64))
     with pytest.raises(UserError, match="shifted and streets"):
-        run(DrawnConfig("moon", str(tmp_path / "moon")))
+        run(DrawConfig("moon", str(tmp_path / "moon")))
