@@ -68,11 +68,9 @@ class BuildConfig(RuleOptions, RecordingOptions):
         "directory of the dataset", None, RUN, stored=False, default_text="data/TABLE", metavar="DIR"
     )
     num_images: int = option(
-        "number of rows; a later run may ask for more, but not for fewer", 256, RUN, at_least=1, metavar="N"
+        "number of rows; a later run may ask for more, but not for fewer", 256, RUN, at_least=1
     )
-    seed: int = option(
-        "random seed for prompts and images", 0, RUN, identity=True, at_least=0, card="seed", metavar="N"
-    )
+    seed: int = option("random seed for prompts and images", 0, RUN, identity=True, at_least=0, card="seed")
     shard_size: int = option(
         "rows in one Parquet file; an interrupted run loses at most one file for each process",
         64,
@@ -80,7 +78,6 @@ class BuildConfig(RuleOptions, RecordingOptions):
         identity=True,
         at_least=1,
         card="rows in a shard",
-        metavar="N",
     )
     store_scores: bool = option(
         "store the class scores with the rows, which `attn2mask remask` needs", False, RUN, identity=True
@@ -92,7 +89,6 @@ class BuildConfig(RuleOptions, RecordingOptions):
         stored=False,
         at_least=1,
         default_text="one for each core but one",
-        metavar="N",
     )
     num_processes: int | None = option(
         "start this many painting processes with accelerate",
@@ -101,7 +97,6 @@ class BuildConfig(RuleOptions, RecordingOptions):
         stored=False,
         at_least=1,
         default_text="this process alone",
-        metavar="N",
     )
     accelerate_config: str | None = option(
         "start the processes that this configuration file of accelerate describes",
@@ -119,7 +114,7 @@ class BuildConfig(RuleOptions, RecordingOptions):
     )
     revision: str | None = option("revision of --model on the Hub", None, MODEL, default_text="the newest")
     lora: str | None = option("LoRA weights: a file, a folder, or a repository of the Hub", None, MODEL)
-    lora_scale: float = option("strength of the LoRA", 1.0, MODEL, at_least=0, metavar="X")
+    lora_scale: float = option("strength of the LoRA", 1.0, MODEL, at_least=0)
     steps: int | None = option(
         "number of denoising steps",
         None,
@@ -128,7 +123,6 @@ class BuildConfig(RuleOptions, RecordingOptions):
         at_least=1,
         default_text="the model's",
         card="denoising steps",
-        metavar="N",
     )
     guidance_scale: float | None = option(
         "scale of classifier-free guidance",
@@ -138,7 +132,6 @@ class BuildConfig(RuleOptions, RecordingOptions):
         at_least=0,
         default_text="the model's",
         card="guidance scale",
-        metavar="X",
     )
     height: int | None = option(
         "image height in pixels",
@@ -148,7 +141,6 @@ class BuildConfig(RuleOptions, RecordingOptions):
         at_least=1,
         default_text="the model's",
         card="height in pixels",
-        metavar="N",
     )
     width: int | None = option(
         "image width in pixels",
@@ -158,9 +150,8 @@ class BuildConfig(RuleOptions, RecordingOptions):
         at_least=1,
         default_text="the model's",
         card="width in pixels",
-        metavar="N",
     )
-    batch_size: int = option("number of images painted at a time", 8, MODEL, at_least=1, metavar="N")
+    batch_size: int = option("number of images painted at a time", 8, MODEL, at_least=1)
 
     captions: str | None = option(
         "captions: a .jsonl or .txt file, COCO's captions .json, or a dataset of the Hub",
@@ -177,7 +168,6 @@ class BuildConfig(RuleOptions, RecordingOptions):
         at_least=0,
         at_most=1,
         card="probability of an alias",
-        metavar="P",
     )
     balance: bool | None = option(
         "give all classes the same number of prompts, in turns",

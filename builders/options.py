@@ -1,7 +1,7 @@
 """Options of a command: one frozen dataclass, read from flags or from a YAML file.
 
-Each field is made by `option` and carries all that is known of it: its help, its range, whether it is part of
-the artefact's identity, and its name in cards. `HfArgumentParser` makes the flags from the fields. This module
+Each field is made by `option` and carries all that is known of it: its help, its range, whether it is part
+of the artefact's identity, and its name in cards. `HfArgumentParser` makes the flags from the fields. This module
 adds groups, one positional argument, `--config FILE`, presets, and one-line errors.
 
     config = parse(BuildConfig, ["voc", "--num-images", "24"], "attn2mask build", "Make a dataset.")
@@ -25,6 +25,7 @@ from attn2mask.builders.errors import UserError
 Options = TypeVar("Options")
 
 _FACTS = "facts"
+_METAVARS = {int: "N", float: "X", string_to_bool: "BOOL"}
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,9 @@ class CommandParser(HfArgumentParser):
             argument.pop("required", None)
             return super().add_argument(self.positional, nargs="?", **argument)
         if argument.get("type") is string_to_bool:  # `--graded`, `--graded true` and `--graded false`
-            argument |= {"nargs": "?", "const": True, "metavar": "BOOL"}
+            argument |= {"nargs": "?", "const": True}
+        if metavar := _METAVARS.get(argument.get("type")):
+            argument.setdefault("metavar", metavar)
         argument["help"] += f" (default: {_default_text(facts, argument.get('default'))})"
         hyphenated = [name for name in names if "_" not in name]
         return self._heading(facts.group).add_argument(*hyphenated, **argument)

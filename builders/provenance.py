@@ -88,7 +88,7 @@ def check_base(lora: str, unet: "nn.Module", model: str) -> None:
     if "base_fingerprint" in record and record["base_fingerprint"] != fingerprint(unet):
         base = f"{record.get('base_model')} ({str(record.get('base_version'))[:14]})"
         raise UserError(
-            f"--lora {lora} adapts {base}, but --model {model} has other weights: give the model that it adapts"
+            f"--lora {lora} adapts {base}, but --model {model} has other weights: give the adapted model"
         )
 
 

@@ -49,7 +49,6 @@ class RemaskConfig(RuleOptions):
         stored=False,
         at_least=1,
         default_text="one for each core but one",
-        metavar="N",
     )
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ values. `RuleOptions` are these options; `Rules` is what the functions on tensor
 """
 
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,8 +86,9 @@ def load_rules(preset: str) -> Rules:
     return Rules(**read_preset(PRESETS, preset))
 
 
-_PRESET = "the preset's"
 RULES, CONSTANTS = "rules of labels", "constants of the rules (rarely changed)"
+_rule = partial(option, default=None, group=RULES, identity=True, default_text="the preset's")
+_constant = partial(_rule, group=CONSTANTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,113 +102,49 @@ class RuleOptions:
         choices=preset_names(PRESETS),
         default_text="the rules of the build",
     )
-    threshold: Threshold | None = option(
-        "how a score becomes a class: one Otsu threshold for each class, the threshold whose mask the CRF changes"
-        " least, or one fixed threshold",
-        None,
-        RULES,
-        identity=True,
-        default_text=_PRESET,
+    threshold: Threshold | None = _rule(
+        "how a score becomes a class: one Otsu threshold for each class, the threshold whose mask the CRF"
+        " changes least, or one fixed threshold",
         card="threshold from score to class",
     )
-    beta: float | None = option(
-        "sets the fixed threshold to (1 - beta) / 2",
-        None,
-        RULES,
-        identity=True,
-        at_least=0,
-        at_most=1,
-        default_text=_PRESET,
-        card="beta of the threshold",
-        metavar="X",
+    beta: float | None = _rule(
+        "sets the fixed threshold to (1 - beta) / 2", at_least=0, at_most=1, card="beta of the threshold"
     )
-    reliability: Reliability | None = option(
-        "which pixels to trust: where coarse mask and CRF agree, where two thresholds agree, or where the CRF's"
-        " best label leads by a margin",
-        None,
-        RULES,
-        identity=True,
-        default_text=_PRESET,
+    reliability: Reliability | None = _rule(
+        "which pixels to trust: where coarse mask and CRF agree, where two thresholds agree, or where the"
+        " CRF's best label leads by a margin",
         card="reliability",
     )
-    graded: bool | None = option(
-        "reliability in 256 levels, not in two",
-        None,
-        RULES,
-        identity=True,
-        default_text=_PRESET,
-        card="graded reliability",
-    )
-    crf_gt_prob: float | None = option(
+    graded: bool | None = _rule("reliability in 256 levels, not in two", card="graded reliability")
+    crf_gt_prob: float | None = _constant(
         "CRF: trust in the coarse label, 0 to 1",
-        None,
-        CONSTANTS,
-        identity=True,
         above=0,
         at_most=0.9999,
-        default_text=_PRESET,
         card="dense CRF: trust in the coarse label",
-        metavar="X",
     )
-    crf_gaussian_sxy: float | None = option(
+    crf_gaussian_sxy: float | None = _constant(
         "CRF: width of the Gaussian kernel in pixels of a 512 x 512 image",
-        None,
-        CONSTANTS,
-        identity=True,
         above=0,
-        default_text=_PRESET,
         card="dense CRF: width of the Gaussian kernel",
-        metavar="X",
     )
-    crf_gaussian_compat: float | None = option(
-        "CRF: weight of the Gaussian kernel",
-        None,
-        CONSTANTS,
-        identity=True,
-        at_least=0,
-        default_text=_PRESET,
-        card="dense CRF: weight of the Gaussian kernel",
-        metavar="X",
+    crf_gaussian_compat: float | None = _constant(
+        "CRF: weight of the Gaussian kernel", at_least=0, card="dense CRF: weight of the Gaussian kernel"
     )
-    crf_bilateral_sxy: float | None = option(
+    crf_bilateral_sxy: float | None = _constant(
         "CRF: spatial width of the bilateral kernel in pixels of a 512 x 512 image",
-        None,
-        CONSTANTS,
-        identity=True,
         above=0,
-        default_text=_PRESET,
         card="dense CRF: spatial width of the bilateral kernel",
-        metavar="X",
     )
-    crf_bilateral_srgb: float | None = option(
+    crf_bilateral_srgb: float | None = _constant(
         "CRF: color width of the bilateral kernel in levels of 0 to 255",
-        None,
-        CONSTANTS,
-        identity=True,
         above=0,
-        default_text=_PRESET,
         card="dense CRF: color width of the bilateral kernel",
-        metavar="X",
     )
-    crf_bilateral_compat: float | None = option(
-        "CRF: weight of the bilateral kernel",
-        None,
-        CONSTANTS,
-        identity=True,
-        at_least=0,
-        default_text=_PRESET,
-        card="dense CRF: weight of the bilateral kernel",
-        metavar="X",
+    crf_bilateral_compat: float | None = _constant(
+        "CRF: weight of the bilateral kernel", at_least=0, card="dense CRF: weight of the bilateral kernel"
     )
-    crf_iterations: int | None = option(
-        "CRF: number of mean-field iterations",
-        None,
-        CONSTANTS,
-        identity=True,
-        at_least=0,
-        default_text=_PRESET,
-        card="dense CRF: iterations",
-        metavar="N",
+    crf_iterations: int | None = _constant(
+        "CRF: number of mean-field iterations", at_least=0, card="dense CRF: iterations"
     )
 
 
@@ -214,54 +152,30 @@ class RuleOptions:
 class RecordingOptions:
     """The rules that are applied while an image is painted, and can't be changed afterwards."""
 
-    record_from: float | None = option(
+    record_from: float | None = _constant(
         "first recorded step as a fraction of the denoising run",
-        None,
-        CONSTANTS,
-        identity=True,
         at_least=0,
         at_most=1,
-        default_text=_PRESET,
         card="recorded from (fraction of the run)",
-        metavar="X",
     )
-    record_to: float | None = option(
+    record_to: float | None = _constant(
         "last recorded step as a fraction of the denoising run",
-        None,
-        CONSTANTS,
-        identity=True,
         at_least=0,
         at_most=1,
-        default_text=_PRESET,
         card="recorded to (fraction of the run)",
-        metavar="X",
     )
-    map_side_min: int | None = option(
+    map_side_min: int | None = _constant(
         "least shorter side of the attention maps that are used, in pixels",
-        None,
-        CONSTANTS,
-        identity=True,
         at_least=1,
-        default_text=_PRESET,
         card="least side of the attention maps",
-        metavar="N",
     )
-    map_side_max: int | None = option(
+    map_side_max: int | None = _constant(
         "largest shorter side of the attention maps that are used, in pixels",
-        None,
-        CONSTANTS,
-        identity=True,
         at_least=1,
-        default_text=_PRESET,
         card="largest side of the attention maps",
-        metavar="N",
     )
-    normalization: Literal["max", "minmax"] | None = option(
+    normalization: Literal["max", "minmax"] | None = _constant(
         "how each class map is brought to 0 to 1: divided by its maximum, or from its minimum to its maximum",
-        None,
-        CONSTANTS,
-        identity=True,
-        default_text=_PRESET,
         card="normalization of class maps",
     )
 
@@ -305,7 +219,7 @@ SOURCES: dict[str, dict[Any, str]] = {
     "map_side_max": {32: LIKELY},
     "normalization": {"max": LIKELY, "minmax": REPLICATION},
     "threshold": {
-        "otsu": "this project; the paper's threshold is adaptive, but its formula is not known; **not verified**",
+        "otsu": "this project; the paper's adaptive threshold has no known formula; **not verified**",
         "agreement": "this project, after DiffuMask, with the CRF in place of AffinityNet; **not verified**",
         "fixed": REPLICATION,
     },

@@ -40,8 +40,8 @@ class ShowConfig:
 
     dir: str = option("a dataset that build or remask made", positional=True)
     out: str = option("image file to write", "sheet.png", metavar="FILE")
-    rows: int = option("number of rows to show", 8, at_least=1, metavar="N")
-    start: int = option("index of the first row to show", 0, at_least=0, metavar="N")
+    rows: int = option("number of rows to show", 8, at_least=1)
+    start: int = option("index of the first row to show", 0, at_least=0)
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -9,6 +9,7 @@ and the gradient accumulation follow from the number of processes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +20,8 @@ PRESETS = Path(__file__).parent / "presets"
 
 DATA, EVALUATION, METHOD, RUN = "data", "evaluation while training", "method", "the run"
 CONSTANTS = "constants of the method (rarely changed)"
-_PRESET = "the preset's"
+_method = partial(option, default=None, group=METHOD, identity=True, default_text="the preset's")
+_constant = partial(_method, group=CONSTANTS)
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,7 @@ class TrainConfig:
     streaming: bool = option(
         "read the rows of a Hub dataset while training, without a local copy", False, DATA, identity=True
     )
-    workers: int = option(
-        "number of processes that load rows", 2, DATA, stored=False, at_least=0, metavar="N"
-    )
+    workers: int = option("number of processes that load rows", 2, DATA, stored=False, at_least=0)
     eval_dataset: str = option("images with masks to measure on while training", "", EVALUATION)
     eval_split: str | None = option(
         "split of --eval-dataset", None, EVALUATION, default_text="the layout's validation split"
@@ -57,7 +57,6 @@ class TrainConfig:
         EVALUATION,
         at_least=0,
         default_text="a tenth of all steps",
-        metavar="N",
     )
     preset: str = option(
         "values of all options of the method that are not given",
@@ -65,62 +64,22 @@ class TrainConfig:
         METHOD,
         choices=preset_names(PRESETS),
     )
-    architecture: str | None = option(
-        "deeplabv3plus or upernet",
-        None,
-        METHOD,
-        identity=True,
-        choices=("deeplabv3plus", "upernet"),
-        default_text=_PRESET,
-        card="architecture",
+    architecture: str | None = _method(
+        "deeplabv3plus or upernet", choices=("deeplabv3plus", "upernet"), card="architecture"
     )
-    backbone: str | None = option(
+    backbone: str | None = _method(
         "backbone: a model of the Hub, a folder, scratch:NAME for random weights, or embedded",
-        None,
-        METHOD,
-        identity=True,
-        default_text=_PRESET,
         card="backbone",
     )
-    max_steps: int | None = option(
-        "number of optimizer steps",
-        None,
-        METHOD,
-        identity=True,
-        at_least=1,
-        default_text=_PRESET,
-        card="steps",
-        metavar="N",
+    max_steps: int | None = _method("number of optimizer steps", at_least=1, card="steps")
+    learning_rate: float | None = _method(
+        "learning rate of the backbone at the first step", above=0, card="learning rate"
     )
-    learning_rate: float | None = option(
-        "learning rate of the backbone at the first step",
-        None,
-        METHOD,
-        identity=True,
-        above=0,
-        default_text=_PRESET,
-        card="learning rate",
-        metavar="LR",
+    batch_size: int | None = _method(
+        "number of images in a step, over all processes", at_least=1, card="batch size"
     )
-    batch_size: int | None = option(
-        "number of images in a step, over all processes",
-        None,
-        METHOD,
-        identity=True,
-        at_least=1,
-        default_text=_PRESET,
-        card="batch size",
-        metavar="N",
-    )
-    crop_size: int | None = option(
-        "side of the square crops in pixels",
-        None,
-        METHOD,
-        identity=True,
-        at_least=32,
-        default_text=_PRESET,
-        card="crop size in pixels",
-        metavar="N",
+    crop_size: int | None = _method(
+        "side of the square crops in pixels", at_least=32, card="crop size in pixels"
     )
     no_co_training: bool = option(
         "train one network, which ignores unreliable pixels",
@@ -139,111 +98,43 @@ class TrainConfig:
     no_mixing: bool = option(
         "do not mix images with ClassMix", False, METHOD, identity=True, card="no ClassMix"
     )
-    seed: int = option(
-        "random seed of the whole run", 0, METHOD, identity=True, at_least=0, card="seed", metavar="N"
-    )
-    optimizer: str | None = option(
-        "sgd or adamw",
-        None,
-        CONSTANTS,
-        identity=True,
-        choices=("sgd", "adamw"),
-        default_text=_PRESET,
-        card="optimizer",
-    )
-    power: float | None = option(
+    seed: int = option("random seed of the whole run", 0, METHOD, identity=True, at_least=0, card="seed")
+    optimizer: str | None = _constant("sgd or adamw", choices=("sgd", "adamw"), card="optimizer")
+    power: float | None = _constant(
         "power of the polynomial decay: lr (1 - step / max_steps) ** power",
-        None,
-        CONSTANTS,
-        identity=True,
         at_least=0,
-        default_text=_PRESET,
         card="power of the decay",
-        metavar="X",
     )
-    weight_decay: float | None = option(
-        "weight decay of all parameters",
-        None,
-        CONSTANTS,
-        identity=True,
-        at_least=0,
-        default_text=_PRESET,
-        card="weight decay",
-        metavar="X",
-    )
-    momentum: float | None = option(
-        "momentum of SGD",
-        None,
-        CONSTANTS,
-        identity=True,
-        at_least=0,
-        at_most=1,
-        default_text=_PRESET,
-        card="momentum",
-        metavar="X",
-    )
-    head_multiplier: float | None = option(
+    weight_decay: float | None = _constant("weight decay of all parameters", at_least=0, card="weight decay")
+    momentum: float | None = _constant("momentum of SGD", at_least=0, at_most=1, card="momentum")
+    head_multiplier: float | None = _constant(
         "learning rate of the heads as a multiple of the backbone's",
-        None,
-        CONSTANTS,
-        identity=True,
         above=0,
-        default_text=_PRESET,
         card="learning rate of the heads (multiple)",
-        metavar="X",
     )
-    warmup: float | None = option(
+    warmup: float | None = _constant(
         "fraction of steps trained on reliable labels only; after that each network supervises the other and"
         " ClassMix is on",
-        None,
-        CONSTANTS,
-        identity=True,
         at_least=0,
         at_most=1,
-        default_text=_PRESET,
         card="warm-up (fraction of the steps)",
-        metavar="X",
     )
-    clip: float | None = option(
-        "largest norm of the gradient; 0 is no limit",
-        None,
-        CONSTANTS,
-        identity=True,
-        at_least=0,
-        default_text=_PRESET,
-        card="largest norm of the gradient",
-        metavar="X",
+    clip: float | None = _constant(
+        "largest norm of the gradient; 0 is no limit", at_least=0, card="largest norm of the gradient"
     )
-    resize: int | None = option(
+    resize: int | None = _constant(
         "shortest side in pixels that images are resized to, in training and in prediction; 0 leaves them",
-        None,
-        CONSTANTS,
-        identity=True,
         at_least=0,
-        default_text=_PRESET,
         card="shortest side in pixels",
-        metavar="N",
     )
-    confidence: float | None = option(
+    confidence: float | None = _constant(
         "least probability, 0 to 1, of an online label",
-        None,
-        CONSTANTS,
-        identity=True,
         at_least=0,
         at_most=1,
-        default_text=_PRESET,
         card="least probability of an online label",
-        metavar="X",
     )
-    boundary_weight: float | None = option(
-        "weight of the loss along the outlines of pasted things",
-        None,
-        CONSTANTS,
-        identity=True,
-        at_least=0,
-        default_text=_PRESET,
-        card="weight of pasted outlines",
-        metavar="X",
+    boundary_weight: float | None = _constant(
+        "weight of the loss along the outlines of pasted things", at_least=0, card="weight of pasted outlines"
     )
     mixed_precision: str = option(
         "no, bf16 or fp16",
@@ -258,11 +149,8 @@ class TrainConfig:
         RUN,
         at_least=0,
         default_text="the process's share of the batch",
-        metavar="N",
     )
-    checkpoint_every: int = option(
-        "number of steps between two checkpoints", 250, RUN, at_least=1, metavar="N"
-    )
+    checkpoint_every: int = option("number of steps between two checkpoints", 250, RUN, at_least=1)
     report_to: str = option("tracker of accelerate, or none", "none", RUN, stored=False)
     resume: bool = option(
         "resume from the last checkpoint; without one, a new run starts", False, RUN, stored=False
@@ -274,7 +162,6 @@ class TrainConfig:
         stored=False,
         at_least=1,
         default_text="this process alone",
-        metavar="N",
     )
     accelerate_config: str | None = option(
         "start the processes that this configuration file of accelerate describes",

@@ -35,7 +35,7 @@ class AliasesConfig:
 
     table: str = option("a YAML file with your classes", positional=True)
     out: str | None = option("file to write", None, default_text="TABLE-aliases.yaml", metavar="FILE")
-    most: int = option("number of words proposed for a sense", 20, at_least=1, metavar="N")
+    most: int = option("number of words proposed for a sense", 20, at_least=1)
     wordnet: str | None = option(
         "folder of WordNet",
         None,
