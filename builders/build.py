@@ -347,7 +347,7 @@ def make_dataset(
     rank: int = 0,
     processes: int = 1,
 ) -> None:
-    """Make this process's missing shards of what `record` describes, and finish the dataset once all are there.
+    """Make this process's missing shards of what `record` describes; finish the dataset once all are there.
 
     `options` are the files of options that stand beside build.json, by name. `samples` gives the samples of a
     shard, and calls its second argument as each is decided.

@@ -1,8 +1,8 @@
 """Options of a command: one frozen dataclass, read from flags or from a YAML file.
 
 Each field is made by `option` and carries all that is known of it: its help, its range, whether it is part
-of the artefact's identity, and its name in cards. `HfArgumentParser` makes the flags from the fields. This module
-adds groups, one positional argument, `--config FILE`, presets, and one-line errors.
+of the artefact's identity, and its name in cards. `HfArgumentParser` makes the flags from the fields.
+This module adds groups, one positional argument, `--config FILE`, presets, and one-line errors.
 
     config = parse(BuildConfig, ["voc", "--num-images", "24"], "attn2mask build", "Make a dataset.")
     text = to_yaml(config, BuildConfig, "attn2mask build")  # what `attn2mask build --config FILE` reads

@@ -72,6 +72,7 @@ def dataset_readme(
 
 # {record["table"]["name"]}: {report["rows"]} painted and labeled images
 
-`attn2mask {record["command"]}` made this dataset. build.json says how, and report.json what the gate rejected.
+`attn2mask {record["command"]}` made this dataset. build.json says how it was made.
+report.json says which classes and attempts were rejected, and why.
 `attn2mask publish dataset` writes the full dataset card when it publishes this folder on the Hub.
 """

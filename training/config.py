@@ -2,8 +2,8 @@
 
     accelerate launch training/train.py --dataset data/voc --preset voc-resnet50 --output-dir runs/r50
 
-A preset fixes the *global* batch, so that a run means the same on one GPU and on eight. The batch of a process
-and the gradient accumulation follow from the number of processes.
+A preset fixes the *global* batch, so that a run means the same on one GPU and on eight. The batch of a
+process and the gradient accumulation follow from the number of processes.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ def plan_batches(batch_size: int, processes: int, micro_batch: int, mixing: bool
     """
     if batch_size % processes:
         raise UserError(
-            f"--batch-size {batch_size} cannot be divided among {processes} processes: choose a multiple of them"
+            f"--batch-size {batch_size} cannot be divided among {processes} processes: choose a multiple"
         )
     share = batch_size // processes
     micro = micro_batch or share
