@@ -1,0 +1,121 @@
+"""Builds of drawn scenes, as `attn2mask build` leaves them, for tests of cards, publishing and preview."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attn2mask.builders.build import BuildConfig, Inputs, make_dataset
+from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.drawn.scenes import draw_scene
+from attn2mask.builders.label import label
+from attn2mask.builders.options import to_yaml
+from attn2mask.builders.provenance import FORMAT_VERSION, license_of, provenance
+from attn2mask.builders.rules import complete, load_rules
+from attn2mask.builders.sample import Sample
+from attn2mask.builders.shards import BuildDirectory
+from attn2mask.builders.table_reader import load_table
+
+RULES = load_rules("default")
+# Text that Markdown, HTML or a template would read as its own.
+PROMPT = "a <b>{}</b> | of <!-- things & ${{1 + 1}}, {{{{2 * 3}}}}"
+PAINTER = {
+    "model": "embedded",
+    "model_version": "sha256:abc",
+    "pipeline": "StableDiffusionPipeline",
+    "scheduler": {"class": "DDIMScheduler", "beta_start": 0.00085},
+}
+
+
+@pytest.fixture(scope="session")
+def drawn_sample() -> Callable[..., Sample]:
+    """`drawn_sample(index, table, seed=0)`: a drawn scene of 64 x 64, labeled by the default rules.
+
+    Its class scores are its exact mask at 8 x 8. The class k of the scene is the table's class k, counted
+    from the last class. Sample 1 was painted a second time.
+    """
+
+    def sample(index: int, table: ClassTable, seed: int = 0) -> Sample:
+        scene = draw_scene("objects", np.random.default_rng([seed, index]), 64)
+        thing = scene.mask > 0
+        ids = len(table.names) - 1 - scene.mask.astype(int) % len(table.classes)
+        classes = [int(k) for k in np.unique(ids[thing])]
+        masks = [Image.fromarray(np.uint8(255 * (thing & (ids == k)))) for k in classes]
+        scores = np.stack([np.asarray(mask.resize((8, 8), Image.Resampling.BOX)) for mask in masks])
+        words = [table.names[k] for k in classes]
+        made = label(scene.image, scores, [0.25] * len(classes), classes, words, RULES, table)
+        kept = list(made.kept)
+        return Sample(
+            sample_id=f"{table.name}-{seed}-{index:08d}",
+            image=made.image,
+            mask=made.mask,
+            reliability=made.reliability,
+            prompt=PROMPT.format(words[0]),
+            caption="a thing",
+            classes=tuple(classes[k] for k in kept),
+            words=tuple(words[k] for k in kept),
+            seed=index,
+            peaks=(0.25,) * len(kept),
+            scores=scores[kept],
+            dropped=made.dropped,
+            rejected=("attempt 0: cat: it owns 2 of 4096 pixels after the CRF",) if index == 1 else (),
+            foreground=made.foreground,
+            reliable=made.reliable,
+        )
+
+    return sample
+
+
+@pytest.fixture(scope="session")
+def make_build(drawn_sample) -> Callable[..., Path]:
+    """`make_build(path, name="voc", rows=6, seed=0, like="voc", scores=True)`: a build in shards of two rows.
+
+    Its class table is that of `like` under the name `name`. `scores` says whether its rows hold their scores.
+    A build with more rows than `path` already holds makes the rows that are missing.
+    """
+
+    def build(
+        path: Path, name: str = "voc", rows: int = 6, seed: int = 0, like: str = "voc", scores: bool = True
+    ) -> Path:
+        table = replace(load_table(like), name=name)
+        config = BuildConfig(
+            name,
+            num_images=rows,
+            shard_size=2,
+            seed=seed,
+            steps=20,
+            guidance_scale=3.0,
+            height=64,
+            width=64,
+            store_scores=scores,
+            balance=False,
+        )
+        inputs = Inputs(complete(config, RULES), table, None)
+        record = {
+            "format_version": FORMAT_VERSION,
+            "command": "build",
+            "num_images": rows,
+            "identity": inputs.identity() | PAINTER,
+            "captions": {"source": "built-in grammar", "naming_a_class": 0},
+            "batch_size": 8,
+            "device": "cpu",
+            "dtype": "float32",
+            "license": license_of("embedded"),
+            **provenance(),
+            "table": table.facts(),
+        }
+        path.mkdir(exist_ok=True)
+        make_dataset(
+            BuildDirectory(path),
+            record,
+            {"build.yaml": to_yaml(inputs.config, "attn2mask build --config build.yaml")},
+            table,
+            scores,
+            lambda shard, _: (drawn_sample(index, table, seed) for index in shard.rows),
+        )
+        return path
+
+    return build
