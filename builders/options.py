@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -25,6 +26,7 @@ from attn2mask.builders.errors import UserError
 Options = TypeVar("Options")
 
 _FACTS = "facts"
+_TRUTH_VALUES = set("yes true t y 1 no false f n 0".split())  # those that HfArgumentParser knows
 _METAVARS = {int: "N", float: "X", string_to_bool: "BOOL"}
 
 
@@ -34,7 +36,8 @@ class Facts:
 
     Attributes:
         group: the heading in `--help`.
-        positional: whether it is the positional argument.
+        positional: whether it is a positional argument. A list may be the first of them; it takes all words
+            but those that the others need.
         identity: whether the result depends on it, so that a resumed run must have the same value.
         stored: whether it is written into the YAML beside the artefact. Options that concern only this run of
             the command (its folder, its processes, publishing) are not.
@@ -161,11 +164,9 @@ class CommandParser(HfArgumentParser):
     def __init__(self, command: type, prog: str, description: str):
         self._facts = facts_of(command)
         self._headings: dict[str, argparse._ArgumentGroup] = {}
-        self.positional: str | None = None
-        argument = next((f" {n.upper()}" for n, facts in self._facts.items() if facts.positional), "")
+        self.positionals: list[argparse.Action] = []
         super().__init__(
             prog=prog,
-            usage=f"{prog}{argument} [--option VALUE ...]",
             description=description,
             allow_abbrev=False,
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
@@ -177,15 +178,23 @@ class CommandParser(HfArgumentParser):
         self.add_argument(
             "--config", metavar="FILE", help="read options from this YAML file; flags win over it"
         )
+        words = [f"{a.metavar} [{a.metavar} ...]" if a.nargs == "*" else a.metavar for a in self.positionals]
+        self.usage = " ".join([prog, *words, "[--option VALUE ...]"])
 
     def add_argument(self, *names: str, **argument: Any) -> argparse.Action:
         facts = argument.pop(_FACTS, None)
         if facts is None:
             return super().add_argument(*names, **argument)
         if facts.positional:
-            self.positional = names[0].removeprefix("--")
+            name = names[0].removeprefix("--")
+            # Optional for argparse, since a YAML file may hold it.
             argument.pop("required", None)
-            return super().add_argument(self.positional, nargs="?", **argument)
+            argument["nargs"] = "*" if "nargs" in argument else "?"
+            argument.setdefault("metavar", name.upper())
+            self.positionals.append(super().add_argument(name, **argument))
+            return self.positionals[-1]
+        if argument.get("nargs") == "+":  # `--metrics A B`, and `--metrics=A --metrics=B`
+            argument["action"] = "extend"
         if argument.get("type") is string_to_bool:  # `--graded`, `--graded true` and `--graded false`
             argument |= {"nargs": "?", "const": True}
         if metavar := _METAVARS.get(argument.get("type")):
@@ -217,41 +226,70 @@ def parse(command: type[Options], argv: Sequence[str], prog: str, description: s
     Raises UserError for an unknown key or flag, a value of the wrong kind and a missing positional argument.
     """
     parser = CommandParser(command, prog, description)
-    # Intermixed: the positional argument, which is optional for argparse, may stand after flags.
-    given = parser.parse_intermixed_args(argv)
-    if given.config is not None:
-        taken = parser.positional is not None and getattr(given, parser.positional) is not None
-        given = parser.parse_intermixed_args([*_flags(parser, given.config, taken), *argv])
-    values = vars(given)
+    values = _values(parser, argv)
+    if values["config"] is not None:
+        given = {name for name, value in values.items() if value}
+        values = _values(parser, [*_flags(parser, values["config"], given), *argv])
     del values["config"]
-    if parser.positional is not None and values[parser.positional] is None:
-        parser.error(f"{parser.positional.upper()} is missing")
+    for action in parser.positionals:
+        if not values[action.dest]:
+            parser.error(f"{action.metavar} is missing")
     for name, value in values.items():
-        if isinstance(value, str) and ("\0" in value or SURROGATE.search(value)):
-            parser.error(f"{name.replace('_', '-')} is {value!r}, which is no text")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and ("\0" in text or SURROGATE.search(text)):
+                parser.error(f"{name.replace('_', '-')} is {text!r}, which is no text")
     return command(**values)
 
 
-def _flags(parser: CommandParser, file: str, taken: bool) -> list[str]:
-    """The YAML file as flags, without its positional argument where the command line has one (`taken`)."""
+def _values(parser: CommandParser, argv: Sequence[str]) -> dict[str, Any]:
+    """The value of each option by its name: what `argv` gives, or the default."""
+    # The word after a switch is its value only if it is a truth value.
+    switches = {flag for a in parser._actions if a.type is string_to_bool for flag in a.option_strings}
+    argv = [
+        f"{word}=true" if word in switches and after.lower() not in _TRUTH_VALUES else word
+        for word, after in zip_longest(argv, argv[1:], fillvalue="")
+    ]
+    # Intermixed: positional arguments, which are optional for argparse, may stand after flags.
+    values = vars(parser.parse_intermixed_args(argv))
+    # A list took all words. The arguments after it get theirs from its end.
+    if parser.positionals and isinstance(words := values[parser.positionals[0].dest], list):
+        for action in reversed(parser.positionals[1:]):
+            if values[action.dest] is None and len(words) > 1:
+                values[action.dest] = words.pop()
+    return values
+
+
+def _flags(parser: CommandParser, file: str, given: set[str]) -> list[str]:
+    """The YAML file as words of a command line. Lists that are `given` there already are left out; so are
+    all positional arguments if any of them is.
+    """
     try:
         values = yaml.safe_load(Path(file).read_text("utf-8"))
         if not isinstance(values, dict):
             raise UserError(f"--config {file} must hold lines of `option: value`")
-        values = {
-            str(key).replace("-", "_"): value if isinstance(value, (list, dict, type(None))) else str(value)
-            for key, value in values.items()
-        }
+        values = {str(key).replace("-", "_"): value for key, value in values.items() if value is not None}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"--config {file} cannot be read: {' '.join(str(error).split())}") from error
-    known = {action.dest for action in parser._actions} - {"help", "config"}
+    actions = {action.dest: action for action in parser._actions}
+    known = set(actions) - {"help", "config"}
     if unknown := sorted(set(values) - known):
         known_options = ", ".join(sorted(known))
         raise UserError(f"--config {file}: unknown {', '.join(unknown)}; known are {known_options}")
-    flags = []
+    lists = {name for name, action in actions.items() if action.nargs in ("*", "+")}
+    words: dict[str, list[str]] = {}
     for key, value in values.items():
-        if isinstance(value, (list, dict)):
-            raise UserError(f"--config {file}: {key} must be one value")
-        if value is not None and not (taken and key == parser.positional):
-            flags.append(value if key == parser.positional else f"{flag_of(key)}={value}")
+        parts = value if isinstance(value, list) and key in lists else [value]
+        if any(isinstance(part, (list, dict)) for part in parts):
+            wanted = "a list of values" if key in lists else "one value"
+            raise UserError(f"--config {file}: {key} must be {wanted}")
+        words[key] = [str(part) for part in parts]
+    positionals = [action.dest for action in parser.positionals]
+    flags = [
+        f"{flag_of(key)}={word}"
+        for key in words
+        if key not in positionals and not (key in lists and key in given)
+        for word in words[key]
+    ]
+    if given.isdisjoint(positionals):
+        flags += [word for name in positionals for word in words.get(name, ())]
     return flags
