@@ -49,10 +49,10 @@ class LabelClass:
 
 @dataclass(frozen=True)
 class CaptionStyle:
-    """What pictures of a table's domain are like: their shape, and of what the grammar's captions speak.
+    """What images of a table's domain are like: their shape, and of what the grammar's captions speak.
 
     `aspect` is width over height (1: the model's own shape); with `balance` the classes take turns. A caption
-    names nine of ten of the `usual` classes, which hardly a picture lacks, from the least to the most of the
+    names nine of ten of the `usual` classes, which hardly an image lacks, from the least to the most of the
     other `things` and `stuff`, and beside them some of an opening, a place, the weather and the light.
     `usual` are positions in the table's classes. `phrases` are parallel to them: how a caption names each,
     empty where its base names do.

@@ -1,10 +1,10 @@
-"""The dense CRF: a coarse mask and the picture's colors become a mask that follows edges.
+"""The dense CRF: a coarse mask and the image's colors become a mask that follows edges.
 
 The model is Kraehenbuehl and Koltun's (2011): Potts, one Gaussian kernel over places and one over places and
 colors, mean-field inference. It gives pydensecrf's masks in a fraction of its time, without a compiler: only
-labels that the picture holds take part, of L labels only the L - 1 differences to the last are filtered, and
-kernels are built once for all masks of a picture, those of places once for all pictures of a size. It is
-deterministic and runs in one thread: more pictures at once need more processes.
+labels that the image holds take part, of L labels only the L - 1 differences to the last are filtered, and
+kernels are built once for all masks of an image, those of places once for all images of a size. It is
+deterministic and runs in one thread: more images at once need more processes.
 """
 
 from dataclasses import dataclass
@@ -33,13 +33,13 @@ class Refined:
 
 
 class DenseCRF:
-    """The field of one picture, `image` (H, W, 3) uint8, which refines masks of it."""
+    """The field of one image, `image` (H, W, 3) uint8, which refines masks of it."""
 
     def __init__(self, image: np.ndarray, crf: CRF) -> None:
         self._image, self._crf = image, crf
 
     def refine(self, labels: np.ndarray) -> Refined:
-        """Refine a mask by the picture's colors.
+        """Refine a mask by the image's colors.
 
         `labels` is (H, W) int with -1 for pixels without an opinion: their unary term is uniform. With fewer
         than two labels there is nothing to decide, and the mask returns as it is (with its -1).

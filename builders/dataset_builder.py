@@ -39,7 +39,7 @@ Attn2MaskConfig.__module__ = __name__  # so that processes of num_proc find it
 
 
 class Attn2MaskBuilder(datasets.GeneratorBasedBuilder):
-    """Painted and labeled pictures in the classes of a table; keyword arguments are those of `BuildConfig`.
+    """Painted and labeled images in the classes of a table; keyword arguments are those of `BuildConfig`.
 
     A subclass names its table in `TABLE`, or, where it has several, as the names of its configurations.
     Raises UserError as `attn2mask build` does.

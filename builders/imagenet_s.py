@@ -31,7 +31,7 @@ IGNORE = 1000
 
 
 class Attn2MaskImageNetS(Attn2MaskBuilder):
-    """Painted and labeled pictures in the classes of ImageNet-S, which take turns.
+    """Painted and labeled images in the classes of ImageNet-S, which take turns.
 
     `config_name` is imagenet_s_50, imagenet_s_300 or imagenet_s_919. Masks of the larger two have 16 bits,
     and 65535 where nothing is known.
@@ -66,12 +66,12 @@ def run(config: ImageNetSConfig) -> None:
     source.check_complete()
     shards = plan(record["num_images"], record["identity"]["shard_size"])
     out = Path(config.out or f"{source.path}-folders")
-    pictures, masks = out / SPLIT, out / f"{SPLIT}-segmentation"
-    if out.exists() and (others := [path for path in out.iterdir() if path not in (pictures, masks)]):
+    images, masks = out / SPLIT, out / f"{SPLIT}-segmentation"
+    if out.exists() and (others := [path for path in out.iterdir() if path not in (images, masks)]):
         raise UserError(f"--out {out} holds other things ({others[0].name}): choose an empty folder")
     # Also those that stay empty: the number of folders tells ImageNet-S's sets apart.
     wnids = wordnet_ids(table.name)
-    for folder in (root / wnid for root in (pictures, masks) for wnid in wnids):
+    for folder in (root / wnid for root in (images, masks) for wnid in wnids):
         folder.mkdir(parents=True, exist_ok=True)
     written = without = 0
     for shard in shards:
@@ -82,10 +82,10 @@ def run(config: ImageNetSConfig) -> None:
             name = Path(wnids[row["classes"][0] - table.first_id], f"{row['sample_id']}.png")
             ids = np.array(Image.open(io.BytesIO(row["mask"]["bytes"])))
             write_file(masks / name, encode_png(in_colors(ids, table.ignore_index)))
-            write_file(pictures / name, row["image"]["bytes"])
+            write_file(images / name, row["image"]["bytes"])
             written += 1
     left_out = f"; {without} rows without a class are left out" if without else ""
-    print(f"{out}: {written} pictures with masks in ImageNet-S's encoding{left_out}")
+    print(f"{out}: {written} images with masks in ImageNet-S's encoding{left_out}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The one path from a picture and its stored scores to labels.
+"""The one path from an image and its stored scores to labels.
 
 The build, `remask`, the preview and the demo all go through it. It starts from the quantized scores and the
-lossless picture, the two things that a row can keep, so the same rules give the same labels bit for bit. It
-runs in one thread; more pictures at once need more processes.
+lossless image, the two things that a row can keep, so the same rules give the same labels bit for bit. It
+runs in one thread; more images at once need more processes.
 """
 
 import io
@@ -21,15 +21,15 @@ from attn2mask.builders.masks import agreement_threshold, coarse_mask, fixed_thr
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.scores import dequantize, upsample
 
-# The least part of the picture that a class must own: below it, what the CRF left is specks.
+# The least part of the image that a class must own: below it, what the CRF left is specks.
 MIN_AREA = 0.001
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of one picture, local to it.
+    """The labels of one image, local to it.
 
-    0 is background, 1 + k the picture's class k, -1 ignore (only in tables without background: there it is
+    0 is background, 1 + k the image's class k, -1 ignore (only in tables without background: there it is
     every pixel in which no class is above its threshold). `mask` (H, W)
     int32 after the CRF and `coarse` (H, W) int32 before it; `reliability` (H, W) uint8, 0 to 255;
     `thresholds` (K,) float32.
@@ -72,7 +72,7 @@ def label_image(image: np.ndarray, scores: np.ndarray, rules: Rules, background:
 def to_ids(local: np.ndarray, classes: Sequence[int], table: ClassTable) -> np.ndarray:
     """Local labels (H, W) as the table's ids: uint8, or uint16 for tables whose ignore value needs it.
 
-    `classes` are the mask ids of the picture's classes, in the order of its scores.
+    `classes` are the mask ids of the image's classes, in the order of its scores.
     """
     background = 0 if table.background is not None else table.ignore_index
     dtype = np.uint8 if table.ignore_index <= 255 else np.uint16
@@ -80,7 +80,7 @@ def to_ids(local: np.ndarray, classes: Sequence[int], table: ClassTable) -> np.n
 
 
 def faults(labels: Labels, peaks: Sequence[float], words: Sequence[str]) -> dict[int, str]:
-    """The gate: which of the picture's classes have no label to be used, by position, and why.
+    """The gate: which of the image's classes have no label to be used, by position, and why.
 
     `peaks` are the raw maxima of the class maps, `words` the classes' words in the prompt, which name them in
     the reasons. Empty where all are sound.
@@ -101,7 +101,7 @@ def faults(labels: Labels, peaks: Sequence[float], words: Sequence[str]) -> dict
 
 @dataclass(frozen=True)
 class Labeled:
-    """One picture's labels as PNG bytes; `kept` are the positions of its classes that passed the gate."""
+    """One image's labels as PNG bytes; `kept` are the positions of its classes that passed the gate."""
 
     image: bytes
     mask: bytes
@@ -121,7 +121,7 @@ def label(
     rules: Rules,
     table: ClassTable,
 ) -> Labeled:
-    """Label a picture (H, W, 3) uint8, or its PNG, from its scores (K, h, w) uint8.
+    """Label an image (H, W, 3) uint8, or its PNG, from its scores (K, h, w) uint8.
 
     A class that fails the gate is dropped and the rest is labeled again without it, so that the row's own
     scores always give the row's own mask. Where no class is left nothing is known: the mask is all ignore,

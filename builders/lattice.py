@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 # Corners are integer vectors, told apart by their product with these odd numbers modulo 2 ** 64: as good as
-# never do two of a picture's 10,000s collide, and a step along an axis is the addition of a number.
+# never do two of an image's 10,000s collide, and a step along an axis is the addition of a number.
 HASH = np.random.default_rng(0).integers(1, 2**62, 16) * 2 + 1
 
 

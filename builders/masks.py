@@ -1,6 +1,6 @@
 """From scores to a coarse mask: thresholds, and the class that exceeds its own by most.
 
-Labels are local to a picture: 0 is background, 1 + k is its class k, and -1 is no opinion (only where the
+Labels are local to an image: 0 is background, 1 + k is its class k, and -1 is no opinion (only where the
 class table has no background). Pure functions; the dense CRF that refines the mask is in `crf`.
 """
 
@@ -66,9 +66,9 @@ def agreement_threshold(
 ) -> tuple[torch.Tensor, np.ndarray, Refined]:
     """Of Otsu's and a few common thresholds the ones whose coarse mask the CRF changes least.
 
-    `field` is the picture's, `scores` (K, H, W). Returns the thresholds (K,), their coarse mask (H, W) and
+    `field` is the image's, `scores` (K, H, W). Returns the thresholds (K,), their coarse mask (H, W) and
     its refinement. "Least changed" is the largest mean IoU of coarse against refined mask over the background
-    and all classes of the picture, where a class without a pixel counts 0, so that an empty mask is not
+    and all classes of the image, where a class without a pixel counts 0, so that an empty mask is not
     called stable. Of equals the first is kept, Otsu's. This is our reading of DiffuMask's adaptive threshold,
     with the CRF for AffinityNet.
     """
@@ -83,7 +83,7 @@ def agreement_threshold(
 
 
 def _mean_iou(a: np.ndarray, b: np.ndarray, classes: int, background: bool) -> float:
-    """Mean over the local labels of a picture; a label in neither mask counts 0."""
+    """Mean over the local labels of an image; a label in neither mask counts 0."""
     ious = []
     for label in range(0 if background else 1, classes + 1):
         union = np.count_nonzero((a == label) | (b == label))

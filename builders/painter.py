@@ -1,6 +1,6 @@
-"""A text-to-image pipeline as the builders see it: prompts and seeds in, pictures and class words' maps out.
+"""A text-to-image pipeline as the builders see it: prompts and seeds in, images and class words' maps out.
 
-The embedded painter, a folder and a model of the Hub load and paint the same way. Each picture has its own
+The embedded painter, a folder and a model of the Hub load and paint the same way. Each image has its own
 generator on the CPU, so its noise does not depend on the batch, the device or the process that paints it.
 fp32 on the CPU, fp16 on a GPU.
 """
@@ -25,7 +25,7 @@ from attn2mask.builders.recorder import AttentionRecorder, layout_of
 EMBEDDED = Path(__file__).parent / "embedded" / "painter"
 Maps = Mapping[str, Mapping[tuple[int, int], torch.Tensor]]
 
-# What to do when no picture of a model can be used.
+# What to do when no image of a model can be used.
 ADVICE = (
     "a model that overflows in float16 needs a VAE made for it, or float32 on the CPU "
     "(CUDA_VISIBLE_DEVICES=''); one with a safety checker needs other --captions"
@@ -186,10 +186,10 @@ def _defaults(pipe: Any, model: str) -> Painting:
     )
 
 
-def _fault(picture: np.ndarray) -> str | None:
-    if not np.isfinite(picture).all():
-        return "the picture is not a number (NaN)"
-    return None if picture.any() else "the picture is black (the model's safety checker)"
+def _fault(image: np.ndarray) -> str | None:
+    if not np.isfinite(image).all():
+        return "the image is not a number (NaN)"
+    return None if image.any() else "the image is black (the model's safety checker)"
 
 
 def _silence() -> None:

@@ -22,8 +22,8 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.words.captions import Caption
 from attn2mask.builders.words.english import UNCOUNTABLE, article, means_many, plural
 
-# Streams of random numbers that must not meet: the captions' order, a prompt's draws, a picture's noise.
-_ORDER, _PROMPT, _PICTURE = range(3)
+# Streams of random numbers that must not meet: the captions' order, a prompt's draws, an image's noise.
+_ORDER, _PROMPT, _IMAGE = range(3)
 # Captions of the grammar tried for one prompt, when all class words of each lie beyond the token limit.
 _GRAMMAR_TRIES = 100
 
@@ -172,7 +172,7 @@ def token_spans(
 
 def image_seed(seed: int, index: int, attempt: int) -> int:
     """The seed of a sample's noise, from 0 to 2**63 - 1."""
-    return int(_sequence(seed, _PICTURE, index, attempt).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(_sequence(seed, _IMAGE, index, attempt).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class PromptSource:

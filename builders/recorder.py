@@ -4,11 +4,11 @@
         pipe("a photo of a dog")
     recorder.maps[0]["dog"]  # {(64, 64): tensor, (32, 32): tensor, ...}
 
-Each cross-attention layer keeps its own processor, wrapped: it paints as ever, so pictures stay bit-identical
+Each cross-attention layer keeps its own processor, wrapped: it paints as ever, so images stay bit-identical
 under any processor, and hooks on the projections lend the queries and keys that it computed, LoRA included.
 From these the softmax over the whole text is computed once more, in float32, for the conditional half of
 guidance only, and just the wanted words are added to one running mean for each resolution. That costs one
-small matrix product a layer; memory grows with pictures, words and resolutions, never with steps. Fused
+small matrix product a layer; memory grows with images, words and resolutions, never with steps. Fused
 projections and other ways to bypass `to_q` and `to_k` raise instead of recording nonsense.
 """
 
@@ -66,13 +66,13 @@ def layout_of(pipe: Any) -> UNetLayout:
 class AttentionRecorder:
     """Records one run of `pipe`, inside `with`; afterwards `maps` has what it saw.
 
-    `spans` has an entry for each picture, in the batch's order (with `num_images_per_prompt` a prompt's
-    pictures stand together): a dict from word to its token positions, BOS being 0, of all its sub-tokens and
+    `spans` has an entry for each image, in the batch's order (with `num_images_per_prompt` a prompt's
+    images stand together): a dict from word to its token positions, BOS being 0, of all its sub-tokens and
     occurrences. `steps` is the window (first, last) of the denoiser's calls to record, from 0 and inclusive;
     None records all.
 
     Raises ValueError for spans without a position, a window that is none, and pipelines without readable
-    cross-attention; while the pipeline runs, ValueError where pictures and spans differ in number, or a
+    cross-attention; while the pipeline runs, ValueError where images and spans differ in number, or a
     position lies outside the text; RuntimeError where queries or keys can't be read, and, on exit, where
     something replaced the recorder or nothing was recorded.
     """
@@ -121,7 +121,7 @@ class AttentionRecorder:
 
     @property
     def maps(self) -> list[dict[str, dict[Size, torch.Tensor]]]:
-        """For each picture, word -> (h, w) -> float32 tensor (h, w) on the pipeline's device.
+        """For each image, word -> (h, w) -> float32 tensor (h, w) on the pipeline's device.
 
         Values are the probability, 0 to 1, that a place attends to the word: its mean over heads, layers of
         that resolution, the word's positions, and the steps of the window.
@@ -129,10 +129,10 @@ class AttentionRecorder:
         means = {size: total / self._counts[size] for size, total in self._sums.items()}
         return [
             {
-                word: {size: mean[picture, column].reshape(size) for size, mean in means.items()}
+                word: {size: mean[image, column].reshape(size) for size, mean in means.items()}
                 for column, word in enumerate(words)
             }
-            for picture, words in enumerate(self.spans)
+            for image, words in enumerate(self.spans)
         ]
 
     @property
@@ -141,25 +141,25 @@ class AttentionRecorder:
 
     def _start_step(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         latents = args[0] if args else kwargs["sample"]
-        pictures = len(self.spans)
-        guided = getattr(self.pipe, "do_classifier_free_guidance", len(latents) == 2 * pictures)
-        if len(latents) != pictures * (2 if guided else 1):
+        images = len(self.spans)
+        guided = getattr(self.pipe, "do_classifier_free_guidance", len(latents) == 2 * images)
+        if len(latents) != images * (2 if guided else 1):
             painted = len(latents) // 2 if guided else len(latents)
-            raise ValueError(f"the pipeline paints {painted} pictures, but spans has entries for {pictures}")
+            raise ValueError(f"the pipeline paints {painted} images, but spans has entries for {images}")
         self._step += 1
         self._latents = tuple(latents.shape[-2:])
 
     def _averaging(self, tokens: int, device: torch.device) -> torch.Tensor:
-        """(pictures, words, tokens): a product with it averages each word's positions."""
+        """(images, words, tokens): a product with it averages each word's positions."""
         if self._weights is None:
             weights = torch.zeros(len(self.spans), max(map(len, self.spans), default=0), tokens)
-            for picture, words in enumerate(self.spans):
+            for image, words in enumerate(self.spans):
                 for column, (word, positions) in enumerate(words.items()):
                     if max(positions) >= tokens:
                         outside = f"position {max(positions)}, outside the text of {tokens} tokens"
                         raise ValueError(f"the word {word!r} has {outside}")
                     for position in positions:
-                        weights[picture, column, position] += 1 / len(positions)
+                        weights[image, column, position] += 1 / len(positions)
             self._weights = weights.to(device)
         return self._weights
 
@@ -181,11 +181,11 @@ class AttentionRecorder:
             self._sums[size] = weights.new_zeros(*weights.shape[:2], places)
             self._counts[size] = 0
         total = self._sums[size]
-        # Pictures whole, as many as fit at once; where none fits, parts of one.
+        # Images whole, as many as fit at once; where none fits, parts of one.
         fitting = (CPU_CHUNK if key.device.type == "cpu" else CHUNK) // (layer.heads * key.shape[2])
-        pictures, columns = max(1, fitting // places), min(max(1, fitting), places)
-        for first in range(0, len(self.spans), pictures):
-            part = slice(first, first + pictures)
+        images, columns = max(1, fitting // places), min(max(1, fitting), places)
+        for first in range(0, len(self.spans), images):
+            part = slice(first, first + images)
             scaled = key[part].float() * layer.scale
             for start in range(0, places, columns):
                 there = slice(start, start + columns)

@@ -41,7 +41,7 @@ def two_threshold(
 ) -> np.ndarray:
     """Reliable where a class wins with raised thresholds, and the background with lowered ones.
 
-    After IRN (Ahn et al. 2019). `field` is the picture's, `scores` (K, H, W), `thresholds` (K,); each pair
+    After IRN (Ahn et al. 2019). `field` is the image's, `scores` (K, H, W), `thresholds` (K,); each pair
     of thresholds has its own CRF run. Graded, the probability of the final label in the run that decides it.
     """
     mask = refined.labels

@@ -1,4 +1,4 @@
-"""`attn2mask remask`: the same pictures with masks by other rules, from the scores that a build stored.
+"""`attn2mask remask`: the same images with masks by other rules, from the scores that a build stored.
 
     attn2mask remask data/voc --out data/voc-fixed --threshold fixed --beta 0.3
 
@@ -103,8 +103,8 @@ def _samples(
     for row in source.rows(shard):
         count = len(row["classes"])
         scores = np.asarray(row["scores"], np.uint8) if count else np.zeros((0, 1, 1), np.uint8)
-        picture = row["image"]["bytes"]
-        task = pool.submit(label, picture, scores, row["peaks"], row["classes"], row["words"], rules, table)
+        image = row["image"]["bytes"]
+        task = pool.submit(label, image, scores, row["peaks"], row["classes"], row["words"], rules, table)
         tasks.append((row, scores, task))
     for row, scores, task in tasks:
         labels = task.result()

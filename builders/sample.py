@@ -1,6 +1,6 @@
 """The one record that flows from the painter to the shards: a row of the dataset and how it came about.
 
-Pictures are kept as the PNG bytes that the row stores, so that each is encoded once, in the process that
+Images are kept as the PNG bytes that the row stores, so that each is encoded once, in the process that
 labeled it.
 """
 

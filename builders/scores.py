@@ -1,4 +1,4 @@
-"""From the recorder's maps of a picture to one score map a class, small enough to be stored with the row.
+"""From the recorder's maps of an image to one score map a class, small enough to be stored with the row.
 
 Maps of several resolutions are resized to the largest of them and averaged: fine ones place the edges, coarse
 ones are surer of the class. Scores are stored in 8 bits, and masks are always computed from these, so that
@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from attn2mask.builders.rules import Rules
 
 # A map that varies by less than this part of its maximum says nothing of where its class is; maps of objects
-# vary by nearly all of it, even where the object fills the picture.
+# vary by nearly all of it, even where the object fills the image.
 FLAT = 0.25
 
 
 def class_scores(
     maps: Sequence[Mapping[tuple[int, int], torch.Tensor]], rules: Rules
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores (K, h, w) in [0, 1] and raw peaks (K,) of one picture's K classes: float32, on the CPU.
+    """Scores (K, h, w) in [0, 1] and raw peaks (K,) of one image's K classes: float32, on the CPU.
 
     `maps` holds for each class its maps by (h, w), the same sizes for all, K at least 1. (h, w) of the scores
     is the largest size that the rules choose. A peak is the maximum of the averaged map before normalizing:

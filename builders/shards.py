@@ -115,7 +115,7 @@ class BuildDirectory:
         )
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
-        """The rows of a shard, pictures as `{"bytes": PNG}`, classes as mask ids."""
+        """The rows of a shard, images as `{"bytes": PNG}`, classes as mask ids."""
         for batch in ParquetFile(self.shard_file(shard)).iter_batches(batch_size=16):
             yield from batch.to_pylist()
 
@@ -275,7 +275,7 @@ class BuildDirectory:
             if folder.is_symlink():
                 raise UserError(f"{folder} is a link, which leads out of {self.path}: put a folder there")
         with replacing(self.shard_file(shard)) as stream:
-            # Row groups of 16 keep pictures streamable.
+            # Row groups of 16 keep images streamable.
             with ParquetWriter(features=features, stream=stream, writer_batch_size=16) as writer:
                 for row in rows:
                     writer.write(features.encode_example(row))

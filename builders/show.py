@@ -2,7 +2,7 @@
 
     attn2mask show data/voc --out sheet.png --rows 8
 
-A row: picture | a heat map for each class (where scores are stored) | mask over the picture | reliability |
+A row: image | a heat map for each class (where scores are stored) | mask over the image | reliability |
 prompt and legend. Looking at a few rows finds what no number tells.
 """
 
@@ -31,7 +31,7 @@ TILE, GAP, LINE, TEXT = (
     8,
     20,
     300,
-)  # pixels: a picture's longer side, between tiles, a line of text, a column of it
+)  # pixels: an image's longer side, between tiles, a line of text, a column of it
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ShowConfig:
 
 
 def run(config: ShowConfig) -> None:
-    """Draw the sheet. Raises UserError where there are no such rows, or no picture can be written."""
+    """Draw the sheet. Raises UserError where there are no such rows, or no image can be written."""
     directory = BuildDirectory(Path(config.dir))
     record = directory.record()
     shards = plan(record["num_images"], record["identity"]["shard_size"])
@@ -66,19 +66,19 @@ def sheet(rows: Sequence[dict[str, Any]], table: ClassTable) -> Image.Image:
     """Rows of one dataset, as the shards hold them, under one another."""
     with_scores = "scores" in rows[0]
     maps = max(len(row["classes"]) for row in rows) if with_scores else 0
-    titles = ["picture", *["class map"] * maps, "mask", "reliability", "prompt"]
+    titles = ["image", *["class map"] * maps, "mask", "reliability", "prompt"]
     strips = []
     for row in rows:
-        picture = _picture(row["image"])
-        heats = [heat_map(picture, np.asarray(s) / 255) for s in row["scores"]] if with_scores else []
+        image = _image(row["image"])
+        heats = [heat_map(image, np.asarray(s) / 255) for s in row["scores"]] if with_scores else []
         captions = ["", *row["words"][: len(heats)], *[""] * (maps - len(heats)), "", ""]
-        blank = Image.new("RGB", picture.size, "white")
-        tiles = [picture, *heats, *[blank] * (maps - len(heats))]
-        tiles += [overlay(picture, row["mask"], table), _picture(row["reliability"])]
+        blank = Image.new("RGB", image.size, "white")
+        tiles = [image, *heats, *[blank] * (maps - len(heats))]
+        tiles += [overlay(image, row["mask"], table), _image(row["reliability"])]
         strips.append(_strip(tiles, captions, row, table))
     width = max(strip.width for strip in strips)
     page = Image.new("RGB", (width, LINE + GAP + sum(strip.height for strip in strips)), "white")
-    draw, side = ImageDraw.Draw(page), _fit(_picture(rows[0]["image"])).width + GAP
+    draw, side = ImageDraw.Draw(page), _fit(_image(rows[0]["image"])).width + GAP
     for column, title in enumerate(titles):
         draw.text((GAP + column * side, GAP // 2), title, "black", _font(bold=True))
     top = LINE + GAP
@@ -105,31 +105,31 @@ def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0)
     rules = load_rules("default")
     images, maps, _ = painter.paint([every], [seed], replace(painter.defaults, window=rules.window))
     scores, _ = class_scores([maps[0][word] for word in words], rules)
-    picture = Image.fromarray(images[0])
-    tiles = [picture, *(heat_map(picture, score) for score in scores.numpy())]
+    image = Image.fromarray(images[0])
+    tiles = [image, *(heat_map(image, score) for score in scores.numpy())]
     columns = min(len(tiles), 6)
     lines = -(-len(tiles) // columns)
-    tile = _fit(picture)
+    tile = _fit(image)
     page = Image.new(
         "RGB", (GAP + columns * (tile.width + GAP), GAP + lines * (tile.height + LINE + GAP)), "white"
     )
     draw = ImageDraw.Draw(page)
-    for number, (picture, label) in enumerate(zip(tiles, [prompt, *tokens], strict=True)):
+    for number, (image, label) in enumerate(zip(tiles, [prompt, *tokens], strict=True)):
         left = GAP + number % columns * (tile.width + GAP)
         top = GAP + number // columns * (tile.height + LINE + GAP)
-        page.paste(_fit(picture), (left, top))
+        page.paste(_fit(image), (left, top))
         draw.text((left, top + tile.height), _shorten(label, tile.width), "black", _font())
     save(page, out)
 
 
 def save(page: Image.Image, out: str | Path) -> None:
-    """Write a figure; raises UserError where its name has no ending of a picture."""
+    """Write a figure; raises UserError where its name has no ending of an image."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         page.save(out)
     except ValueError as error:
-        raise UserError(f"--out {out}: the ending must be that of a picture, such as .png") from error
+        raise UserError(f"--out {out}: the ending must be that of an image, such as .png") from error
 
 
 def _strip(
@@ -157,17 +157,17 @@ def _strip(
     return strip
 
 
-def _picture(column: dict[str, bytes]) -> Image.Image:
+def _image(column: dict[str, bytes]) -> Image.Image:
     return Image.open(io.BytesIO(column["bytes"])).convert("RGB")
 
 
-def _fit(picture: Image.Image) -> Image.Image:
-    """Scaled so that the longer side is TILE: small pictures enlarged without smoothing, large ones
+def _fit(image: Image.Image) -> Image.Image:
+    """Scaled so that the longer side is TILE: small images enlarged without smoothing, large ones
     reduced.
     """
-    scale = TILE / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
-    return picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+    scale = TILE / max(image.size)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    return image.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
 
 
 def _shorten(text: str, width: int) -> str:

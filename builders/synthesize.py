@@ -4,7 +4,7 @@
 
 The painter runs here, labeling in a pool of processes beside it. A sample that fails the gate is tried
 again with its own next prompt and seed. A shard is painted alone and in order: attempt 0 of its samples in
-batches, then attempt 1 of the rejected ones, and so on; so the company in which a picture is painted, and
+batches, then attempt 1 of the rejected ones, and so on; so the company in which an image is painted, and
 with it its last bit, is the same whenever and wherever its shard is made. The price is a short wait for the
 labels at the end of each attempt.
 """
@@ -27,7 +27,7 @@ from attn2mask.builders.scores import class_scores, quantize
 
 # A sample is painted at most so often; then the best attempt is taken, without the classes that failed.
 ATTEMPTS = 4
-# When this many pictures of a shard were painted and none can be used, the model is at fault, and not chance.
+# When this many images of a shard were painted and none can be used, the model is at fault, and not chance.
 HOPELESS = 16
 
 
@@ -127,7 +127,7 @@ class Synthesizer:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An attempt at a sample: a picture that is being labeled. `fault` says why the picture itself cannot
+    """An attempt at a sample: an image that is being labeled. `fault` says why the image itself cannot
     be used.
     """
 
@@ -144,5 +144,5 @@ class Candidate:
         return (self.fault,) if self.fault else self.labels.result().dropped
 
     def quality(self) -> tuple[bool, int]:
-        """What makes a failed attempt better than another: a picture that can be used, then more classes."""
+        """What makes a failed attempt better than another: an image that can be used, then more classes."""
         return self.fault is None, len(self.labels.result().kept)

@@ -51,7 +51,7 @@ def labeling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _watch(pool: ProcessPoolExecutor, ended: threading.Event) -> None:
-    """Break a pool that can't notice that it is broken: a process killed while it hands over a picture leaves
+    """Break a pool that can't notice that it is broken: a process killed while it hands over an image leaves
     half a message, and the pool waits for the rest for as long as anybody could write it.
     """
     while not ended.wait(1):

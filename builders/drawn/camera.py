@@ -1,7 +1,7 @@
 """A pinhole camera over a flat street: it draws in metres, back to front, with every pixel's class exact.
 
 Points are (x to the right, y up, z ahead) in metres, the camera above the origin, looking along z. Faces are
-cut at the near plane, projected and painted twice: their lit color on the picture, their class on the mask.
+cut at the near plane, projected and painted twice: their lit color on the image, their class on the mask.
 First comes the ``sky``, then all ``ground``, lit at once by ``light_ground``, then what stands on it, from
 far to near.
 """
@@ -72,7 +72,7 @@ class Light:
 
     Attributes:
         phrases: words for it ("at dusk"), one of which describes the scene.
-        zenith: the sky's color at the top of the picture, RGB.
+        zenith: the sky's color at the top of the image, RGB.
         haze: its color above the horizon, which far things take on.
         tint: factors on every color that does not shine itself.
         reach: metres after which haze hides all but 1 / e of a color.
@@ -94,7 +94,7 @@ class Light:
 
 
 class Camera:
-    """The picture while it is drawn; ``size`` is (height, width) in pixels of the result.
+    """The image while it is drawn; ``size`` is (height, width) in pixels of the result.
 
     ``dice`` is for details of what is drawn. Colors are RGB, 0 to 255, as seen in white light; labels are
     names of ``CITYSCAPES``, or None to recolor a face that is there already.
@@ -256,7 +256,7 @@ class Camera:
     # the sky and the ground
 
     def sky(self) -> None:
-        """The sky over the whole picture, with soft clouds."""
+        """The sky over the whole image, with soft clouds."""
         t = np.clip(np.arange(self.height) / self.horizon, 0, 1)[:, None, None] ** 1.4
         sky = np.array(self.light.zenith) * (1 - t) + self._haze * t
         cover = sum(self._noise(4 * k, 7 * k) / k for k in (1, 2, 4, 8)) / 1.875
@@ -315,7 +315,7 @@ class Camera:
         self._rgb.line(edge, fill=shine, width=2 * SUPERSAMPLE)
 
     def develop(self) -> tuple[np.ndarray, np.ndarray]:
-        """The picture (H, W, 3) uint8 and the mask (H, W) uint8 of train ids, 255 where unlabeled."""
+        """The image (H, W, 3) uint8 and the mask (H, W) uint8 of train ids, 255 where unlabeled."""
         middle = SUPERSAMPLE // 2
         mask = np.asarray(self.ids)[middle::SUPERSAMPLE, middle::SUPERSAMPLE].copy()
         image = np.asarray(self.image.reduce(SUPERSAMPLE), dtype=np.float32).copy()
@@ -328,7 +328,7 @@ class Camera:
         return image.clip(0, 255).astype(np.uint8), mask
 
     def _wet(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Rain: the road mirrors what stands behind it, and drops streak the picture."""
+        """Rain: the road mirrors what stands behind it, and drops streak the image."""
         height, width = mask.shape
         rows = np.arange(height)
         mirrored = image[np.clip(round(2 * self.horizon / SUPERSAMPLE) - rows, 0, height - 1)]

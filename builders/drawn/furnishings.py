@@ -619,7 +619,7 @@ def sectional(pen: Pen) -> None:
 
 
 def screen(pen: Pen, x0: float, y0: float, x1: float, y1: float) -> None:
-    """A lit or dark screen with some simple picture on it."""
+    """A lit or dark screen with some simple image on it."""
     w, h = x1 - x0, y1 - y0
     pen.rectangle(x0, y0, x1, y1, pen.glass)
     what = pen.rng.integers(5)

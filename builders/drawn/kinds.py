@@ -20,7 +20,7 @@ class Kind:
         draw: draws it into the pen's unit box, facing right if it faces anywhere, standing on y = 1.
         aspect: width over height of its natural box.
         place: where it stands: "ground", "air" or "water".
-        scale: the larger side of its box over the picture's side, as the largest object of a scene.
+        scale: the larger side of its box over the image's side, as the largest object of a scene.
     """
 
     thing: str

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from attn2mask.builders.drawn.scenes import Scene
 
 TABLES = {"objects": "voc", "variety": "voc", "shifted": "voc", "streets": "cityscapes"}  # by world
-SEEN = 0.005  # share of a picture's pixels from which on a caption may name a class
+SEEN = 0.005  # share of an image's pixels from which on a caption may name a class
 HELD_OUT = 77_000_000  # seeds from here on belong to evaluation; nothing is trained on them
 
 
@@ -42,7 +42,7 @@ class DrawConfig:
     out: str = option("directory of the rows (%(default)s)", "runs/drawn", metavar="DIR")
     num_images: int = option("scenes to draw (%(default)s)", 300, metavar="N")
     seed: int = option("of the first scene (%(default)s: kept from all training)", HELD_OUT, metavar="N")
-    size: int = option("height of the pictures in pixels (%(default)s)", 128, metavar="N")
+    size: int = option("height of the images in pixels (%(default)s)", 128, metavar="N")
     width: int | None = option("width (as the height; streets are twice as wide)", None, metavar="N")
 
 

@@ -1,4 +1,4 @@
-"""Scenes of the drawn worlds: pictures whose masks are exact, with what is in them for captions to say.
+"""Scenes of the drawn worlds: images whose masks are exact, with what is in them for captions to say.
 
 ``objects`` has one to three things of VOC's 20 classes before a calm backdrop. ``variety`` has all the kinds
 of them that can be drawn, most of which the embedded painter never saw. ``shifted`` has the things of
@@ -99,7 +99,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture.
+    """A drawn image.
 
     Attributes:
         image: (H, W, 3) uint8.
@@ -120,7 +120,7 @@ class Scene:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The visible classes with the share of the picture's pixels that each has, largest first."""
+        """The visible classes with the share of the image's pixels that each has, largest first."""
         counts = np.bincount(self.mask.ravel(), minlength=UNLABELED + 1)[:UNLABELED]
         order = np.argsort(-counts, kind="stable")
         return {self.names[k]: float(counts[k] / self.mask.size) for k in order if counts[k]}
@@ -189,9 +189,9 @@ def draw_scene(
             things = (things[0],) * count
     kinds = [_choose([k for k in kinds_of(t) if shown_in(world, k)], rng) for t in things]
     backdrop = _choose_backdrop(kinds, rng)
-    picture, horizon = draw_backdrop(backdrop, (size, size), style, rng)
+    image, horizon = draw_backdrop(backdrop, (size, size), style, rng)
     side = size * SUPERSAMPLE
-    canvas = np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR)).copy()
+    canvas = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)).copy()
     ids = np.zeros((side, side), np.uint8)
     drawn = []
     for kind, transform in _arrange(kinds, horizon, side, rng):
@@ -229,7 +229,7 @@ def _choose_backdrop(kinds: list[Kind], rng: np.random.Generator) -> str:
 def _arrange(
     kinds: list[Kind], horizon: float, side: int, rng: np.random.Generator
 ) -> list[tuple[Kind, np.ndarray]]:
-    """Places for the things, back to front: side by side in random order, those lower in the picture in
+    """Places for the things, back to front: side by side in random order, those lower in the image in
     front.
     """
     n = len(kinds)
@@ -264,7 +264,7 @@ def _hatching(size: int) -> np.ndarray:
 
 
 def _finish(image: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
-    """Grain and hatching over the whole picture."""
+    """Grain and hatching over the whole image."""
     if not style.grain and not style.hatch:
         return image
     out = image.astype(np.float32)

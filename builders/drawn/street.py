@@ -1,6 +1,6 @@
 """The street and what is behind things: Cityscapes' things, plain surfaces, and scenery without things.
 
-``draw_ground`` fills a picture with one surface of ``GROUNDS``. ``draw_backdrop`` draws a calm scene of
+``draw_ground`` fills an image with one surface of ``GROUNDS``. ``draw_backdrop`` draws a calm scene of
 ``BACKDROPS`` that holds nothing with a class of its own, and says where its ground begins.
 """
 
@@ -534,17 +534,17 @@ def grass_patch(pen: Pen) -> None:
             pen.ellipse(x, v, 0.035, 0.06, pen.light)
 
 
-# whole pictures
+# whole images
 
 
 def _canvas(size: tuple[int, int], style: Style, rng: np.random.Generator) -> Pen:
-    """A pen whose unit box is the whole picture and that draws without outlines."""
+    """A pen whose unit box is the whole image and that draws without outlines."""
     w, h = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE
     return Pen((w, h), np.array([[w, 0.0, 0.0], [0.0, h, 0.0]]), replace(style, outline=0.0, wobble=0.0), rng)
 
 
-def _picture(pen: Pen) -> np.ndarray:
-    """The picture at output resolution."""
+def _image(pen: Pen) -> np.ndarray:
+    """The image at output resolution."""
     return np.asarray(pen.rgb.reduce(SUPERSAMPLE))
 
 
@@ -745,7 +745,7 @@ def _ground_building(pen: Pen) -> None:
             pen.rectangle(0, r / rows - 0.012, 1, r / rows + 0.012, shade(wall, 0.75))
 
 
-#: Surfaces that fill a whole picture, by the Cityscapes class they show.
+#: Surfaces that fill a whole image, by the Cityscapes class they show.
 _GROUND: dict[str, Callable[[Pen], None]] = {
     "road": _ground_road,
     "sidewalk": _ground_sidewalk,
@@ -759,11 +759,11 @@ GROUNDS = tuple(_GROUND)
 
 
 def draw_ground(name: str, size: tuple[int, int], style: Style, rng: np.random.Generator) -> np.ndarray:
-    """A picture (H, W, 3) uint8 of ``size`` (width, height) that is all one surface of ``GROUNDS``."""
+    """An image (H, W, 3) uint8 of ``size`` (width, height) that is all one surface of ``GROUNDS``."""
     pen = _canvas(size, style, rng)
     with pen.atop():
         _GROUND[name](pen)
-    return _picture(pen)
+    return _image(pen)
 
 
 #: Scenery without things of any class, with the phrases that describe it.
@@ -856,7 +856,7 @@ def _back_road(pen: Pen, low: float) -> None:
         vx = pen.between(0.35, 0.65)
         _perspective(pen, far, vx, 0.05, pen.between(0.6, 0.85), grey)
         _lane_marks(pen, far, vx, paint)
-    else:  # across the picture
+    else:  # across the image
         _ramp(pen, low, 1, shade(grey, 1.1), shade(grey, 0.94))
         kerb = _hsv(pen, 40, 0.05, 0.78)
         pen.rectangle(0, low - 0.03, 1, low + 0.012, kerb)
@@ -1173,9 +1173,9 @@ _BACK: dict[str, Callable[[Pen, float], None]] = {
 def draw_backdrop(
     name: str, size: tuple[int, int], style: Style, rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
-    """A picture (H, W, 3) uint8 of a scene of ``BACKDROPS``, and where its ground begins (0 top)."""
+    """An image (H, W, 3) uint8 of a scene of ``BACKDROPS``, and where its ground begins (0 top)."""
     pen = _canvas(size, style, rng)
     horizon = pen.between(0.35, 0.75)
     with pen.atop():
         _BACK[name](pen, horizon)
-    return _picture(pen), horizon
+    return _image(pen), horizon

@@ -380,7 +380,7 @@ class Street:
 
 
 def draw_street(size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str, str]:
-    """A street scene of ``size`` (height, width): its picture (H, W, 3) uint8, its mask (H, W) uint8 of train
+    """A street scene of ``size`` (height, width): its image (H, W, 3) uint8, its mask (H, W) uint8 of train
     ids with 255 where unlabeled, and phrases for its place ("along a park") and light ("at dusk").
     """
     light = LIGHTS[rng.choice(len(LIGHTS), p=LIGHT_ODDS)]

@@ -149,7 +149,7 @@ def run(config: AliasesConfig) -> None:
     wordnet = find_wordnet(config.wordnet)
     proposals = [propose(wordnet, label, config.most) for label in table.classes]
     proposals = without_collisions(table, proposals)
-    head = f"{source.name} with proposals from {wordnet.version}: strike out what does not fit your pictures."
+    head = f"{source.name} with proposals from {wordnet.version}: strike out what does not fit your images."
     text = written(yaml.safe_load(source.read_bytes()), proposals, head)
     parse_table(yaml.safe_load(text), str(out))
     try:

@@ -9,19 +9,18 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from datasets import load_dataset
 from PIL import Image
 
 from attn2mask.builders import build, synthesize
 from attn2mask.builders.painter import Painter, Painting
 from attn2mask.builders.shards import BuildDirectory, plan
-from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
 
 CAPTIONS = [
@@ -76,7 +75,7 @@ def test_a_build_loads_and_holds_what_the_design_says(command, tmp_path, capsys,
     assert command("--num-images", "6", "--shard-size", "4", "--store-scores") == 0
     out, err = capsys.readouterr()
     assert "6 rows in 2 shards" in out
-    assert "with 1 process" in out
+    assert "6 of them were made now" in out
     assert f"next: attn2mask show {tmp_path / 'out'}" in out
     assert "6/6" in err
     data = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
@@ -96,8 +95,10 @@ def test_a_build_loads_and_holds_what_the_design_says(command, tmp_path, capsys,
     assert report["rows"] == 6
     record = json.loads((tmp_path / "out" / "build.json").read_text())
     assert record["identity"]["guidance_scale"] == 7.5
-    assert record["identity"]["rules"]["threshold"] == "otsu"
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    assert record["identity"]["threshold"] == "otsu"
+    assert record["versions"]["torch"] == version("torch")
+    assert record["versions"]["attn2mask"] == version("attn2mask")
+    assert record["format_version"] == 1
     assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -143,24 +144,25 @@ def test_a_build_grows_finishes_and_refuses(command, captions, tmp_path, capsys)
     def error(*options: str) -> str:
         capsys.readouterr()
         assert command("--shard-size", "4", *options) == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        return line
+        errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        assert len(errors) == 1
+        return errors[0]
 
     assert command("--num-images", "6", "--shard-size", "4") == 0
     small = rows_of(tmp_path / "out")
     assert command("--num-images", "9", "--shard-size", "4", "--batch-size", "8", "--workers", "2") == 0
-    assert "5 of them made now" in capsys.readouterr().out
+    assert "5 of them were made now" in capsys.readouterr().out
     large = rows_of(tmp_path / "out")
     assert large[:4] == small[:4]
     assert [row["prompt"] for row in large[4:6]] == [row["prompt"] for row in small[4:6]]
     assert len(large) == 9
     assert command("--num-images", "9", "--shard-size", "4") == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "all were there already" in capsys.readouterr().out
     assert "which can only grow, not 6" in error("--num-images", "6")
     message = error("--num-images", "9", "--seed", "3", "--threshold", "fixed", "--steps", "1")
     for part in (
         "seed (there 0, here 3)",
-        "rules.threshold (there 'otsu', here 'fixed')",
+        "threshold (there 'otsu', here 'fixed')",
         "steps (there 2, here 1)",
     ):
         assert part in message
@@ -178,7 +180,7 @@ def test_a_damaged_shard_is_made_again_bit_for_bit(command, tmp_path, capsys):
     assert command("--num-images", "4", "--shard-size", "2") == 0
     out, err = capsys.readouterr()
     assert "train-00001.parquet is damaged; it is made again" in err
-    assert "2 of them made now" in out
+    assert "2 of them were made now" in out
     assert rows_of(tmp_path / "out") == before
 
 
@@ -189,23 +191,13 @@ def test_remask_with_unchanged_rules_changes_no_bit(command, tmp_path, rules):
     assert command("--num-images", "5", "--shard-size", "2", "--store-scores", "--graded", *rules) == 0
     assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
     assert rows_of(tmp_path / "again") == rows_of(tmp_path / "out")
-    assert (
-        main(
-            [
-                "remask",
-                str(tmp_path / "again"),
-                "--out",
-                str(tmp_path / "other"),
-                "--reliability",
-                "two-threshold",
-            ]
-        )
-        == 0
-    )
-    assert json.loads((tmp_path / "other" / "build.json").read_text())["identity"]["rules"]["graded"]
+    other = tmp_path / "other"
+    options = ["--out", str(other), "--reliability", "two-threshold"]
+    assert main(["remask", str(tmp_path / "again"), *options]) == 0
+    assert json.loads((other / "build.json").read_text())["identity"]["graded"]
 
 
-def test_remask_changes_labels_and_keeps_pictures(command, tmp_path, capsys):
+def test_remask_changes_labels_and_keeps_images(command, tmp_path, capsys):
     assert command("--num-images", "4", "--shard-size", "2", "--store-scores") == 0
     options = ["--threshold", "fixed", "--beta", "0.9"]
     assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "new"), *options]) == 0
@@ -213,7 +205,7 @@ def test_remask_changes_labels_and_keeps_pictures(command, tmp_path, capsys):
     assert [row["image"] for row in old] == [row["image"] for row in new]
     assert any(before["mask"] != after["mask"] for before, after in zip(old, new, strict=True))
     assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "new"), "--beta", "0.5"]) == 2
-    assert "--beta belongs to --threshold fixed" in capsys.readouterr().err
+    assert "--beta is used only with --threshold fixed" in capsys.readouterr().err
     (tmp_path / "out" / "manifest" / "00001.json").unlink()
     assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "third")]) == 2
     assert "is not complete" in capsys.readouterr().err
@@ -226,10 +218,10 @@ def test_remask_needs_stored_scores(command, tmp_path, capsys):
 
 
 def test_classes_that_fail_are_dropped_with_a_reason_and_rows_number_the_same(command, tmp_path, monkeypatch):
-    def flat(self, prompts, seeds, **options):
-        images, maps, faults = paint(self, prompts, seeds, **options)
-        for picture in maps:
-            for of_size in picture.values():
+    def flat(self, prompts, seeds, painting):
+        images, maps, faults = paint(self, prompts, seeds, painting)
+        for of_image in maps:
+            for of_size in of_image.values():
                 for values in of_size.values():
                     values.fill_(0.01)
         return images, maps, faults
@@ -249,37 +241,31 @@ def test_classes_that_fail_are_dropped_with_a_reason_and_rows_number_the_same(co
 
 
 def test_a_rejected_sample_is_tried_with_its_next_prompt_and_seed(command, tmp_path, monkeypatch):
-    def black_at_first(self, prompts, seeds, **options):
-        images, maps, faults = paint(self, prompts, seeds, **options)
+    def black_at_first(self, prompts, seeds, painting):
+        images, maps, faults = paint(self, prompts, seeds, painting)
         seen.append(seeds)
-        return (
-            (images, maps, ["the picture is black", *faults[1:]])
-            if len(seen) == 1
-            else (images, maps, faults)
-        )
+        return images, maps, ["the image is black", *faults[1:]] if len(seen) == 1 else faults
 
     paint, seen = Painter.paint, []
     monkeypatch.setattr(Painter, "paint", black_at_first)
     assert command("--num-images", "4", "--batch-size", "4") == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["rejected"]["voc-0-00000000"][0] == "attempt 0: the picture is black"
+    assert report["rejected"]["voc-0-00000000"][0] == "attempt 0: the image is black"
     assert rows_of(tmp_path / "out")[0]["seed"] == seen[1][0] != seen[0][0]
 
 
-@pytest.mark.parametrize(
-    "fault", ["the picture is not a number (NaN)", "the picture is black (safety checker)"]
-)
-def test_a_model_whose_pictures_cannot_be_used_ends_the_build(command, tmp_path, monkeypatch, capsys, fault):
-    def useless(self, prompts, seeds, **options):
-        images, maps, _ = paint(self, prompts, seeds, **options)
+@pytest.mark.parametrize("fault", ["the image is not a number (NaN)", "the image is black (safety checker)"])
+def test_a_model_whose_images_cannot_be_used_ends_the_build(command, tmp_path, monkeypatch, capsys, fault):
+    def useless(self, prompts, seeds, painting):
+        images, maps, _ = paint(self, prompts, seeds, painting)
         return images, maps, [fault] * len(prompts)
 
     paint = Painter.paint
     monkeypatch.setattr(Painter, "paint", useless)
     assert command("--num-images", "40", "--shard-size", "20") == 2
-    assert f"none of 16 pictures can be used: {fault}; a model that overflows" in capsys.readouterr().err
+    assert f"none of 16 images can be used: {fault}; a model that overflows" in capsys.readouterr().err
     assert command("--num-images", "1", out="one") == 2
-    assert "none of 2 pictures" in capsys.readouterr().err
+    assert "none of 2 images" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line_and_the_build_goes_on_later(command, tmp_path, monkeypatch, capsys):
@@ -289,7 +275,7 @@ def test_a_full_disk_is_one_line_and_the_build_goes_on_later(command, tmp_path, 
 
     monkeypatch.setattr(os, "fsync", full)
     assert command("--num-images", "4", "--shard-size", "2") == 2
-    assert "No space left on device; make room" in capsys.readouterr().err.splitlines()[-1]
+    assert "No space left on device; free some space" in capsys.readouterr().err.splitlines()[-1]
     assert [file.name for file in (tmp_path / "out" / "data").iterdir()] == ["train-00000.parquet"]
 
 
@@ -299,21 +285,17 @@ def test_an_interrupt_is_one_line_and_status_130(command, monkeypatch, capsys):
 
     monkeypatch.setattr(Painter, "paint", interrupted)
     assert command("--num-images", "2") == 130
-    assert (
-        capsys.readouterr()
-        .err.splitlines()[-1]
-        .startswith("attn2mask: interrupted; the same command goes on")
-    )
+    assert "attn2mask: interrupted; run the same command again" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_tables_scene_decides_the_size_and_the_turns():
+def test_a_tables_caption_style_decides_the_size_and_the_turns():
     model = Painting(steps=50, guidance_scale=7.5, height=64, width=64)
     painter = SimpleNamespace(
         defaults=model, pipe=SimpleNamespace(vae_scale_factor=8), check=lambda *asked: None
     )
 
     def size(name: str, **options: int) -> tuple[int, int]:
-        config = build.resolve(build.BuildConfig(name, **options), load_table(name), painter)
+        config = build.resolve(build.BuildConfig(name, **options)).for_painter(painter).config
         return config.width, config.height
 
     assert size("voc") == (64, 64)
@@ -324,7 +306,7 @@ def test_a_tables_scene_decides_the_size_and_the_turns():
     assert size("cityscapes", width=64, height=64) == (64, 64)
 
     def turns(name: str, balance: bool | None) -> bool:
-        return build.in_turns(build.BuildConfig(name, balance=balance), load_table(name)).balance
+        return build.resolve(build.BuildConfig(name, balance=balance)).config.balance
 
     assert [turns("voc", balance) for balance in (None, True, False)] == [False, True, False]
     assert [turns("imagenet_s_919", balance) for balance in (None, True, False)] == [True, True, False]

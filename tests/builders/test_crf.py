@@ -16,7 +16,7 @@ def refine(image, labels, crf=DEFAULT):
 
 
 def two_colors(height=60, width=80):
-    """Left red, right blue, with a little noise; the mask's edge lies 6 pixels beside the picture's."""
+    """Left red, right blue, with a little noise; the mask's edge lies 6 pixels beside the image's."""
     rng = np.random.default_rng(0)
     image = np.where(np.arange(width)[None, :, None] < width // 2, [200, 40, 40], [40, 40, 200])
     image = (image + rng.integers(-8, 9, (height, width, 3))).astype(np.uint8)
@@ -24,7 +24,7 @@ def two_colors(height=60, width=80):
     return image, truth, np.roll(truth, 6, axis=1) * (np.arange(width) >= 6)
 
 
-def test_the_mask_moves_to_the_picture_s_edge():
+def test_the_mask_moves_to_the_edge_of_the_image():
     image, truth, shifted = two_colors()
     refined = refine(image, shifted)
     assert refined.labels.dtype == np.int32
@@ -68,7 +68,7 @@ def test_it_is_deterministic():
     assert np.array_equal(first.probabilities, second.probabilities)
 
 
-def test_many_masks_of_one_picture():
+def test_many_masks_of_one_image():
     """Kernels are kept from mask to mask: the same answers as from a new field."""
     image, truth, shifted = two_colors()
     field = DenseCRF(image, DEFAULT)
@@ -78,7 +78,7 @@ def test_many_masks_of_one_picture():
 
 
 def blots(height, width, labels, seed=0):
-    """A smooth picture with noise, and patches of labels that know nothing of it, a strip without opinion."""
+    """A smooth image with noise, and patches of labels that know nothing of it, a strip without opinion."""
     rng = np.random.default_rng(seed)
     ramps = np.indices((height, width)).T.swapaxes(0, 1) @ rng.normal(0, 2, (2, 3))
     image = 128 + 120 * np.sin(ramps / 20 + rng.uniform(0, 6, 3)) + rng.normal(0, 4, ramps.shape)
@@ -127,8 +127,8 @@ def test_every_channel_is_filtered_alone():
     np.testing.assert_allclose(lattice(values), alone, rtol=1e-5, atol=1e-6)
 
 
-def test_widths_scale_with_the_picture():
-    """They are given for 512 x 512: a picture made four times as large is refined alike."""
+def test_widths_scale_with_the_image():
+    """They are given for 512 x 512: an image made four times as large is refined alike."""
 
     def larger(array):
         return array.repeat(4, axis=0).repeat(4, axis=1)

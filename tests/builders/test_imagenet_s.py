@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attn2mask.builders.imagenet_s import in_colors, main
+from attn2mask.builders.command import run_command
+from attn2mask.builders.imagenet_s import ImageNetSConfig, in_colors, run
 from attn2mask.builders.images import encode_png
 from attn2mask.builders.sample import features
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table, wordnet_ids
 from attn2mask.training.benchmarks import open_pictures
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+
+
+def main(*argv: str) -> int:
+    return run_command(ImageNetSConfig, run, argv, "builders/imagenet_s.py", "")
 
 
 def built(root: Path, name: str, ids: list[int], num_images: int = 3) -> Path:
@@ -22,9 +27,9 @@ def built(root: Path, name: str, ids: list[int], num_images: int = 3) -> Path:
     table = load_table(name)
     dtype = np.uint8 if table.ignore_index == 255 else np.uint16
     mask = np.resize(np.array([0, *ids, table.ignore_index], dtype), (5, 7))
-    row = {column: {"bytes": encode_png(PICTURE[..., 0]), "path": None} for column in ("mask", "reliability")}
+    row = {column: {"bytes": encode_png(IMAGE[..., 0]), "path": None} for column in ("mask", "reliability")}
     row |= {
-        "image": {"bytes": encode_png(PICTURE), "path": None},
+        "image": {"bytes": encode_png(IMAGE), "path": None},
         "mask": {"bytes": encode_png(mask), "path": None},
     }
     row |= {"prompt": "", "caption": "", "words": [], "seed": 1, "peaks": []}
@@ -52,22 +57,22 @@ def test_the_encoding():
 def test_the_folders_are_read_back(tmp_path, capsys, name, ids):
     root, out = built(tmp_path / "data", name, ids), tmp_path / "out"
     for _ in range(2):  # a second time changes nothing
-        assert main([str(root), "--out", str(out)]) == 0
-    assert "2 pictures with masks in ImageNet-S's encoding; 1 rows without a class" in capsys.readouterr().out
+        assert main(str(root), "--out", str(out)) == 0
+    assert "2 images with masks in ImageNet-S's encoding; 1 rows without a class" in capsys.readouterr().out
     table = load_table(name)
     assert len(list((out / "train").iterdir())) == len(table.classes)
     wnid = wordnet_ids(name)[ids[0] - 1]
     assert Image.open(out / "train-segmentation" / wnid / "s-0.png").mode == "RGB"
-    pictures = open_pictures(str(out), "train", table)
-    assert [example.name for example in pictures] == [f"{wnid}/s-0", f"{wnid}/s-1"]
-    for example in pictures:
-        assert (example.image == PICTURE).all()
+    images = open_pictures(str(out), "train", table)
+    assert [example.name for example in images] == [f"{wnid}/s-0", f"{wnid}/s-1"]
+    for example in images:
+        assert (example.image == IMAGE).all()
         assert set(np.unique(example.target)) == {0, *ids, table.ignore_index}
 
 
 def test_mistakes(tmp_path, capsys):
     def refused(*argv: str) -> str:
-        assert main(argv) == 2
+        assert main(*argv) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         return said

@@ -60,7 +60,7 @@ def test_fixed_threshold_follows_beta():
 @pytest.mark.parametrize("threshold", ["otsu", "agreement", "fixed"])
 @pytest.mark.parametrize("reliability", ["agreement", "two-threshold", "margin"])
 @pytest.mark.parametrize(("background", "label", "trust"), [(True, 0, 255), (False, -1, 0)])
-def test_a_picture_without_classes(threshold, reliability, background, label, trust):
+def test_an_image_without_classes(threshold, reliability, background, label, trust):
     """All its classes were dropped: sure background, or nothing at all."""
     image, _, scores = scene()
     rules = replace(DEFAULT, threshold=threshold, reliability=reliability)

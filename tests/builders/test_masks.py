@@ -119,7 +119,7 @@ def test_without_a_score_all_is_background(classes):
 
 
 def square(side=48, inner=16):
-    """A red square on blue: its picture, and where it is."""
+    """A red square on blue: its image, and where it is."""
     inside = np.zeros((side, side), bool)
     inside[inner:-inner, inner:-inner] = True
     return np.where(inside[..., None], [220, 30, 30], [30, 30, 220]).astype(np.uint8), inside

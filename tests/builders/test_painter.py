@@ -32,7 +32,7 @@ def painter(tiny_model):
     return load_painter(str(tiny_model("sd15")))
 
 
-def test_pictures_do_not_depend_on_their_batch(painter):
+def test_images_do_not_depend_on_their_batch(painter):
     images, maps, faults = painter.paint(PROMPTS, [1, 2, 3], SMALL)
     assert images.shape == (3, 64, 64, 3)
     assert images.dtype == np.uint8
@@ -86,7 +86,7 @@ def test_what_the_model_cannot_make_is_refused(painter):
         painter.check(steps=1001, height=64, width=64)
 
 
-def test_pictures_that_are_no_numbers_or_black_are_named(painter, monkeypatch):
+def test_images_that_are_not_finite_or_black_are_reported(painter, monkeypatch):
     class Output:
         images = np.stack([np.full((64, 64, 3), np.nan), np.zeros((64, 64, 3)), np.full((64, 64, 3), 0.5)])
 
@@ -117,7 +117,7 @@ def test_too_little_memory_names_the_option(painter, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(StableDiffusionPipeline, "__call__", out_of_memory)
-    with pytest.raises(UserError, match="3 pictures at a time: use a smaller --batch-size"):
+    with pytest.raises(UserError, match="3 images at a time: use a smaller --batch-size"):
         painter.paint(PROMPTS, [1, 2, 3], SMALL)
 
 

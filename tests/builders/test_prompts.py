@@ -444,7 +444,7 @@ def test_the_grammar():
         assert made.selected == 0
 
 
-def test_picture_seeds():
+def test_image_seeds():
     seeds = {
         image_seed(seed, index, attempt) for seed in range(3) for index in range(50) for attempt in range(4)
     }

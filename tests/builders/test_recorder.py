@@ -88,12 +88,12 @@ def reference_maps(pipe, store, spans, sizes, guided, steps=None):
     window = store[first * layers : (last + 1) * layers]
     offset = len(spans) if guided else 0
     maps = []
-    for picture, words in enumerate(spans):
+    for image, words in enumerate(spans):
         maps.append({})
         for word, positions in words.items():
             maps[-1][word] = {}
             for height, width in sizes:
-                seen = [kept[offset + picture] for kept in window if kept.shape[2] == height * width]
+                seen = [kept[offset + image] for kept in window if kept.shape[2] == height * width]
                 values = [one[:, :, position].mean(0) for one in seen for position in positions]
                 maps[-1][word][height, width] = torch.stack(values).mean(0).reshape(height, width)
     return maps
@@ -119,7 +119,7 @@ def assert_same(maps, expected, tolerance=1e-5):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("guidance", [5.0, 1.0])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_pictures_are_bit_identical(tiny_pipeline, kind, guidance, batch):
+def test_images_are_bit_identical(tiny_pipeline, kind, guidance, batch):
     pipe = tiny_pipeline(kind)
     plain = paint(pipe, PROMPTS[:batch], guidance=guidance, output="pt")
     with AttentionRecorder(pipe, spans_of(pipe)[:batch]):
@@ -175,9 +175,7 @@ def test_sizes_that_do_not_divide_evenly(tiny_pipeline):
     assert_same(recorder.maps, reference_maps(pipe, store, spans, sizes, True))
 
 
-@pytest.mark.parametrize(
-    "places", [3 * 256, 100, 0], ids=["three pictures", "parts of one", "place by place"]
-)
+@pytest.mark.parametrize("places", [3 * 256, 100, 0], ids=["three images", "parts of one", "place by place"])
 def test_chunks_change_nothing(tiny_pipeline, monkeypatch, places):
     pipe = tiny_pipeline("sd15")
     spans = spans_of(pipe)
@@ -231,7 +229,7 @@ def test_all_tokens_sum_to_one(tiny_pipeline):
         torch.testing.assert_close(total, torch.ones(size))
 
 
-def test_pictures_without_words(tiny_pipeline):
+def test_images_without_words(tiny_pipeline):
     pipe = tiny_pipeline("sd15")
     with AttentionRecorder(pipe, [{}, {"dog": (5,)}]) as recorder:
         paint(pipe, PROMPTS[:2])
@@ -240,7 +238,7 @@ def test_pictures_without_words(tiny_pipeline):
 
 
 def test_lora(tiny_pipeline, tmp_path):
-    """A LoRA that was loaded is seen, and its pictures are bit-identical too."""
+    """A LoRA that was loaded is seen, and its images are bit-identical too."""
     trained = copy.deepcopy(tiny_pipeline("sd15"))
     torch.manual_seed(0)
     trained.unet.add_adapter(
@@ -280,7 +278,7 @@ def test_memory_does_not_grow_with_steps(tiny_pipeline):
         with AttentionRecorder(pipe, spans_of(pipe)) as recorder:
             paint(pipe, steps=steps)
             held.append(tensor_bytes(recorder))
-    # 4 pictures of at most 3 words, in float32: four resolutions, and the weights of 3 words.
+    # 4 images of at most 3 words, in float32: four resolutions, and the weights of 3 words.
     assert held == [4 * 4 * (3 * (256 + 64 + 16 + 4) + 3 * 77)] * 2
 
 
@@ -393,7 +391,7 @@ def test_pipelines_without_cross_attention():
 def test_wrong_number_of_spans(tiny_pipeline, guidance, entries):
     pipe = tiny_pipeline("sd15")
     with (
-        pytest.raises(ValueError, match=f"paints 2 pictures, but spans has entries for {entries}"),
+        pytest.raises(ValueError, match=f"paints 2 images, but spans has entries for {entries}"),
         AttentionRecorder(pipe, [{"dog": (5,)}] * entries),
     ):
         paint(pipe, PROMPTS[:2], guidance=guidance)
@@ -427,8 +425,8 @@ def test_overflow_reaches_the_gate(tiny_pipeline):
     scores, peaks = class_scores(list(recorder.maps[0].values()), load_rules("default"))
     assert peaks.isnan().all()
     assert not scores.any()
-    picture = torch.zeros(128, 128, 3, dtype=torch.uint8).numpy()
-    labels = label_image(picture, quantize(scores), load_rules("default"), background=True)
+    image = torch.zeros(128, 128, 3, dtype=torch.uint8).numpy()
+    labels = label_image(image, quantize(scores), load_rules("default"), background=True)
     reasons = faults(labels, peaks.tolist(), WORDS[0])
     assert list(reasons) == [0, 1]
     assert "not a number" in reasons[0]

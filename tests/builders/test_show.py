@@ -45,16 +45,16 @@ def test_a_sheet_has_a_tile_for_all_that_a_row_holds(size):
 
 
 def test_heat_runs_from_dark_to_light():
-    picture = Image.new("RGB", (32, 32), "black")
-    cold, hot = (np.asarray(heat_map(picture, np.full((4, 4), value))) for value in (0.0, 1.0))
+    image = Image.new("RGB", (32, 32), "black")
+    cold, hot = (np.asarray(heat_map(image, np.full((4, 4), value))) for value in (0.0, 1.0))
     assert cold.max() == 0
     assert np.abs(hot[0, 0] - 0.65 * HEAT[-1]).max() < 2
 
 
 def test_the_overlay_leaves_background_and_pales_ignored_pixels():
-    picture = Image.new("RGB", (2, 2), (10, 20, 30))
+    image = Image.new("RGB", (2, 2), (10, 20, 30))
     mask = np.array([[0, 12], [255, 0]], np.uint8)
-    shown = np.asarray(overlay(picture, {"bytes": encode_png(mask)}, TABLE)).astype(int)
+    shown = np.asarray(overlay(image, {"bytes": encode_png(mask)}, TABLE)).astype(int)
     assert shown[0, 0].tolist() == shown[1, 1].tolist() == [10, 20, 30]
     assert shown[0, 1].tolist() != [10, 20, 30]
     assert shown[1, 0].min() > 150
@@ -74,14 +74,14 @@ def test_show_draws_rows_of_a_directory(tmp_path, capsys):
     assert main(["show", str(directory.path), "--out", str(out), "--start", "3"]) == 2
     assert "has no row 3" in capsys.readouterr().err
     assert main(["show", str(directory.path), "--out", str(tmp_path / "sheet.xyz")]) == 2
-    assert "the ending must be that of a picture" in capsys.readouterr().err
+    assert "the ending must be that of an image" in capsys.readouterr().err
 
 
 def test_the_token_sheet_has_a_tile_for_each_token(tiny_model, tmp_path, monkeypatch):
     painter = load_painter(str(tiny_model("sd15")))
     monkeypatch.setattr(painter, "defaults", type(painter.defaults)(2, 3.0, 64, 64))
     token_sheet(painter, "a dog on a street", tmp_path / "tokens.png")
-    # The picture, five words, start and end: 8 tiles in 2 lines of 6.
+    # The image, five words, start and end: 8 tiles in 2 lines of 6.
     figure = Image.open(tmp_path / "tokens.png")
     assert figure.width > 6 * 256
     assert 2 * 256 < figure.height < 3 * 256

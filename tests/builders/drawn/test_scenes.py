@@ -104,16 +104,16 @@ def test_smooth_passes_through_its_points():
 
 
 @pytest.mark.parametrize("name", GROUNDS)
-def test_grounds_are_pictures(name):
-    picture = draw_ground(name, (40, 24), Style(), np.random.default_rng(1))
-    assert picture.shape == (24, 40, 3)
-    assert picture.std() > 1
+def test_grounds_are_images(name):
+    image = draw_ground(name, (40, 24), Style(), np.random.default_rng(1))
+    assert image.shape == (24, 40, 3)
+    assert image.std() > 1
 
 
 @pytest.mark.parametrize("name", sorted(BACKDROPS))
 def test_backdrops_say_where_the_ground_begins(name):
-    picture, horizon = draw_backdrop(name, (40, 24), Style(), np.random.default_rng(1))
-    assert picture.shape == (24, 40, 3)
+    image, horizon = draw_backdrop(name, (40, 24), Style(), np.random.default_rng(1))
+    assert image.shape == (24, 40, 3)
     assert 0.2 < horizon < 0.9
 
 

@@ -117,9 +117,9 @@ def test_the_sky_is_above_the_road():
 def test_sizes_grow_towards_the_viewer(draw, given):
     areas, feet = [], []
     for z in (48.0, 24.0, 12.0, 6.0):
-        picture = camera((120, 240))
-        draw(picture, 1.5, z, *given)
-        drawn = np.asarray(picture.ids) != UNLABELED
+        image = camera((120, 240))
+        draw(image, 1.5, z, *given)
+        drawn = np.asarray(image.ids) != UNLABELED
         areas.append(drawn.sum())
         feet.append(np.flatnonzero(drawn.any(1)).max())
     assert all(a < b for a, b in itertools.pairwise(areas))
@@ -177,8 +177,8 @@ def test_streets_are_written_as_rows_of_cityscapes(tmp_path):
     rows, table = open_rows(str(tmp_path / "rows"), False, False)
     assert tuple(table.names) == CITYSCAPES
     first = rows[0]
-    picture, mask = (Image.open(io.BytesIO(first[name]["bytes"])) for name in ("image", "mask"))
-    assert picture.size == mask.size == (64, 32)
+    image, mask = (Image.open(io.BytesIO(first[name]["bytes"])) for name in ("image", "mask"))
+    assert image.size == mask.size == (64, 32)
     assert np.array_equal(mask, draw_scene("streets", np.random.default_rng([HELD_OUT, 0]), (32, 64)).mask)
     made = next(iter(draw_rows("streets", 1, HELD_OUT, (32, 64))))
     assert set(made["classes"]) == {int(k) for k in np.unique(mask) if k < 19}
