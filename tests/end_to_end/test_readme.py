@@ -1,7 +1,9 @@
-"""What README.md tells users to type, typed.
+"""The documents: their commands run or parse, their links lead somewhere, and their words are the field's.
 
-Blocks marked with a line `<!-- tested -->` right before them are run, in order and in one directory, so that
-later ones find what earlier ones made. In the others, our own commands must parse and `make` targets exist.
+Blocks with a line `<!-- tested -->` right before them are run as they are typed, in order and in one folder,
+so that later blocks find the files of earlier ones. docs/adapt.md stands alone. The other tested documents
+continue the quick start of README.md. In all other blocks, commands of this project must parse and targets of
+`make` must exist.
 """
 
 import ast
@@ -17,42 +19,40 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 from places import ROOT
 
-from attn2mask.builders.build import BuildConfig
-from attn2mask.builders.imagenet_s import ImageNetSConfig
 from attn2mask.builders.options import parse
-from attn2mask.builders.remask import RemaskConfig
-from attn2mask.builders.show import ShowConfig
-from attn2mask.builders.words.aliases import AliasesConfig
-from attn2mask.hub.cli import COMMANDS
-from attn2mask.hub.demo import DemoConfig
-from attn2mask.hub.preview import PreviewConfig
-from attn2mask.hub.publish import parser as publish_options
-from attn2mask.training.adaptation.config import AdaptConfig
-from attn2mask.training.config import TrainConfig
-from attn2mask.training.evaluate_command import EvaluateConfig
+from attn2mask.hub.cli import COMMANDS, load
 
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
 MARK = "<!-- tested -->"
-CONFIGS = {
-    "build": BuildConfig,
-    "show": ShowConfig,
-    "remask": RemaskConfig,
-    "aliases": AliasesConfig,
-    "evaluate": EvaluateConfig,
-    "preview": PreviewConfig,
-    "demo": DemoConfig,
-}
+# Tested blocks of the documents of one chain run one after the other in one folder.
+CHAINS = [("README.md", "docs/build.md", "docs/train.md", "docs/evaluate.md"), ("docs/adapt.md",)]
+MOST_LINES, MOST_WORDS, MOST_COLUMNS = 150, 2000, 110
 SCRIPTS = {
-    "builders/build.py": BuildConfig,
-    "builders/imagenet_s.py": ImageNetSConfig,
-    "training/adapt.py": AdaptConfig,
-    "training/train.py": TrainConfig,
+    "builders/build.py": "builders.build:BuildConfig",
+    "builders/imagenet_s.py": "builders.imagenet_s:ImageNetSConfig",
+    "training/adapt.py": "training.adaptation.config:AdaptConfig",
+    "training/train.py": "training.config:TrainConfig",
+    "training/experiments/ablation.py": "training.experiments.ablation:AblationConfig",
+    "training/experiments/domain_gap.py": "training.experiments.domain_gap:DomainGapConfig",
+    "training/experiments/painter_quality.py": "training.experiments.painter_quality:PainterQualityConfig",
+    "training/pretraining/backbone_training.py": "training.pretraining.backbone_training:BackboneConfig",
+    "training/pretraining/painter_training.py": "training.pretraining.painter_training:PainterConfig",
 }
+
+# Words that had a private meaning in this project, and "picture", for which the one word is "image".
+PRIVATE_WORDS = re.compile(r"\b(?:told|looks|answers?|feeds?|cells?|pictures?)\b", re.IGNORECASE)
+# What may stand all the same, by document: old names in the list of renamed options.
+LEGITIMATE = {"CHANGELOG.md": ["`adapt --prior-pictures`"]}
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; `line` is that of its fence, from 1."""
+    """A fenced block. `line` is the line of its opening fence in the document, from 1."""
 
     line: int
     language: str
@@ -60,7 +60,7 @@ class Block:
     tested: bool
 
     def commands(self) -> list[str]:
-        """What stands after `$ ` in a console block, lines that a backslash continues joined to theirs."""
+        """The commands after `$ ` in a console block; lines that a backslash continues are joined."""
         commands: list[str] = []
         for line in self.text.splitlines():
             if line.startswith("$ "):
@@ -70,6 +70,10 @@ class Block:
             else:
                 raise ValueError(f"block of line {self.line}: {line!r} is no command and continues none")
         return commands
+
+
+def read(document: str) -> str:
+    return (ROOT / document).read_text()
 
 
 def blocks(text: str) -> list[Block]:
@@ -98,77 +102,163 @@ def blocks(text: str) -> list[Block]:
 
 
 def make_targets(command: str) -> list[str]:
-    """The targets that a command line makes; none where it is not make's."""
+    """The targets of a `make` command; empty for any other command."""
     words = shlex.split(command, comments=True)
     return [word for word in words[1:] if "=" not in word] if words[:1] == ["make"] else []
 
 
 def check(command: str) -> bool:
-    """Whether the command is ours, or make's; raises where it is one that would not run."""
+    """Whether the command is one of this project or of `make`. Raises if such a command would not run."""
     words = shlex.split(command, comments=True)
-    if words[:1] == ["make"]:
-        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert set(make_targets(command)) <= set(targets), f"the Makefile has no such target: {command}"
-        return True
-    if words[:2] == ["accelerate", "launch"]:
-        launch = launch_command_parser().parse_args(words[2:])
-        assert launch.config_file is None or (ROOT / launch.config_file).is_file(), f"no such file: {command}"
-        assert (ROOT / launch.training_script).is_file(), f"no such script: {command}"
-        parse(SCRIPTS[launch.training_script], launch.training_script_args, launch.training_script, "")
-        return True
-    if words[:1] == ["attn2mask"]:
-        assert words[1] in COMMANDS, f"no such command: {command}"
-        if words[1] == "publish":
-            publish_options(words[2]).parse_args(words[3:])
-            return True
-        parse(CONFIGS[words[1]], words[2:], words[1], "")
-        return True
-    return False
+    while words and re.fullmatch(r"\w+=\S*", words[0]):  # a variable of the environment
+        del words[0]
+    match words:
+        case ["make", *_]:
+            targets = re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE)
+            assert set(make_targets(command)) <= set(targets), f"the Makefile has no such target: {command}"
+        case ["attn2mask", name, *rest] | ["python", "-m", "attn2mask", name, *rest]:
+            check_subcommand(name, rest, command)
+        case ["python", "-m", module, *rest] if module.startswith("attn2mask."):
+            check_script(f"{module.removeprefix('attn2mask.').replace('.', '/')}.py", rest, command)
+        case ["python", script, *rest] if script.endswith(".py"):
+            check_script(script, rest, command)
+        case ["torchrun", "--nproc-per-node", _, script, *rest]:
+            check_script(script, rest, command)
+        case ["accelerate", "launch", *rest]:
+            launch = launch_command_parser().parse_args(rest)
+            assert launch.config_file is None or (ROOT / launch.config_file).is_file(), (
+                f"no such file: {command}"
+            )
+            check_script(launch.training_script, launch.training_script_args, command)
+        case _:
+            return False
+    return True
+
+
+def check_subcommand(name: str, argv: list[str], command: str) -> None:
+    if name.startswith("--"):
+        assert name in ("--help", "--version"), f"no such option: {command}"
+        return
+    assert name in COMMANDS, f"no such command: {command}"
+    if name == "publish":
+        from attn2mask.hub.publish import parser
+
+        parser(argv[0]).parse_args(argv[1:])
+        return
+    parse(load(COMMANDS[name].options), argv, name, "")
+
+
+def check_script(script: str, argv: list[str], command: str) -> None:
+    assert script in SCRIPTS, f"no such script: {command}"
+    assert (ROOT / script).is_file(), f"no such script: {command}"
+    parse(load(SCRIPTS[script]), argv, script, "")
 
 
 CONSOLE = [
-    pytest.param(command, id=f"line {block.line}: {command[:60]}")
-    for block in blocks(README)
+    pytest.param(command, id=f"{document}, line {block.line}: {command[:60]}")
+    for document in DOCUMENTS
+    for block in blocks(read(document))
     if block.language == "console"
     for command in block.commands()
 ]
-
-
-def test_every_command_is_known():
-    assert {*CONFIGS, "publish"} == set(COMMANDS)
+PYTHON = [
+    pytest.param(block.text, id=f"{document}, line {block.line}")
+    for document in DOCUMENTS
+    for block in blocks(read(document))
+    if block.language == "python"
+]
 
 
 @pytest.mark.parametrize("command", CONSOLE)
 def test_console_line(command):
-    """Ours parses; those of other programs (printf, cd ...) are only run where their block is tested."""
+    """Commands of this project parse. Those of other programs (pip, printf) run only in tested blocks."""
     check(command)
 
 
-@pytest.mark.parametrize(
-    "block", [b for b in blocks(README) if b.language == "python"], ids=lambda b: str(b.line)
-)
-def test_python_block_compiles(block):
-    ast.parse(block.text)
+@pytest.mark.parametrize("text", PYTHON)
+def test_python_block_compiles(text):
+    ast.parse(text)
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", README))))
-def test_link_leads_to_a_file(path):
-    assert (ROOT / path).exists()
+def test_every_command_is_in_a_document():
+    lines = [words for param in CONSOLE if (words := shlex.split(param.values[0], comments=True))]
+    assert {words[1] for words in lines if words[0] == "attn2mask"} >= set(COMMANDS) - {"aliases", "demo"}
+    for name in ("aliases", "demo"):  # WordNet is not everywhere, and `make demo` is the demo's command
+        assert any(re.search(rf"attn2mask {name}\b|make {name}\b", read(d)) for d in DOCUMENTS)
 
 
-def test_tested_blocks_run(tmp_path):
-    tested = [block for block in blocks(README) if block.tested]
-    assert {block.language for block in tested} == {"console", "python"}
+def slug(heading: str) -> str:
+    """The anchor that GitHub makes for a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_to_files_and_headings(document):
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", read(document)):
+        target = ROOT / Path(document).parent / path if path else ROOT / document
+        assert target.exists(), f"{document}: no such file: {path}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert anchor in map(slug, headings), f"{document}: {target.name} has no heading #{anchor}"
+
+
+def test_every_guide_is_linked_from_the_readme():
+    linked = set(re.findall(r"\]\((docs/[^)#]+)", read("README.md")))
+    assert {document for document in DOCUMENTS if document.startswith("docs/")} <= linked
+
+
+def test_the_readme_is_short():
+    text = read("README.md")
+    assert len(text.splitlines()) <= MOST_LINES
+    assert len(text.split()) <= MOST_WORDS
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_lines_fit_the_width(document):
+    """Rows of tables can't be broken, so they may be longer, but not in README.md."""
+    lines = enumerate(read(document).splitlines(), 1)
+    tables = () if document == "README.md" else ("|",)
+    long = [number for number, line in lines if len(line) > MOST_COLUMNS and not line.startswith(tables)]
+    assert not long, f"{document}: lines with more than {MOST_COLUMNS} columns: {long}"
+
+
+def private_words(document: str, text: str) -> list[str]:
+    """The private words in a text, beside what `LEGITIMATE` lists. Raises if it lists what is not there."""
+    for passage in LEGITIMATE.get(document, ()):
+        assert passage in text, f"{document} no longer holds {passage}: remove it from LEGITIMATE"
+        text = text.replace(passage, "")
+    return PRIVATE_WORDS.findall(text)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_words_are_those_of_the_field(document):
+    assert private_words(document, read(document)) == []
+
+
+def test_private_words_are_found():
+    found = private_words("README.md", "The Pictures were fed, told_mean_iou, classes told; take a look.")
+    assert found == ["Pictures", "told"]
+
+
+def test_all_tested_blocks_belong_to_a_chain():
+    tested = {document for document in DOCUMENTS if any(block.tested for block in blocks(read(document)))}
+    assert tested == {document for chain in CHAINS for document in chain}
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: chain[0])
+def test_tested_blocks_run(chain, tmp_path):
     work, home = tmp_path / "work", tmp_path / "home"
     work.mkdir()
-    for name in ("training", "accelerate_config.yaml"):  # as they stand beside a user in the repository
+    for name in ("training", "accelerate_config.yaml"):  # a clone, for commands that name a script
         (work / name).symlink_to(ROOT / name)
-    for block in tested:
-        run(block, work, home)
+    for document in chain:
+        for block in blocks(read(document)):
+            if block.tested:
+                run(block, work, home, document)
 
 
-def run(block: Block, work: Path, home: Path) -> None:
-    """Run a block in `work`, with the caches of the Hugging Face libraries in `home` and no Hub."""
+def run(block: Block, work: Path, home: Path, document: str) -> None:
+    """Run a block in `work`, with the caches of the Hugging Face libraries in `home` and without the Hub."""
     if block.language == "python":
         script = work.parent / f"block-{block.line}.py"
         script.write_text(block.text)
@@ -179,8 +269,8 @@ def run(block: Block, work: Path, home: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
-    said = (done.stdout + done.stderr)[-3000:]
-    assert done.returncode == 0, f"README.md, block of line {block.line}:\n{block.text}\n{said}"
+    output = (done.stdout + done.stderr)[-3000:]
+    assert done.returncode == 0, f"{document}, block of line {block.line}:\n{block.text}\n{output}"
 
 
 EXAMPLE = f"""
@@ -212,13 +302,13 @@ def test_the_extractor(tmp_path):
     work.mkdir()
     elsewhere.mkdir()
     for block in (first, third):
-        run(block, work, tmp_path)
-    with pytest.raises(AssertionError, match="block of line 14"):
-        run(third, elsewhere, tmp_path)
+        run(block, work, tmp_path, "EXAMPLE")
+    with pytest.raises(AssertionError, match="EXAMPLE, block of line 14"):
+        run(third, elsewhere, tmp_path, "EXAMPLE")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("```console\n$ ls\n", "does not end"),
         (f"{MARK}\n\n```console\n$ ls\n```\n", "right before"),
@@ -226,8 +316,8 @@ def test_the_extractor(tmp_path):
         (f"{MARK}\n```\n$ ls\n```\n", "can't be tested"),
     ],
 )
-def test_the_extractor_passes_over_nothing(text, said):
-    with pytest.raises(ValueError, match=said):
+def test_the_extractor_passes_over_nothing(text, message):
+    with pytest.raises(ValueError, match=message):
         blocks(text)
     with pytest.raises(ValueError, match="no command"):
         Block(1, "console", "ls\n", True).commands()
@@ -237,7 +327,11 @@ def test_the_extractor_passes_over_nothing(text, said):
     "command",
     [
         "attn2mask upload data/voc",
+        "python -m attn2mask upload data/voc",
         "make nothing",
+        "python nothing.py",
+        "torchrun --nproc-per-node 2 nothing.py",
+        "python -m attn2mask.builders.nothing",
         "accelerate launch nothing.py voc",
         "accelerate launch --config_file nothing.yaml builders/build.py voc",
     ],
