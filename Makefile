@@ -1,54 +1,69 @@
-# Everything runs in .venv, which is made once: the stamp is newer than what it was made from, or it is made again.
-PYTHON ?= python3.11
+# Everything runs in .venv. `make demo` installs what users get, the other targets also what developers need.
+# An installation is repeated when pyproject.toml or constraints.txt is newer than its stamp.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-STAMP := .venv/.installed
 CORES ?= $(shell nproc)
 QUICK ?=
+INSTALL := PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel $(BIN)/python -m pip install --quiet -c constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: demo test slow lint bench bench-peers survival painter evidence clean
+.PHONY: demo test slow lint lowest bench bench-peers survival painter evidence clean
 
-demo: $(STAMP)
+demo: .venv/.installed
 	$(BIN)/attn2mask demo --out runs/demo
 
-test: $(STAMP)
-	$(BIN)/python -m pytest -q
+test: .venv/.developer
+	$(PYTEST) -n $(CORES) --dist worksteal
 
-slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow
+slow: .venv/.developer
+	$(PYTEST) -m slow
 
-lint: $(STAMP)
+lint: .venv/.developer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
-bench: $(STAMP)
+# The fast tests with the lowest versions of the direct dependencies, in an environment of their own.
+lowest:
+	test -x runs/lowest/bin/python || $(PYTHON) -m venv runs/lowest
+	runs/lowest/bin/python -m pip install --quiet uv
+	runs/lowest/bin/uv pip install --quiet --python runs/lowest --resolution lowest-direct -e '.[dev]'
+	OMP_NUM_THREADS=1 runs/lowest/bin/python -m pytest -q -n $(CORES) --dist worksteal
+
+bench: .venv/.developer
 	PYTHONPATH=tests $(BIN)/python -m bench $(if $(QUICK),--quick)
 
-# DAAM beside ours, in an environment of its own, with the libraries of its day.
-bench-peers: $(STAMP)
+# DAAM beside ours, in an environment of its own, with libraries of the time when it was released.
+bench-peers: .venv/.developer
 	test -x runs/daam/bin/python || $(PYTHON) -m venv runs/daam
 	runs/daam/bin/python -m pip install --quiet torch==2.13.0
 	runs/daam/bin/python -m pip install --quiet daam==0.2.0 'huggingface_hub==0.23.5' 'numpy<2'
 	PYTHONPATH=tests runs/daam/bin/python -m bench.peers
 
-survival: $(STAMP)
+survival: .venv/.developer
 	$(BIN)/python tests/survival.py
 
-painter: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(CORES) training/painter.py --output-dir runs/painter
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(CORES) training/referee.py --painter runs/painter/pipeline
+painter: .venv/.developer
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(CORES) training/pretraining/painter_training.py --output-dir runs/painter
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(CORES) training/pretraining/referee_training.py --painter runs/painter/pipeline
 
-evidence: $(STAMP)
-	$(BIN)/python training/evidence.py --out runs/evidence
-	$(BIN)/python training/ablation.py --out runs/ablation
+evidence: .venv/.developer
+	$(BIN)/python training/experiments/painter_quality.py --out runs/evidence
+	$(BIN)/python training/experiments/ablation.py --out runs/ablation
 
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
-	  { echo "attn2mask needs Python 3.11 or 3.12; set PYTHON=... to one of them"; exit 1; }
-	@command -v c++ >/dev/null || { echo "attn2mask needs a C++ compiler (g++ or clang++) for pydensecrf, its tests' reference"; exit 1; }
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "attn2mask needs Python 3.11 or newer; set PYTHON=... to one"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	mkdir -p .venv/source && ln -sfn ../.. .venv/source/attn2mask
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel \
-	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,preview]'
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/.developer: .venv/.installed
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 13))' || command -v c++ >/dev/null || \
+	  { echo "The tests need a C++ compiler (g++ or clang++) for pydensecrf2, the reference of the dense CRF"; exit 1; }
+	$(INSTALL) -e '.[dev]'
 	@touch $@
 
 clean:
