@@ -9,18 +9,16 @@ ignored, and each class has a folder, named by its WordNet id: train/n01443537/N
 train-segmentation/n01443537/NAME.png (Gao et al., Large-scale Unsupervised Semantic Segmentation, 2022).
 """
 
-import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from attn2mask.builders.dataset_builder import Attn2MaskBuilder, Attn2MaskConfig
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
-from attn2mask.builders.images import encode_png
+from attn2mask.builders.images import decode_png, encode_png
 from attn2mask.builders.options import option
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import wordnet_ids
@@ -80,8 +78,8 @@ def run(config: ImageNetSConfig) -> None:
                 without += 1
                 continue
             name = Path(wnids[row["classes"][0] - table.first_id], f"{row['sample_id']}.png")
-            ids = np.array(Image.open(io.BytesIO(row["mask"]["bytes"])))
-            write_file(masks / name, encode_png(in_colors(ids, table.ignore_index)))
+            mask = decode_png(row["mask"]["bytes"])
+            write_file(masks / name, encode_png(in_colors(mask, table.ignore_index)))
             write_file(images / name, row["image"]["bytes"])
             written += 1
     left_out = f"; {without} rows without a class are left out" if without else ""

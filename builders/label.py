@@ -5,18 +5,16 @@ lossless image, the two things that a row can keep, so the same rules give the s
 runs in one thread; more images at once need more processes.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from PIL import Image
 
 from attn2mask.builders import reliability
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.crf import DenseCRF
-from attn2mask.builders.images import encode_png
+from attn2mask.builders.images import decode_png, encode_png
 from attn2mask.builders.masks import agreement_threshold, coarse_mask, fixed_threshold, otsu
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.scores import dequantize, upsample
@@ -128,7 +126,7 @@ def label(
     the reliability 0.
     """
     png = image if isinstance(image, bytes) else encode_png(image)
-    image = np.array(Image.open(io.BytesIO(png)).convert("RGB")) if isinstance(image, bytes) else image
+    image = decode_png(image) if isinstance(image, bytes) else image
     kept, dropped = list(range(len(classes))), []
     mask = np.full(image.shape[:2], table.ignore_index, np.uint16 if table.ignore_index > 255 else np.uint8)
     reliability = np.zeros(image.shape[:2], np.uint8)

@@ -1,12 +1,12 @@
-"""`attn2mask show`: rows drawn side by side, to look at; and the figure of every token's attention.
+"""`attn2mask show`: draws rows of a dataset side by side, and the attention of every token of a prompt.
 
     attn2mask show data/voc --out sheet.png --rows 8
 
-A row: image | a heat map for each class (where scores are stored) | mask over the image | reliability |
-prompt and legend. Looking at a few rows finds what no number tells.
+Each row is one line: image | a heat map for each class (if scores are stored) | mask over the image |
+reliability | prompt and legend.
 """
 
-import io
+import logging
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,24 +19,23 @@ from PIL import Image, ImageDraw, ImageFont
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.images import heat_map, overlay
+from attn2mask.builders.images import decode_png, heat_map, overlay
 from attn2mask.builders.options import check_ranges, option
 from attn2mask.builders.shards import BuildDirectory, plan
 
 if TYPE_CHECKING:
     from attn2mask.builders.painter import Painter
 
-TILE, GAP, LINE, TEXT = (
-    256,
-    8,
-    20,
-    300,
-)  # pixels: an image's longer side, between tiles, a line of text, a column of it
+logger = logging.getLogger(__name__)
+
+# In pixels: the longer side of a tile, the gap between tiles, the height of a line of text, and the width of
+# the column of text.
+TILE, GAP, LINE, TEXT = 256, 8, 20, 300
 
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """The options of `show`."""
+    """The options of `attn2mask show`."""
 
     dir: str = option("a dataset that build or remask made", positional=True)
     out: str = option("image file to write", "sheet.png", metavar="FILE")
@@ -48,14 +47,14 @@ class ShowConfig:
 
 
 def run(config: ShowConfig) -> None:
-    """Draw the sheet. Raises UserError where there are no such rows, or no image can be written."""
+    """Draw the sheet. Raises UserError if there are no such rows, or if the image cannot be written."""
     directory = BuildDirectory(Path(config.dir))
     record = directory.record()
+    logger.info("Reading rows of %s", directory.path)
     shards = plan(record["num_images"], record["identity"]["shard_size"])
     made = (shard for shard in shards if directory.state(shard) == "made")
-    rows = list(
-        islice((row for s in made for row in directory.rows(s)), config.start, config.start + config.rows)
-    )
+    stored = (row for shard in made for row in directory.rows(shard))
+    rows = list(islice(stored, config.start, config.start + config.rows))
     if not rows:
         raise UserError(f"{directory.path} has no row {config.start}")
     save(sheet(rows, directory.table), config.out)
@@ -63,22 +62,23 @@ def run(config: ShowConfig) -> None:
 
 
 def sheet(rows: Sequence[dict[str, Any]], table: ClassTable) -> Image.Image:
-    """Rows of one dataset, as the shards hold them, under one another."""
+    """One page with a line for each row. `rows` belong to one dataset, and are as the shards hold them."""
     with_scores = "scores" in rows[0]
     maps = max(len(row["classes"]) for row in rows) if with_scores else 0
     titles = ["image", *["class map"] * maps, "mask", "reliability", "prompt"]
     strips = []
     for row in rows:
-        image = _image(row["image"])
-        heats = [heat_map(image, np.asarray(s) / 255) for s in row["scores"]] if with_scores else []
-        captions = ["", *row["words"][: len(heats)], *[""] * (maps - len(heats)), "", ""]
-        blank = Image.new("RGB", image.size, "white")
-        tiles = [image, *heats, *[blank] * (maps - len(heats))]
-        tiles += [overlay(image, row["mask"], table), _image(row["reliability"])]
-        strips.append(_strip(tiles, captions, row, table))
+        image, mask, reliability = (
+            decode_png(row[name]["bytes"]) for name in ("image", "mask", "reliability")
+        )
+        heats = [heat_map(image, np.asarray(scores) / 255) for scores in row["scores"]] if with_scores else []
+        blanks = [np.full_like(image, 255)] * (maps - len(heats))
+        captions = ["", *row["words"][: len(heats)], *[""] * len(blanks), "", ""]
+        tiles = [image, *heats, *blanks, overlay(image, mask, table), reliability]
+        strips.append(_strip([_fit(tile) for tile in tiles], captions, row, table))
     width = max(strip.width for strip in strips)
     page = Image.new("RGB", (width, LINE + GAP + sum(strip.height for strip in strips)), "white")
-    draw, side = ImageDraw.Draw(page), _fit(_image(rows[0]["image"])).width + GAP
+    draw, side = ImageDraw.Draw(page), _fit(decode_png(rows[0]["image"]["bytes"])).width + GAP
     for column, title in enumerate(titles):
         draw.text((GAP + column * side, GAP // 2), title, "black", _font(bold=True))
     top = LINE + GAP
@@ -89,8 +89,9 @@ def sheet(rows: Sequence[dict[str, Any]], table: ClassTable) -> Image.Image:
 
 
 def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0) -> None:
-    """Paint `prompt` as the model does by default, and draw the attention of every token of it, written
-    below, to `out`.
+    """Paint `prompt` with the painter's defaults, and write a figure of the attention of each of its tokens.
+
+    The first tile is the image with the prompt below it. Then each token has a heat map.
     """
     from attn2mask.builders.prompts import Prompt
     from attn2mask.builders.rules import load_rules
@@ -99,45 +100,42 @@ def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0)
     tokenizer = painter.tokenizers[0]
     ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
     tokens = [token.replace("</w>", "") for token in tokenizer.convert_ids_to_tokens(ids)]
-    places = tuple(range(len(tokens)))
-    words = tuple(f"{place}: {token}" for place, token in enumerate(tokens))
-    every = Prompt(prompt, prompt, "", places, words, tuple((place,) for place in places))
+    positions = tuple(range(len(tokens)))
+    words = tuple(f"{position}: {token}" for position, token in enumerate(tokens))
+    every = Prompt(prompt, prompt, "", positions, words, tuple((position,) for position in positions))
     rules = load_rules("default")
     images, maps, _ = painter.paint([every], [seed], replace(painter.defaults, window=rules.window))
     scores, _ = class_scores([maps[0][word] for word in words], rules)
-    image = Image.fromarray(images[0])
-    tiles = [image, *(heat_map(image, score) for score in scores.numpy())]
+    image = images[0]
+    tiles = [_fit(tile) for tile in (image, *(heat_map(image, score) for score in scores.numpy()))]
     columns = min(len(tiles), 6)
     lines = -(-len(tiles) // columns)
-    tile = _fit(image)
-    page = Image.new(
-        "RGB", (GAP + columns * (tile.width + GAP), GAP + lines * (tile.height + LINE + GAP)), "white"
-    )
+    width, height = tiles[0].width + GAP, tiles[0].height + LINE + GAP
+    page = Image.new("RGB", (GAP + columns * width, GAP + lines * height), "white")
     draw = ImageDraw.Draw(page)
-    for number, (image, label) in enumerate(zip(tiles, [prompt, *tokens], strict=True)):
-        left = GAP + number % columns * (tile.width + GAP)
-        top = GAP + number // columns * (tile.height + LINE + GAP)
-        page.paste(_fit(image), (left, top))
+    for number, (tile, label) in enumerate(zip(tiles, [prompt, *tokens], strict=True)):
+        left, top = GAP + number % columns * width, GAP + number // columns * height
+        page.paste(tile, (left, top))
         draw.text((left, top + tile.height), _shorten(label, tile.width), "black", _font())
     save(page, out)
 
 
 def save(page: Image.Image, out: str | Path) -> None:
-    """Write a figure; raises UserError where its name has no ending of an image."""
+    """Write a figure. Raises UserError if the name does not end as an image file does."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         page.save(out)
     except ValueError as error:
-        raise UserError(f"--out {out}: the ending must be that of an image, such as .png") from error
+        raise UserError(f"--out {out}: the name must end as an image file does, such as .png") from error
 
 
 def _strip(
     tiles: Sequence[Image.Image], captions: Sequence[str], row: dict[str, Any], table: ClassTable
 ) -> Image.Image:
-    tiles = [_fit(tile) for tile in tiles]
+    """One row: its tiles with captions below them, then its prompt, the legend, and its id."""
     prompt = textwrap.wrap(row["prompt"], 40, max_lines=5)
-    text = LINE * (len(prompt) + len(row["classes"]))  # above the name of the row
+    text = LINE * (len(prompt) + len(row["classes"]))  # above the id of the row
     side, height = tiles[0].width + GAP, max(tiles[0].height, text)
     strip = Image.new("RGB", (GAP + len(tiles) * side + TEXT, height + LINE + GAP), "white")
     draw = ImageDraw.Draw(strip)
@@ -157,17 +155,12 @@ def _strip(
     return strip
 
 
-def _image(column: dict[str, bytes]) -> Image.Image:
-    return Image.open(io.BytesIO(column["bytes"])).convert("RGB")
-
-
-def _fit(image: Image.Image) -> Image.Image:
-    """Scaled so that the longer side is TILE: small images enlarged without smoothing, large ones
-    reduced.
-    """
-    scale = TILE / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    return image.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+def _fit(image: np.ndarray) -> Image.Image:
+    """Scale so that the longer side is TILE. Small images are enlarged without smoothing."""
+    tile = Image.fromarray(image)
+    scale = TILE / max(tile.size)
+    size = tuple(max(1, round(side * scale)) for side in tile.size)
+    return tile.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
 
 
 def _shorten(text: str, width: int) -> str:

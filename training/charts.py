@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from attn2mask.builders.classes import ClassTable
-from attn2mask.builders.images import encode_png, overlay
+from attn2mask.builders.images import overlay
 
 MOST = 60  # bars of a chart; of more classes the best and the worst are drawn
 WIDTH, SIDE = 9.6, 512  # of the sheet in inches, and of the longer side of a picture on it in pixels
@@ -79,12 +79,10 @@ def prediction_sheet(rows: Sequence[Shown], table: ClassTable, path: str | Path)
     grid = figure.subplots(len(rows), 3, squeeze=False, height_ratios=heights)
     present: set[int] = set()
     for line, row in zip(grid, rows, strict=True):
-        picture = Image.fromarray(row.image)
-        tiles = [picture]
+        tiles = [Image.fromarray(row.image)]
         for ids in (row.target, row.prediction):
             present |= set(np.unique(ids).tolist())
-            depth = np.uint16 if table.ignore_index > 255 else np.uint8
-            tiles.append(overlay(picture, {"bytes": encode_png(ids.astype(depth))}, table))
+            tiles.append(Image.fromarray(overlay(row.image, ids, table)))
         for axes, tile, title in zip(line, tiles, (row.title, "target", "prediction"), strict=True):
             tile.thumbnail((SIDE, SIDE))
             axes.imshow(tile)

@@ -12,13 +12,12 @@ anywhere else.
 from __future__ import annotations
 
 import base64
-import io
 import os
 import re
 import shlex
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
@@ -32,7 +31,7 @@ from pyarrow.parquet import ParquetFile
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.images import encode_png, heat_map, overlay
+from attn2mask.builders.images import decode_png, encode_png, heat_map, overlay
 from attn2mask.builders.label import Labeled, label
 from attn2mask.builders.options import option
 from attn2mask.builders.provenance import LORA_WEIGHTS
@@ -235,7 +234,7 @@ def row_page(row: dict[str, Any], directory: BuildDirectory, rules: Rules) -> st
     """A row as HTML: prompt, legend, pictures. By the build's own rules the mask is the stored one, by others
     that which `remask` would make.
     """
-    table, picture = directory.table, _image(row["image"]["bytes"]).convert("RGB")
+    table, picture = directory.table, decode_png(row["image"]["bytes"])
     mask, reliability, classes = row["mask"]["bytes"], row["reliability"]["bytes"], row["classes"]
     news = ""
     if rules != directory.rules:
@@ -243,21 +242,17 @@ def row_page(row: dict[str, Any], directory: BuildDirectory, rules: Rules) -> st
         made = label(row["image"]["bytes"], scores, row["peaks"], classes, row["words"], rules, table)
         news = _change(row, made, remask_command(directory, rules))
         mask, reliability = made.mask, made.reliability
-    ids, trust = np.asarray(_image(mask)), np.asarray(_image(reliability)).mean() / 255
+    ids, trust = decode_png(mask), decode_png(reliability).mean() / 255
     tiles = [
         (row["image"]["bytes"], "picture"),
-        (encode_png(np.asarray(overlay(picture, {"bytes": mask}, table))), "mask"),
+        (encode_png(overlay(picture, ids, table)), "mask"),
         (reliability, f"reliability: {trust:.0%}"),
     ]
     for word, scores in zip(row["words"], row.get("scores") or [], strict=False):
-        tiles.append(
-            (
-                encode_png(np.asarray(heat_map(picture, np.asarray(scores) / 255))),
-                f"scores of \u201c{word}\u201d",
-            )
-        )
+        heat = heat_map(picture, np.asarray(scores) / 255)
+        tiles.append((encode_png(heat), f"scores of \u201c{word}\u201d"))
     words = {k: (word, peak) for k, word, peak in zip(classes, row["words"], row["peaks"], strict=True)}
-    facts = [row["sample_id"], f"seed {row['seed']}", f"{picture.width} \u00d7 {picture.height}"]
+    facts = [row["sample_id"], f"seed {row['seed']}", f"{picture.shape[1]} \u00d7 {picture.shape[0]}"]
     if row["caption"] != row["prompt"]:
         facts.append(f"caption: {row['caption']}")
     return (
@@ -281,8 +276,8 @@ def remask_command(directory: BuildDirectory, rules: Rules) -> str:
 
 
 def _change(row: dict[str, Any], made: Labeled, command: str) -> str:
-    before, after = (np.asarray(_image(png)) for png in (row["mask"]["bytes"], made.mask))
-    trust = np.asarray(_image(row["reliability"]["bytes"])).mean() / 255
+    before, after = (decode_png(png) for png in (row["mask"]["bytes"], made.mask))
+    trust = decode_png(row["reliability"]["bytes"]).mean() / 255
     dropped = f"; dropped: {'; '.join(made.dropped)}" if made.dropped else ""
     return (
         f'<div class="changed">{np.mean(before != after):.1%} of the mask\u2019s pixels change; reliable '
@@ -335,14 +330,11 @@ def segment_page(checkpoint: Checkpoint, picture: Image.Image) -> str:
     pair = [network for network in (checkpoint.network, checkpoint.peer) if network is not None]
     looks = {"both networks": pair, "network A": pair[:1], "network B": pair[1:]}
     looks = looks if len(pair) > 1 else {"found": pair}
-    depth = np.uint16 if table.ignore_index > 255 else np.uint8
-    found = {
-        name: segment(networks, checkpoint.processor, np.asarray(picture)).astype(depth)
-        for name, networks in looks.items()
-    }
-    tiles = [(encode_png(np.asarray(picture)), "picture")]
+    pixels = np.asarray(picture)
+    found = {name: segment(networks, checkpoint.processor, pixels) for name, networks in looks.items()}
+    tiles = [(encode_png(pixels), "picture")]
     for name, ids in found.items():
-        tiles.append((encode_png(np.asarray(overlay(picture, {"bytes": encode_png(ids)}, table))), name))
+        tiles.append((encode_png(overlay(pixels, ids, table)), name))
     return _legend(next(iter(found.values())), table, {}) + _tiles(tiles)
 
 
@@ -414,7 +406,7 @@ def _tiles(tiles: Iterable[tuple[bytes, str]]) -> str:
     """PNG pictures with captions, in a grid; small ones are enlarged without smoothing."""
     figures = []
     for png, caption in tiles:
-        small = ' class="small"' if max(_image(png).size) < 320 else ""
+        small = ' class="small"' if max(decode_png(png).shape) < 320 else ""
         figures.append(
             f'<figure class="tile"><img{small} src="{_uri(png)}" alt="{escape(caption)}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>"
@@ -459,10 +451,6 @@ def _color(mask_id: int, table: ClassTable) -> str:
 
 def _uri(content: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _image(png: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(png))
 
 
 # The server

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attn2mask.builders.images import HEAT, encode_png, heat_map, overlay
+from attn2mask.builders.images import OPACITY, decode_png, encode_png, heat_map, overlay
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.sample import features
 from attn2mask.builders.shards import BuildDirectory, plan
-from attn2mask.builders.show import sheet, token_sheet
+from attn2mask.builders.show import GAP, LINE, TILE, sheet, token_sheet
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
 
@@ -44,17 +44,47 @@ def test_a_sheet_has_a_tile_for_all_that_a_row_holds(size):
     assert with_maps.height > 2 * without.height
 
 
+def test_the_tiles_of_a_sheet_are_what_the_row_holds():
+    """At twice the size of the image, every second pixel of a tile is a pixel of what it shows."""
+    random = np.random.default_rng(0)
+    columns = row()
+    image, mask = random.integers(0, 256, (128, 128, 3), np.uint8), random.choice([0, 8, 12, 255], (128, 128))
+    reliability = random.integers(0, 256, (128, 128), np.uint8)
+    for name, pixels in (("image", image), ("mask", mask.astype(np.uint8)), ("reliability", reliability)):
+        columns[name] = {"bytes": encode_png(pixels), "path": None}
+    page = np.asarray(sheet([columns], TABLE))
+
+    def tile(column: int) -> np.ndarray:
+        left, top = GAP + column * (TILE + GAP), LINE + GAP
+        return page[top : top + TILE : 2, left : left + TILE : 2]
+
+    assert np.array_equal(tile(0), image)
+    for column, scores in enumerate(columns["scores"], 1):
+        assert np.array_equal(tile(column), heat_map(image, np.asarray(scores) / 255))
+    assert np.array_equal(tile(3), overlay(image, mask, TABLE))
+    assert np.array_equal(tile(4), np.repeat(reliability[..., None], 3, axis=2))
+
+
 def test_heat_runs_from_dark_to_light():
-    image = Image.new("RGB", (32, 32), "black")
-    cold, hot = (np.asarray(heat_map(image, np.full((4, 4), value))) for value in (0.0, 1.0))
-    assert cold.max() == 0
-    assert np.abs(hot[0, 0] - 0.65 * HEAT[-1]).max() < 2
+    image = np.zeros((32, 48, 3), np.uint8)
+    cold, hot = (heat_map(image, np.full((4, 4), value)) for value in (0.0, 1.0))
+    assert cold.shape == hot.shape == (32, 48, 3)
+    assert cold.max() <= 2
+    assert np.abs(hot[0, 0] - OPACITY * np.array([252, 253, 191])).max() < 2
+
+
+def test_a_png_is_decoded_to_the_array_that_was_encoded():
+    random = np.random.default_rng(0)
+    for shape, dtype in (((5, 7, 3), np.uint8), ((5, 7), np.uint8), ((5, 7), np.uint16)):
+        array = random.integers(0, np.iinfo(dtype).max, shape, dtype)
+        decoded = decode_png(encode_png(array))
+        assert decoded.dtype == dtype
+        assert np.array_equal(decoded, array)
 
 
 def test_the_overlay_leaves_background_and_pales_ignored_pixels():
-    image = Image.new("RGB", (2, 2), (10, 20, 30))
-    mask = np.array([[0, 12], [255, 0]], np.uint8)
-    shown = np.asarray(overlay(image, {"bytes": encode_png(mask)}, TABLE)).astype(int)
+    image = np.full((2, 2, 3), (10, 20, 30), np.uint8)
+    shown = overlay(image, np.array([[0, 12], [255, 0]]), TABLE).astype(int)
     assert shown[0, 0].tolist() == shown[1, 1].tolist() == [10, 20, 30]
     assert shown[0, 1].tolist() != [10, 20, 30]
     assert shown[1, 0].min() > 150
@@ -74,7 +104,7 @@ def test_show_draws_rows_of_a_directory(tmp_path, capsys):
     assert main(["show", str(directory.path), "--out", str(out), "--start", "3"]) == 2
     assert "has no row 3" in capsys.readouterr().err
     assert main(["show", str(directory.path), "--out", str(tmp_path / "sheet.xyz")]) == 2
-    assert "the ending must be that of an image" in capsys.readouterr().err
+    assert "the name must end as an image file does" in capsys.readouterr().err
 
 
 def test_the_token_sheet_has_a_tile_for_each_token(tiny_model, tmp_path, monkeypatch):
