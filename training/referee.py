@@ -1,15 +1,9 @@
-"""The referee: a small segmenter trained on drawn scenes with exact masks, which judges what has no ground
-truth.
+"""The referee: a small reference segmenter trained on drawn scenes with exact masks, in VOC's classes.
 
-    torchrun --nproc-per-node 2 training/referee.py --export builders/embedded/referee
-
-Painted pictures have no exact masks, so the demo asks the referee: which pixels of a painted picture look
-like which of VOC's classes? It has never seen a painted picture; a fifth of its training pictures went
-through the painter's autoencoder, so that its blur is not taken for something else. Its own accuracy stands
-beside everything it says.
+Painted images have no exact masks, so their masks are compared with the referee's predictions. It was trained
+on no painted image. A fifth of its training images went through the painter's autoencoder, whose blur painted
+images have too. Every report that uses it gives its own accuracy on drawn scenes beside.
 """
-
-from __future__ import annotations
 
 import itertools
 from pathlib import Path
@@ -21,11 +15,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 EMBEDDED = Path(__file__).parent.parent / "builders" / "embedded" / "referee"
+WEIGHTS = "referee.safetensors"
 CLASSES = 21
 
 
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """Images (N, H, W, 3) uint8 as (N, 3, H, W) float32 in [-1, 1], for the referee and for autoencoders."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 class Block(nn.Module):
-    """Two 3 x 3 convolutions with a shortcut; ``stride`` 2 halves height and width."""
+    """Two 3 x 3 convolutions with a shortcut; `stride` 2 halves height and width."""
 
     def __init__(self, inside: int, outside: int, stride: int = 1) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 class Referee(nn.Module):
-    """A U-Net: (N, 3, H, W) in [-1, 1], H and W multiples of 32 -> logits (N, 21, H, W) of VOC's ids."""
+    """A U-Net: (N, 3, H, W) in [-1, 1], H and W multiples of 32, to logits (N, 21, H, W) of VOC's ids."""
 
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 96, 128)) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Referee(nn.Module):
         self.head = nn.Conv2d(widths[0], CLASSES * 4, 3, 1, 1)
 
     def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """What it sees, level by level from half of height and width down to (N, 128, H / 32, W / 32)."""
+        """The features of each level, from half of height and width down to (N, 128, H / 32, W / 32)."""
         levels = [F.silu(self.stem(x))]
         for block in self.down:
             levels.append(block(levels[-1]))
@@ -71,16 +71,14 @@ class Referee(nn.Module):
 
     @torch.no_grad()
     def segment(self, images: np.ndarray, batch_size: int = 16) -> np.ndarray:
-        """(N, H, W, 3) uint8 pictures -> (N, H, W) uint8 ids of VOC's table."""
-        parts = []
-        for start in range(0, len(images), batch_size):
-            x = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).permute(0, 3, 1, 2)
-            parts.append(self(x.float() / 127.5 - 1).argmax(1).to(torch.uint8).numpy())
-        return np.concatenate(parts)
+        """Images (N, H, W, 3) uint8 to masks (N, H, W) uint8 of VOC's ids."""
+        starts = range(0, len(images), batch_size)
+        logits = (self(to_tensor(images[start : start + batch_size])) for start in starts)
+        return np.concatenate([part.argmax(1).to(torch.uint8).numpy() for part in logits])
 
 
 def load_referee(folder: Path = EMBEDDED) -> Referee:
-    """The referee with the weights that ship, in float32 and ready to judge."""
+    """The referee with the weights of `folder`, in float32 and in evaluation mode."""
     referee = Referee()
-    referee.load_state_dict({k: v.float() for k, v in load_file(folder / "referee.safetensors").items()})
+    referee.load_state_dict({name: w.float() for name, w in load_file(folder / WEIGHTS).items()})
     return referee.eval()

@@ -1,128 +1,136 @@
-"""Pretrains the small backbone that ships: as a ResNet-50 learns ImageNet's classes, it learns the kinds of
-drawn things.
+"""Train the small backbone that ships: it learns which kinds of things a drawn scene shows.
 
-    torchrun --nproc-per-node 2 training/backbone.py --export training/embedded/backbone
+    torchrun --nproc-per-node 2 training/pretraining/backbone_training.py --export builders/embedded/backbone
 
-It learns which kinds of things a drawn scene shows, from the list of them alone and never from a mask, so
-that the segmenters of the demo and of the ablation start, as the paper's do, from features, not from noise.
+It learns from the list of the kinds alone, as a ResNet-50 learns ImageNet's classes, and sees no mask. The
+segmenters of the demo and of the ablation start from it, as the paper's start from ImageNet's features.
 """
 
-from __future__ import annotations
-
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
+from attn2mask.builders.command import run_command
 from attn2mask.builders.drawn.kinds import KINDS
-from attn2mask.builders.options import run_command
+from attn2mask.builders.options import check_ranges, option
 from attn2mask.training.cotraining import normalize, photometric
 from attn2mask.training.models import SCRATCH
-from attn2mask.training.pretraining.painter_training import Pictures, draw
-from attn2mask.training.pretraining.trainer import Ranks, Trainer
+from attn2mask.training.pretraining.scene_store import SceneStore, draw_scenes
+from attn2mask.training.pretraining.trainer import Trainer, start_processes
 
-SIDES = (64, 80, 96)  # pixels that pictures are brought to, one side a step
+SIDES = (64, 80, 96)  # pixels that the images of a batch are resized to, one of them in each step
+NORM_BATCHES, TEST_BATCHES = 60, 20  # for the running statistics of BatchNorm, and for the average precision
 
 
 @dataclass(frozen=True)
-class BackboneConfig:
-    """What `training/backbone.py` takes."""
+class BackboneTrainingConfig:
+    """The options of `training/pretraining/backbone_training.py`."""
 
-    output_dir: str = "runs/backbone"
-    scenes: int = field(default=30_000, metadata={"help": "pictures drawn to train on"})
-    steps: int = 6_000
-    batch_size: int = field(default=32, metadata={"help": "pictures a step and process"})
-    learning_rate: float = 2e-3
-    seed: int = 0
-    export: str = field(default="", metadata={"help": "folder that the finished weights are written to"})
+    output_dir: str = option("directory of scenes and checkpoints", "runs/backbone", stored=False)
+    export: str | None = option(
+        "directory that the finished weights are written to",
+        None,
+        stored=False,
+        default_text="weights in --output-dir",
+        metavar="DIR",
+    )
+    scenes: int = option("number of drawn scenes to train on", 30_000, at_least=1)
+    steps: int = option("number of training steps", 6_000, at_least=1)
+    batch_size: int = option("images of a step in each process", 32, at_least=1)
+    learning_rate: float = option("highest learning rate", 2e-3, above=0)
+    seed: int = option("random seed", 0, at_least=0)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
-def batch_of(
-    pictures: Pictures, kinds: np.ndarray, rng: np.random.Generator, size: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (N, 3, S, S), normalized, and which kinds they show (N, kinds) in 0 and 1."""
-    rows = np.sort(rng.integers(len(pictures.images), size=size))
+def make_batch(
+    scenes: SceneStore, shown: np.ndarray, rng: np.random.Generator, size: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, S, S), normalized, and which kinds they show (B, kinds) in 0 and 1.
+
+    `shown` (N, kinds) float32 says so for all scenes.
+    """
+    rows = np.sort(rng.integers(len(scenes.images), size=size))
     side = SIDES[rng.integers(len(SIDES))]
-    images = torch.from_numpy(pictures.images[rows]).to(device).permute(0, 3, 1, 2).float() / 255
+    images = torch.from_numpy(scenes.images[rows]).to(device).permute(0, 3, 1, 2).float() / 255
     images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
     images = images.flip(-1) if rng.random() < 0.5 else images
     torch.manual_seed(int(rng.integers(2**62)))
-    return normalize(photometric(images)), torch.from_numpy(kinds[rows]).to(device)
+    return normalize(photometric(images)), torch.from_numpy(shown[rows]).to(device)
 
 
-def main(argv: list[str] | None = None) -> None:
-    from transformers import AutoConfig, HfArgumentParser, ResNetForImageClassification
+def run(config: BackboneTrainingConfig) -> None:
+    """Draw the scenes, train, measure the statistics of BatchNorm, and write the weights in float16."""
+    from transformers import AutoConfig, ResNetForImageClassification
 
-    (config,) = HfArgumentParser(BackboneConfig).parse_args_into_dataclasses(argv)
-    ranks, folder = Ranks(), Path(config.output_dir)
+    state, folder = start_processes(), Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    draw(config.scenes, config.seed, ranks, folder, world="variety")
-    pictures = Pictures(folder, ranks.rank)
-    kinds = np.zeros((len(pictures.scenes), len(KINDS)), np.float32)
-    for row, scene in enumerate(pictures.scenes):
-        kinds[row, [k for k, _ in scene["things"]]] = 1
+    scenes = draw_scenes(folder, state, config.scenes, config.seed, world="variety")
+    shown = np.zeros((len(scenes.scenes), len(KINDS)), np.float32)
+    for row, scene in enumerate(scenes.scenes):
+        shown[row, [k for k, _ in scene["things"]]] = 1
 
     torch.manual_seed(config.seed)
     names = {k: f"{kind.thing}: {kind.draw.__name__}" for k, kind in enumerate(KINDS)}
-    described = AutoConfig.for_model(
-        **SCRATCH["small"], id2label=names, problem_type="multi_label_classification"
+    network = ResNetForImageClassification(
+        AutoConfig.for_model(**SCRATCH["small"], id2label=names, problem_type="multi_label_classification")
     )
-    network = ResNetForImageClassification(described)
     trainer = Trainer(
-        {"network": network}, ranks, folder / "backbone.safetensors",
-        learning_rate=config.learning_rate, steps=config.steps, ema=0.998,
-    )  # fmt: skip
+        {"network": network},
+        state,
+        folder / "backbone.safetensors",
+        learning_rate=config.learning_rate,
+        steps=config.steps,
+        ema=0.998,
+    )
 
-    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rng = np.random.default_rng([config.seed, 7, step, ranks.rank])
-        return batch_of(pictures, kinds, rng, config.batch_size, ranks.device)
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng([config.seed, 7, step, state.process_index])
+        return make_batch(scenes, shown, rng, config.batch_size, state.device)
 
-    def loss(step: int) -> torch.Tensor:
+    def loss(step: int) -> Tensor:
         x, y = batch(step)
         return F.binary_cross_entropy_with_logits(network(x.bfloat16()).logits.float(), y) * len(KINDS)
 
     network.train()
     trainer.run("backbone", loss)
-    trainer.mean_weights()
-    settle_norms(network, (batch(config.steps + k)[0] for k in range(60)))
-    if ranks.main:
+    if state.is_main_process:
+        # Those of training belong to other weights than the averaged ones.
+        update_bn((batch(config.steps + k) for k in range(NORM_BATCHES)), network)
+        tested = [batch(config.steps + 100 + k) for k in range(TEST_BATCHES)]
+        precision = mean_precision(network.eval(), tested)
         target = Path(config.export or folder / "weights")
-        found = precision(network.eval(), [batch(config.steps + 100 + k) for k in range(20)])
         network.cpu().half().save_pretrained(target)
-        print(f"wrote {target}: mean average precision {found:.3f} over kinds, on pictures it was trained on")
-    ranks.leave()
+        print(f"{target}: the backbone, mean average precision {precision:.3f} on images it was trained on")
+    state.destroy_process_group()
 
 
 @torch.no_grad()
-def settle_norms(network: torch.nn.Module, batches) -> None:
-    """Running statistics of the averaged weights, in float32: those of training belong to others."""
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over all batches
-    network.train()
-    for x in batches:
-        network(x)
-    for norm in norms:
-        norm.momentum = 0.1
+def mean_precision(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """The average precision, 0 to 1, in the mean over the kinds that the images show."""
+    from torchmetrics.functional.classification import multilabel_average_precision
 
-
-@torch.no_grad()
-def precision(network: torch.nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """Mean over the kinds of the average precision, 0 to 1."""
     scores = torch.cat([network(x).logits for x, _ in batches])
-    shown = torch.cat([y for _, y in batches])
-    values = []
-    for k in range(shown.shape[1]):
-        hits = shown[scores[:, k].argsort(descending=True), k]
-        if hits.any():
-            ranks = hits.nonzero()[:, 0] + 1
-            values.append(float((torch.arange(1, len(ranks) + 1, device=ranks.device) / ranks).mean()))
-    return float(np.mean(values))
+    shown = torch.cat([y for _, y in batches]).int()
+    kinds = shown.any(0).nonzero()[:, 0]
+    return float(multilabel_average_precision(scores[:, kinds], shown[:, kinds], len(kinds)))
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(
+        run_command(
+            BackboneTrainingConfig,
+            run,
+            sys.argv[1:],
+            "training/pretraining/backbone_training.py",
+            "Train the small backbone on the kinds of things in drawn scenes.",
+        )
+    )

@@ -1,101 +1,124 @@
-"""Trains the referee, the reference segmenter, on drawn scenes with exact masks.
+"""Train the referee, the reference segmenter, on drawn scenes with exact masks.
 
-torchrun --nproc-per-node 2 training/pretraining/referee_training.py --export builders/embedded/referee
+    torchrun --nproc-per-node 2 training/pretraining/referee_training.py --export builders/embedded/referee
+
+A fifth of the images goes through the painter's autoencoder, so that the referee does not take the blur of
+painted images for something else.
 """
 
-from __future__ import annotations
-
+import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import Tensor
 
-from attn2mask.builders.options import run_command
+from attn2mask.builders.command import run_command
+from attn2mask.builders.options import check_ranges, option
 from attn2mask.builders.painter import load_painter
-from attn2mask.training.referee import Referee
+from attn2mask.training.pretraining.scene_store import draw_scenes
+from attn2mask.training.pretraining.trainer import Trainer, start_processes
+from attn2mask.training.referee import WEIGHTS, Referee, to_tensor
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RefereeConfig:
-    """What `training/referee.py` takes."""
+class RefereeTrainingConfig:
+    """The options of `training/pretraining/referee_training.py`."""
 
-    output_dir: str = "runs/referee"
-    scenes: int = field(default=30_000, metadata={"help": "pictures drawn to train on"})
-    painter: str = field(default="embedded", metadata={"help": "pipeline whose autoencoder blurs a fifth"})
-    export: str = field(default="", metadata={"help": "folder that the finished weights are written to"})
-    steps: int = 8_000
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    seed: int = 0
+    output_dir: str = option("directory of scenes and checkpoints", "runs/referee", stored=False)
+    export: str | None = option(
+        "directory that the finished weights are written to",
+        None,
+        stored=False,
+        default_text="weights in --output-dir",
+        metavar="DIR",
+    )
+    scenes: int = option("number of drawn scenes to train on", 30_000, at_least=1)
+    painter: str = option("painter whose autoencoder blurs a fifth of the images", "embedded")
+    steps: int = option("number of training steps", 8_000, at_least=1)
+    batch_size: int = option("images of a step in each process", 16, at_least=1)
+    learning_rate: float = option("highest learning rate", 2e-3, above=0)
+    seed: int = option("random seed", 0, at_least=0)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def augment(
-    images: torch.Tensor, masks: torch.Tensor, vae, rng: np.random.Generator
-) -> tuple[torch.Tensor, ...]:
-    """Mirror, brightness and contrast, slight noise, and for a fifth of the pictures the painter's
-    autoencoder.
+    images: Tensor, masks: Tensor, vae: "AutoencoderKL", rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, H, W) in [-1, 1] and masks (N, H, W), both mirrored in half of the calls; the images with
+    other brightness and contrast and with slight noise, a fifth of them after noise on their latents.
     """
     if rng.random() < 0.5:
         images, masks = images.flip(-1), masks.flip(-1)
     n = len(images)
-    through = n // 5
+    blurred = n // 5
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     with torch.no_grad():
-        latent = vae.encode(images[:through].bfloat16()).latent_dist.mean
+        latent = vae.encode(images[:blurred].bfloat16()).latent_dist.mean
         strength = float(rng.uniform(0.0, 0.25)) * latent.float().std()
         latent = latent + (torch.randn(latent.shape, generator=generator).to(latent) * strength).to(latent)
-        images = torch.cat([vae.decode(latent).sample.float(), images[through:]])
+        images = torch.cat([vae.decode(latent).sample.float(), images[blurred:]])
     gain = torch.from_numpy(rng.uniform(0.8, 1.2, (n, 1, 1, 1)).astype(np.float32)).to(images)
     shift = torch.from_numpy(rng.uniform(-0.15, 0.15, (n, 3, 1, 1)).astype(np.float32)).to(images)
     noise = torch.randn(images.shape, generator=generator).to(images) * 0.03
     return (images * gain + shift + noise).clamp(-1, 1), masks
 
 
-def main(argv: list[str] | None = None) -> None:
-    from transformers import HfArgumentParser
-
-    from attn2mask.training.pretraining.painter_training import Pictures, draw, to_tensor
-    from attn2mask.training.pretraining.trainer import Ranks, Trainer
-
-    (config,) = HfArgumentParser(RefereeConfig).parse_args_into_dataclasses(argv)
-    folder = Path(config.output_dir)
+def run(config: RefereeTrainingConfig) -> None:
+    """Draw the scenes, train, and write the weights in float16."""
+    state, folder = start_processes(), Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    ranks = Ranks()
-    draw(config.scenes, config.seed, ranks, folder)
-    pictures = Pictures(folder, ranks.rank)
-    vae = load_painter(config.painter).pipe.vae.to(ranks.device, torch.bfloat16)
+    scenes = draw_scenes(folder, state, config.scenes, config.seed)
+    if state.is_main_process:
+        logger.info("Loading the painter %s", config.painter)
+    vae = load_painter(config.painter).pipe.vae.to(state.device, torch.bfloat16)
     torch.manual_seed(config.seed)
     referee = Referee()
     trainer = Trainer(
         {"referee": referee},
-        ranks,
-        folder / "referee.safetensors",
+        state,
+        folder / WEIGHTS,
         learning_rate=config.learning_rate,
         steps=config.steps,
         ema=0.998,
     )
 
-    def loss(step: int) -> torch.Tensor:
-        rng = np.random.default_rng([config.seed, 6, step, ranks.rank])
-        rows = np.sort(rng.integers(len(pictures.images), size=config.batch_size))
-        images, masks = to_tensor(pictures.images[rows]), torch.from_numpy(pictures.masks[rows]).long()
-        x, y = augment(images.to(ranks.device), masks.to(ranks.device), vae, rng)
+    def loss(step: int) -> Tensor:
+        rng = np.random.default_rng([config.seed, 6, step, state.process_index])
+        rows = np.sort(rng.integers(len(scenes.images), size=config.batch_size))
+        images, masks = to_tensor(scenes.images[rows]), torch.from_numpy(scenes.masks[rows]).long()
+        x, y = augment(images.to(state.device), masks.to(state.device), vae, rng)
         return F.cross_entropy(referee(x.bfloat16()).float(), y, ignore_index=255)
 
     trainer.run("referee", loss)
-    trainer.mean_weights()
-    if ranks.main:
+    if state.is_main_process:
         target = Path(config.export or folder / "weights")
         target.mkdir(parents=True, exist_ok=True)
         weights = {k: v.half().cpu().contiguous() for k, v in referee.state_dict().items()}
-        save_file(weights, target / "referee.safetensors")
-        print(f"wrote {target / 'referee.safetensors'}")
-    ranks.leave()
+        save_file(weights, target / WEIGHTS)
+        print(f"{target / WEIGHTS}: the referee after {config.steps} steps")
+    state.destroy_process_group()
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(
+        run_command(
+            RefereeTrainingConfig,
+            run,
+            sys.argv[1:],
+            "training/pretraining/referee_training.py",
+            "Train the referee on drawn scenes with exact masks.",
+        )
+    )

@@ -1,0 +1,123 @@
+"""The embedded painter's autoencoder, which maps 8 x 8 pixels to one position of the latents.
+
+It is trained before the UNet, on crops. Its decoder is tuned once more at the end.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from tqdm import tqdm
+
+from attn2mask.training.pretraining.scene_store import IMAGE_SIZE, SceneStore
+from attn2mask.training.pretraining.trainer import Trainer, gaussian_noise
+from attn2mask.training.referee import to_tensor
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+LATENT_CHANNELS = 8
+CROPS, CROP_SIZE = 32, 64  # crops of a step in a process, and their side in pixels
+
+
+def make_autoencoder() -> "AutoencoderKL":
+    """The autoencoder with random weights, about 1.5 M parameters."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 96),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=IMAGE_SIZE,
+        mid_block_add_attention=False,
+    )
+    with torch.no_grad():  # only the mean is trained: the variance is fixed and small
+        vae.quant_conv.weight[LATENT_CHANNELS:] = 0
+        vae.quant_conv.bias[LATENT_CHANNELS:] = -10
+    return vae
+
+
+def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
+    """L1 + MSE / 2 + L1 of the horizontal and vertical differences, which keeps outlines sharp."""
+    difference = output.float() - target
+    edges = (difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()) / 2
+    return difference.abs().mean() + 0.5 * difference.square().mean() + edges
+
+
+def train_autoencoder(
+    scenes: SceneStore, state: PartialState, folder: Path, *, seed: int, steps: int
+) -> "AutoencoderKL":
+    """Train encoder and decoder on crops, with slight noise on the latents."""
+    torch.manual_seed(seed)
+    vae = make_autoencoder()
+    trainer = Trainer(
+        {"vae": vae}, state, folder / "autoencoder.safetensors", learning_rate=1.5e-3, steps=steps, ema=0.998
+    )
+
+    def loss(step: int) -> Tensor:
+        rng = np.random.default_rng([seed, 2, step, state.process_index])
+        target = scenes.crops(CROPS, CROP_SIZE, rng).to(state.device)
+        latent = vae.encode(target.bfloat16()).latent_dist.mean
+        noise = 0.05 * latent.float().std().detach() * gaussian_noise(latent.shape, rng).to(state.device)
+        output = vae.decode(latent + noise.to(latent)).sample
+        return reconstruction_loss(output, target) + 1e-4 * latent.float().square().mean()
+
+    trainer.run("autoencoder", loss)
+    return vae
+
+
+@torch.no_grad()
+def encode_scenes(vae: "AutoencoderKL", scenes: SceneStore, state: PartialState, folder: Path) -> np.ndarray:
+    """Latents of all scenes and of their mirror images, (2 N, C, h, w) float16, not yet scaled. They are
+    computed once.
+    """
+    path = folder / f"latents-{state.process_index}.npy"
+    if not path.exists():
+        parts = []
+        for step in (1, -1):
+            starts = range(0, len(scenes.images), 64)
+            for start in tqdm(starts, "latents", disable=not state.is_main_process, mininterval=5):
+                pixels = to_tensor(scenes.images[start : start + 64, :, ::step]).to(state.device)
+                parts.append(vae.encode(pixels).latent_dist.mean.half().cpu().numpy())
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            np.save(file, np.concatenate(parts))
+        os.replace(temporary, path)
+    state.wait_for_everyone()
+    return np.load(path)
+
+
+def tune_decoder(
+    vae: "AutoencoderKL", scenes: SceneStore, state: PartialState, folder: Path, *, seed: int, steps: int
+) -> None:
+    """Train the decoder alone, on latents with more noise, as the UNet makes them."""
+    vae.requires_grad_(False)
+    for part in (vae.decoder, vae.post_quant_conv):
+        part.requires_grad_(True)
+    trainer = Trainer(
+        {"vae": vae},
+        state,
+        folder / "decoder.safetensors",
+        learning_rate=1e-3,
+        steps=steps,
+        ema=0.998,
+        decay_from=0.1,
+    )
+
+    def loss(step: int) -> Tensor:
+        rng = np.random.default_rng([seed, 5, step, state.process_index])
+        target = scenes.crops(CROPS, CROP_SIZE, rng).to(state.device)
+        with torch.no_grad():
+            latent = vae.encode(target.bfloat16()).latent_dist.mean
+        noise = 0.1 / vae.config.scaling_factor * gaussian_noise(latent.shape, rng).to(state.device)
+        return reconstruction_loss(vae.decode(latent + noise.to(latent)).sample, target)
+
+    trainer.run("decoder", loss)
+    vae.requires_grad_(True)
