@@ -1,13 +1,14 @@
-"""What users install: the wheel, what importing costs, the pins, and what must stand nowhere in the code."""
+"""The wheel's contents, the declared dependencies and their pins, and what the code must not contain."""
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
 import warnings
 import zipfile
+from collections.abc import Iterable
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -16,31 +17,39 @@ from packaging.utils import canonicalize_name
 from places import ROOT
 
 PACKAGES = ("builders", "training", "hub")
+# These folders are for maintainers, and are not in the wheel.
+MAINTAINERS = ("training/pretraining/", "training/experiments/")
 PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def repository() -> list[str]:
-    """What git has, or would take, by path from the root."""
+    """The files that git has, or would add, by path from the root."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return sorted(name for name in set(listed.splitlines()) if (ROOT / name).is_file())
 
 
+def shipped() -> list[str]:
+    """The files that the wheel must hold."""
+    files = [
+        name for name in repository() if name.split("/")[0] in PACKAGES and not name.startswith(MAINTAINERS)
+    ]
+    return ["__init__.py", "__main__.py", "py.typed", *files]
+
+
 def sources() -> list[str]:
-    return [name for name in repository() if name.endswith(".py") and name.split("/")[0] in PACKAGES]
+    return [name for name in repository() if name.endswith(".py") and not name.startswith("tests/")]
 
 
 def modules() -> list[str]:
-    names = ["attn2mask." + name.removesuffix(".py").replace("/", ".") for name in sources()]
-    return [name.removesuffix(".__init__") for name in names]
-
-
-def data() -> list[str]:
-    return [
-        name
-        for name in repository()
-        if name.startswith(("builders/tables/", "builders/embedded/", "training/embedded/"))
+    """The modules of the wheel, but for `__main__`."""
+    names = [
+        "attn2mask." + name.removesuffix(".py").replace("/", ".")
+        for name in shipped()
+        if name.endswith(".py")
     ]
+    return [name.removesuffix(".__init__") for name in names if name != "attn2mask.__main__"]
 
 
 def python(code: str) -> str:
@@ -50,42 +59,74 @@ def python(code: str) -> str:
     return run.stdout
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """Built from a copy, so that nothing is left behind in the tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    for name in repository():
-        (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / "source" / name)
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        folder,
-        folder / "source",
-    ]
+def contents(wheel: Path) -> dict[str, bytes]:
+    """The wheel's files by name."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_the_wheel_holds_the_files_that_ship_and_no_others(wheel):
+    inside = {name for name in contents(wheel) if ".dist-info/" not in name}
+    assert inside == {f"attn2mask/{name}" for name in shipped()}
+    assert {"builders/synthesize.py", "builders/drawn/scenes.py", "hub/cli.py"} <= set(shipped())
+    assert {"builders/tables/voc.yaml", "builders/tables/imagenet_s.tsv"} <= set(shipped())
+
+
+def test_the_wheel_has_the_command_the_licenses_and_the_types(wheel):
+    files = contents(wheel)
+    info = {name.split("/", 1)[1]: text for name, text in files.items() if ".dist-info/" in name}
+    assert b"attn2mask = attn2mask.hub.cli:main" in info["entry_points.txt"]
+    assert "attn2mask/py.typed" in files
+    assert b"Princeton University" in info["licenses/builders/tables/imagenet_s.LICENSE"]
+    assert b"Apache License" in info["licenses/LICENSE"]
+    metadata = info["METADATA"].decode()
+    assert "License-Expression: Apache-2.0" in metadata
+    assert "Requires-Python: >=3.11\n" in metadata
+
+
+def test_a_wheel_from_the_source_distribution_is_the_same(wheel, source_tree, tmp_path):
+    """`python -m build` makes the wheel from the source distribution, which is made first."""
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, source_tree]
     build = subprocess.run(command, capture_output=True, text=True)
     assert build.returncode == 0, build.stdout + build.stderr
-    (file,) = folder.glob("*.whl")
-    with zipfile.ZipFile(file) as archive:
-        yield archive
+    (other,) = tmp_path.glob("*.whl")
+    assert contents(other) == contents(wheel)
 
 
-def test_the_wheel_holds_the_packages_and_their_data_and_nothing_else(wheel):
-    inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert {"builders/synthesize.py", "builders/worlds/scenes.py", "hub/cli.py"} <= set(sources())
-    assert {"builders/tables/voc.yaml", "builders/tables/imagenet_s.tsv"} <= set(data())
-    assert inside == {f"attn2mask/{name}" for name in [*sources(), *data()]}
+def imported(names: Iterable[str]) -> set[str]:
+    """The distributions whose modules the files import, inside functions too."""
+    found = set()
+    for name in names:
+        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add(str(node.module).split(".")[0])
+    own = {"attn2mask"} | {path.stem for path in (ROOT / "tests").iterdir()}
+    distributions = packages_distributions()
+    third_party = found - sys.stdlib_module_names - own
+    return {canonicalize_name(distributions.get(module, [module])[0]) for module in third_party}
 
 
-def test_the_wheel_has_the_command_and_the_license(wheel):
-    info = {name.split("/", 1)[1]: name for name in wheel.namelist() if ".dist-info/" in name}
-    assert "attn2mask = attn2mask.hub.cli:main" in wheel.read(info["entry_points.txt"]).decode()
-    assert "licenses/LICENSE" in info
-    assert "License-Expression: Apache-2.0" in wheel.read(info["METADATA"]).decode()
+def declared(*extras: str) -> set[str]:
+    """The distributions that the package requires, with its extras."""
+    lists = [
+        PROJECT["project"]["dependencies"],
+        *(PROJECT["project"]["optional-dependencies"][e] for e in extras),
+    ]
+    return {canonicalize_name(Requirement(line).name) for requirements in lists for line in requirements}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    shipped_sources = [name for name in shipped() if name.endswith(".py")]
+    # huggingface_hub renders the templates of the cards with jinja2.
+    assert imported(shipped_sources) | {"jinja2"} == declared() | {"gradio"}
+    preview = [name for name in shipped_sources if name.startswith("hub/preview/")]
+    assert "gradio" not in imported(set(shipped_sources) - set(preview))
+    assert imported(sources()) <= declared("dev", "preview")
+    # `make bench-peers` installs daam in an environment of its own.
+    tests = [name for name in repository() if name.startswith("tests/") and name.endswith(".py")]
+    assert imported(tests) - {"daam"} <= declared("dev", "preview", "tensorboard")
 
 
 def test_the_embedded_painter_is_small():
@@ -105,14 +146,6 @@ def test_every_module_imports_without_torchvision():
         "sys.modules['torchvision'] = None\n"  # an import of it raises ImportError
         f"for name in {modules()!r}: importlib.import_module(name)\n"
     )
-
-
-def test_importing_the_builders_is_cheap():
-    """So are the command line and its help."""
-    heavy = "print(sorted({'torch', 'diffusers', 'transformers', 'datasets'} & set(sys.modules)))"
-    assert python(f"import sys, attn2mask.builders; {heavy}") == "[]\n"
-    code = f"import sys; from attn2mask.hub.cli import main; code = main(['--help']); {heavy}"
-    assert python(code).splitlines()[-1] == "[]"
 
 
 def dangers(tree: ast.AST) -> list[str]:
@@ -150,10 +183,10 @@ def test_source(name):
 
 
 def test_every_direct_dependency_is_pinned():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    extras = project["project"]["optional-dependencies"].values()
-    lists = [project["build-system"]["requires"], project["project"]["dependencies"], *extras]
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    lists = [PROJECT["build-system"]["requires"], PROJECT["project"]["dependencies"], *extras]
     wanted = [Requirement(line) for requirements in lists for line in requirements]
+    wanted = [requirement for requirement in wanted if requirement.name != "attn2mask"]
     pins = {}
     for line in (ROOT / "constraints.txt").read_text().split():
         assert re.fullmatch(r"[\w.-]+==[\w.]+", line), f"constraints.txt: {line} is no exact pin"
