@@ -1,52 +1,58 @@
-"""The card of a painter's LoRA adapter: what `training/adapt.py` recorded of it, and how to paint with it."""
+"""The card of a painter's LoRA adapter: what `attn2mask adapt` recorded, and how to paint with the adapter.
 
-from __future__ import annotations
+The prose is in `templates/adapter.md`; this module computes its values.
+"""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import facts_of
 from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
 from attn2mask.builders.rules import OURS, PAPER
 from attn2mask.hub.cards.markdown import (
-    CITATION,
     UNKNOWN,
     Card,
-    compose,
-    compose_blocks,
-    details,
     duration,
+    escaped,
     merge,
+    public_path,
     read_record,
-    shown,
-    table,
-    wrapped,
+    render,
+    table_rows,
+    version_rows,
 )
-from attn2mask.hub.cards.segmenter import shapes_of
-from attn2mask.training.adaptation.config import PRESETS
+from attn2mask.hub.cards.statistics import tensor_shapes
+from attn2mask.training.adaptation.config import AdaptConfig
 from attn2mask.training.benchmarks import hub_name
 
-# What is in the paper's Table 2; what is not listed is ours.
-TABLE_2 = {"learning_rate": 2e-5, "power": 1.0, "weight_decay": 0.01, "batch_size": 4, "max_steps": 40_000}
-# Records that are shown as they stand; the first two are of peft's own.
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+# Where the values of options come from, by option and value. What is not listed is this project's choice.
+TABLE_2 = f"{PAPER}, Table 2"
+SOURCES: dict[str, dict[Any, str]] = {
+    "learning_rate": {2e-5: TABLE_2},
+    "power": {1.0: TABLE_2},
+    "weight_decay": {0.01: TABLE_2},
+    "batch_size": {4: TABLE_2},
+    "max_steps": {40_000: TABLE_2},
+}
+# Options that are only used with prior preservation, and those whose value is the user's.
+PRIOR = ("class_prompt", "prior_images", "prior_weight")
+UNSOURCED = ("seed", "instance_prompt", "class_prompt")
+# Records that are shown as they are. The first two are peft's.
 FACTS = {
     "r": "rank",
     "lora_alpha": "alpha",
-    "instance_prompt": "instance prompt",
     "step": "steps",
     "loss": "loss at the end",
-    "seed": "seed",
     "hardware": "hardware",
     "mixed_precision": "precision",
 }
-LIMITS = """## Limits
-
-- It shifts how the painter paints, and may forget what it was not shown.
-- How much better masks become with it is not recorded here: build with and without it, and measure.
-"""
 
 
 def adapter_card(folder: Path, repo_id: str, old: str | None = None) -> Card:
@@ -54,136 +60,94 @@ def adapter_card(folder: Path, repo_id: str, old: str | None = None) -> Card:
 
     Args:
         folder: holds `pytorch_lora_weights.safetensors`, and training_config.json or peft's
-            adapter_config.json, with at least the base model.
-        repo_id: what `load_lora_weights` will be given.
-        old: the card that stands in the repository; its free text stays.
+            adapter_config.json with at least the base model.
+        repo_id: the name that `load_lora_weights` takes.
+        old: the card in the repository. Its free text stays.
 
-    Raises UserError where weights or base model are missing.
+    Raises UserError if the weights or the base model are missing.
     """
+    from huggingface_hub import ModelCard
+
     folder = Path(folder)
     if not (folder / LORA_WEIGHTS).exists():
-        raise UserError(f"{folder} holds no {LORA_WEIGHTS}: is it a LoRA adapter in diffusers' format?")
-    said = read_record(folder / "adapter_config.json") | read_record(folder / LORA_RECORD)
-    base = said.get("base_model") or said.get("base_model_name_or_path")
+        raise UserError(f"{folder} holds no {LORA_WEIGHTS}: give a LoRA adapter in diffusers' format")
+    record = read_record(folder / "adapter_config.json") | read_record(folder / LORA_RECORD)
+    base = record.get("base_model") or record.get("base_model_name_or_path")
     if not base:
         raise UserError(f"{folder}: neither {LORA_RECORD} nor adapter_config.json names the base_model")
-    hub = hub_name(base)
-    painted = sorted((folder / "samples").glob("step-*.png"))
-    files = {"assets/samples.png": painted[-1].read_bytes()} if painted else {}
-    blocks = {
-        "about": _about(repo_id, said, base, hub, shapes_of(folder / LORA_WEIGHTS)),
-        "use": _use(repo_id, said, base, hub),
-        "training": _training(repo_id, said, base, hub, files),
-        "limits": LIMITS,
-        "citation": CITATION,
+    samples = sorted((folder / "samples").glob("step-*.png"))
+    files = {"assets/samples.png": samples[-1].read_bytes()} if samples else {}
+    values = {
+        "repo_id": repo_id,
+        "title": repo_id.split("/")[-1],
+        **_adapter_values(folder, record, base),
+        **_training_values(folder, record),
+        "has_samples": bool(files),
     }
-    data = {
-        "license": said.get("license") or UNKNOWN,
-        "library_name": "diffusers",
-        "pipeline_tag": "text-to-image",
+    return Card(merge(render(ModelCard, _metadata(record, base), "adapter", **values), old), files)
+
+
+def _metadata(record: Mapping[str, Any], base: str) -> "ModelCardData":
+    from huggingface_hub import ModelCardData
+
+    hub, prompt = hub_name(base), _options(record).get("instance_prompt")
+    return ModelCardData(
+        license=record.get("license") or UNKNOWN,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
         **({"base_model": hub, "base_model_relation": "adapter"} if hub else {}),
-        **({"instance_prompt": said["instance_prompt"]} if said.get("instance_prompt") else {}),
-        "tags": ["attn2mask", "lora", "diffusers", "text-to-image", "diffusers-training"],
-    }
-    return Card(merge(compose(data, compose_blocks(blocks)), old), files)
+        **({"instance_prompt": prompt} if prompt else {}),
+        tags=["attn2mask", "lora", "diffusers", "text-to-image", "diffusers-training"],
+    )
 
 
-def _about(
-    repo_id: str, said: Mapping[str, Any], base: str, hub: str | None, shapes: Mapping[str, Sequence[int]]
-) -> str:
-    version = said.get("base_version")
-    link = f"[{hub}](https://huggingface.co/{hub})" if hub else f"`{shown(base)}`"
+def _options(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `attn2mask adapt`; empty for an adapter that it did not make."""
+    return record.get("options", {})
+
+
+def _adapter_values(folder: Path, record: Mapping[str, Any], base: str) -> dict[str, Any]:
+    hub, version = hub_name(base), record.get("base_version")
+    shapes = tensor_shapes(folder / LORA_WEIGHTS)
     ranks = sorted({shape[0] for name, shape in shapes.items() if "lora_A" in name or ".down." in name})
-    facts = [
-        ("base model", link),
-        *([("its revision" if hub else "its weights", f"`{version}`")] if version else []),
-        ("tensors", f"{len(shapes):,}"),
-        ("rank of the weights", ", ".join(map(str, ranks))),
-    ]
-    if data := said.get("data"):
-        captions = f"{data['with_caption']:,} with a caption"
-        facts.append(("pictures", f"{data['pictures']:,} of {data['name']}, {captions}"))
-    facts += [(name, said[key]) for key, name in FACTS.items() if said.get(key) is not None]
-    facts += [("time", duration(said["seconds"]))] if "seconds" in said else []
-    return f"""# {repo_id.split("/")[-1]}
-
-A LoRA adapter of {link}: it brings the painter's pictures close to those that it was shown, so that masks can
-be read from its attention there, too.
-
-{table(["", "recorded"], facts)}
-"""
-
-
-def _use(repo_id: str, said: Mapping[str, Any], base: str, hub: str | None) -> str:
-    prompt = said.get("instance_prompt") or "a photo of a street"
-    if base == "embedded":
-        load = f'''from attn2mask.builders.painter import load_painter
-
-pipe = load_painter("embedded", lora="{repo_id}").pipe'''
-    else:
-        load = f'''from diffusers import DiffusionPipeline
-
-pipe = DiffusionPipeline.from_pretrained("{shown(base)}")
-pipe.load_lora_weights("{repo_id}")'''
-    words = ["attn2mask", "build", said.get("table", "voc"), *_model(said, base, hub)]
-    return f"""## Use
-
-```python
-{load}
-pipe({json.dumps(prompt)}).images[0].save("picture.png")
-```
-
-A dataset painted with it:
-
-```console
-$ {wrapped([*words, "--lora", repo_id, "--out", "data/adapted"])}
-```
-"""
+    facts = [(name, record[key]) for key, name in FACTS.items() if record.get(key) is not None]
+    if data := record.get("data"):
+        images = f"{data['images']:,} of {data['name']}, {data['with_caption']:,} with a caption"
+        facts.insert(0, ("training images", images))
+    if "seconds" in record:
+        facts.append(("time", duration(record["seconds"])))
+    model = [] if base == "embedded" else ["--model", public_path(base)]
+    model += ["--revision", version] if hub and version else []
+    return {
+        "base": base if base == "embedded" else public_path(base),
+        "base_link": f"[{hub}](https://huggingface.co/{hub})" if hub else f"`{public_path(base)}`",
+        "base_on_hub": hub is not None,
+        "base_version": version,
+        "tensors": f"{len(shapes):,}",
+        "ranks": ", ".join(map(str, ranks)),
+        "facts": table_rows(facts),
+        "prompt": json.dumps(_options(record).get("instance_prompt") or "a photo of a street"),
+        "table": shlex.quote(record.get("table", "voc")),
+        "model_options": f" {shlex.join(model)}" if model else "",
+    }
 
 
-def _model(said: Mapping[str, Any], base: str, hub: str | None) -> list[str]:
-    revision = ["--revision", said["base_version"]] if hub and said.get("base_version") else []
-    return [] if base == "embedded" else ["--model", shown(base), *revision]
+def _training_values(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "has_training": bool(_options(record)),
+        "has_options": (folder / "adapt.yaml").exists(),
+        "preset": escaped(_options(record).get("preset")),
+        "options": table_rows(_option_rows(_options(record))),
+        "versions": version_rows(record),
+    }
 
 
-def _training(
-    repo_id: str, said: Mapping[str, Any], base: str, hub: str | None, files: Mapping[str, bytes]
-) -> str:
-    """What `training/adapt.py` recorded; nothing for an adapter that it did not make."""
-    if "settings" not in said:
-        return ""
-    painted = "\n![What it paints at the end](assets/samples.png)\n" if files else ""
-    stated = [
-        (name.replace("_", " "), value, f"{PAPER}, Table 2" if TABLE_2.get(name) == value else OURS)
-        for name, value in said["settings"].items()
-    ]
-    commit = f"`{said['git_commit']}`" if said.get("git_commit") else None
-    versions = [*said.get("versions", {}).items(), ("git commit", commit)]
-    return f"""## Training
-{painted}
-{table(["setting", "value", "stated by"], stated)}
-
-```console
-$ {wrapped(list(_command(repo_id, said, _model(said, base, hub))))}
-```
-
-{details("Versions", table(["", "version"], versions))}
-
-All of it stands in `{LORA_RECORD}`.
-"""
-
-
-def _command(repo_id: str, said: Mapping[str, Any], model: Sequence[str]) -> Iterator[str]:
-    yield from ("accelerate", "launch", "-m", "attn2mask.training.adapt", "--data", said["data"]["name"])
-    yield from model
-    yield from ("--preset", said["preset"], "--instance-prompt", said["instance_prompt"])
-    yield from ("--seed", str(said["seed"]))
-    usual = asdict(PRESETS[said["preset"]])
-    for name, value in said["settings"].items():
-        if name == "prior_weight" and value:
-            prior = said["prior"]
-            yield from ("--prior-preservation", "--class-prompt", prior["class_prompt"])
-            yield from ("--prior-images", str(prior["pictures"]), "--prior-weight", str(value))
-        elif value != usual[name]:
-            yield from (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
-    yield from ("--output-dir", f"runs/{repo_id.split('/')[-1]}")
+def _option_rows(options: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
+    """(name, value, source) of the options that were used and have a name in cards."""
+    for name, facts in facts_of(AdaptConfig).items():
+        if facts.card is None or name not in options:
+            continue
+        if name in PRIOR and not options.get("prior_preservation"):
+            continue
+        value = options[name]
+        yield facts.card, value, "" if name in UNSOURCED else SOURCES.get(name, {}).get(value, OURS)

@@ -1,14 +1,13 @@
-"""What all cards share: their parts, and how a new card goes over an old one without losing a person's words.
+"""What all cards share: templates, pieces of Markdown, and how a new card is merged into the old one.
 
-A card is a YAML block of metadata and Markdown. What stands between `<!-- generated: NAME -->` and
-`<!-- /generated: NAME -->` is written from records, and written anew each time; all else is free text, and
-belongs to whoever edits the card on the Hub.
+A card is the README.md of a repository: a YAML block of metadata, then Markdown. The text between
+`<!-- generated: NAME -->` and `<!-- /generated: NAME -->` is a generated block. It comes from records, and
+each publication replaces it. All other text is free text and belongs to the people who edit the card.
 """
 
 import io
 import json
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,50 +20,47 @@ from huggingface_hub.utils import yaml_dump
 from attn2mask.builders.errors import UserError
 
 if TYPE_CHECKING:
+    from huggingface_hub import CardData, RepoCard
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+TEMPLATES = Path(__file__).parent / "templates"
 NOT_RECORDED = "not recorded"
-UNKNOWN = "unknown"  # a license that no record names; the Hub has this word for it
-FREE = (
-    "<!-- Write on, anywhere outside of the parts between `generated` marks: publishing again replaces those"
-    " parts alone. -->"
-)
-CITATION = """## Citation
+UNKNOWN = "unknown"  # the Hub's word for a license that no record names
 
-The method is that of this paper; this is an independent implementation of it.
-
-```bibtex
-@misc{yoshihashi2023attn2mask,
-  title = {Exploring Limits of Diffusion-Synthetic Training with Weakly Supervised Semantic Segmentation},
-  author = {Yoshihashi, Ryota and Otsuka, Yuya and Doi, Kenji and Tanaka, Tomohiro and Kataoka, Hirokatsu},
-  year = {2023},
-  eprint = {2309.01369},
-  archivePrefix = {arXiv},
-}
-```
-"""
-
-# A block whose end is missing, or that another mark cuts short, is free text.
+# A block without an end, or that another mark cuts short, is free text.
 _BLOCK = re.compile(
     r"^<!-- generated: (\S+) -->\n((?:(?!^<!-- /?generated: ).*\n)*?)<!-- /generated: \1 -->[ \t]*\n?",
     re.MULTILINE,
 )
 _MARK = re.compile(r"^<!-- /?generated: \S+ -->[ \t]*\n?", re.MULTILINE)
-# Lists with an entry for each configuration, and metadata that is false once nothing new stands in its place.
+# Metadata with one entry for each configuration, and metadata that must not outlive what was measured.
 _BY_CONFIG, _MEASURED = ("configs", "dataset_info"), ("model-index", "metrics")
 
 
 @dataclass(frozen=True)
 class Card:
-    """README.md (metadata, then Markdown), and its files: path in the repository to contents."""
+    """The text of README.md, and the files that it shows: path in the repository to contents."""
 
     text: str
     files: dict[str, bytes]
 
 
+def render(kind: "type[RepoCard]", data: "CardData", template: str, **values: Any) -> str:
+    """The text of a card from `templates/TEMPLATE.md`.
+
+    Args:
+        kind: `DatasetCard` or `ModelCard`.
+        data: the metadata.
+        values: what the template shows, together with the citation.
+    """
+    citation = (TEMPLATES / "citation.md").read_text("utf-8").strip()
+    card = kind.from_template(data, str(TEMPLATES / f"{template}.md"), citation=citation, **values)
+    return f"{card}\n"
+
+
 def write_card(card: Card, folder: Path) -> Path:
-    """Write README.md and the files that it shows into a folder; returns the path of README.md."""
+    """Write README.md and the files that it shows into a folder. Returns the path of README.md."""
     for name, content in {"README.md": card.text.encode(), **card.files}.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -72,13 +68,18 @@ def write_card(card: Card, folder: Path) -> Path:
     return folder / "README.md"
 
 
-def merge(new: str, old: str | None) -> str:
-    """`new` over the card that stands: an old card's free text stays where it is, its generated blocks are
-    replaced, those that are gone from `new` are dropped except another configuration's (`config:X`), and new
-    ones come after the block that precedes them in `new`. Metadata that a person added stays, also tags and a
-    license where ours is unknown.
+# Merging
 
-    Raises UserError for an old card whose metadata can't be read.
+
+def merge(new: str, old: str | None) -> str:
+    """The card `new` in place of the card `old`, whose free text and metadata of people stay.
+
+    Free text keeps its place. Generated blocks of `old` are replaced by those of `new`. Blocks that `new`
+    lacks are removed, except those of other configurations (`config:NAME`). Blocks that `old` lacks follow
+    the block that precedes them in `new`. Metadata that people added stays, and so do their tags, and their
+    license where the license of `new` is unknown.
+
+    Raises UserError if the metadata of `old` cannot be read.
     """
     if old is None or not old.strip():
         return new
@@ -88,7 +89,7 @@ def merge(new: str, old: str | None) -> str:
 
 
 def split(text: str) -> tuple[dict[str, Any], str]:
-    """Metadata and Markdown. Raises UserError where the metadata is no YAML mapping."""
+    """The metadata and the Markdown of a card. Raises UserError if the metadata is not a YAML mapping."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     found = REGEX_YAML_BLOCK.search(text)
     if found is None:
@@ -97,32 +98,19 @@ def split(text: str) -> tuple[dict[str, Any], str]:
         data = yaml.safe_load(found[2]) or {}
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"the card's metadata is no YAML: {reason}; mend README.md's head") from error
+        raise UserError(f"README.md starts with metadata that is not YAML ({reason}): correct it") from error
     if not isinstance(data, dict):
-        raise UserError("the card's metadata is no mapping of names to values; mend README.md's head")
+        raise UserError("README.md starts with metadata that is not a mapping of names to values: correct it")
     return data, text[found.end() :]
 
 
 def compose(data: Mapping[str, Any], body: str) -> str:
-    """The text of a card."""
+    """The text of a card from its metadata and its Markdown."""
     return f"---\n{yaml_dump(dict(data), sort_keys=False).strip()}\n---\n\n{body.strip()}\n"
 
 
-def block(name: str, text: str) -> str:
-    """A generated block."""
-    return f"<!-- generated: {name} -->\n{text.strip()}\n<!-- /generated: {name} -->\n"
-
-
-def compose_blocks(blocks: Mapping[str, str]) -> str:
-    """Generated blocks by name, empty ones left out; between the first and the second it says where to
-    write.
-    """
-    first, *others = [block(name, text) for name, text in blocks.items() if text.strip()]
-    return "\n".join([first, FREE + "\n", *others])
-
-
 def _parts(body: str) -> list[tuple[str | None, str]]:
-    """(name, whole block) of generated blocks, (None, text) of free text; marks that mark nothing go."""
+    """(name, whole block) of generated blocks, (None, text) of free text, in which lone marks are removed."""
     parts: list[tuple[str | None, str]] = []
     end = 0
     for found in _BLOCK.finditer(body):
@@ -136,40 +124,44 @@ def _merge_body(new: str, old: str) -> str:
     parts = _parts(old)
     if not any(name for name, _ in parts):
         own = "".join(text for _, text in parts).strip()
-        return re.sub(r"\n{3,}", "\n\n", f"{new.rstrip()}\n\n{own}".rstrip() + "\n")
+        return _without_gaps(f"{new.rstrip()}\n\n{own}".rstrip() + "\n")
     fresh = {name: text for name, text in _parts(new) if name}
     merged: list[tuple[str | None, str]] = []
     for name, text in parts:
         if name is None or (name.startswith("config:") and name not in fresh):
             merged.append((name, text))
-        elif name in fresh and name not in [there for there, _ in merged]:
+        elif name in fresh and name not in [known for known, _ in merged]:
             merged.append((name, fresh[name]))
     place = 0
     for name, text in fresh.items():
-        names = [there for there, _ in merged]
+        names = [known for known, _ in merged]
         if name not in names:
             merged[place:place] = [(None, "\n"), (name, text)] if place else [(name, text), (None, "\n")]
-            names = [there for there, _ in merged]
+            names = [known for known, _ in merged]
         place = names.index(name) + 1
-    return re.sub(r"\n{3,}", "\n\n", "".join(text for _, text in merged))
+    return _without_gaps("".join(text for _, text in merged))
+
+
+def _without_gaps(text: str) -> str:
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def merge_data(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata over that of the card that stands, as `merge` says."""
+    """The metadata `new` in place of `old`; see `merge`."""
     merged = {key: value for key, value in old.items() if key in new or key not in _MEASURED}
     for key, value in new.items():
-        was = old.get(key)
+        before = old.get(key)
         if key in _BY_CONFIG:
-            merged[key] = _merge_configs(value, was)
+            merged[key] = _merge_configs(value, before)
         elif key == "tags":
-            merged[key] = [*value, *(tag for tag in as_list(was) if tag not in value)]
-        elif not (key == "license" and value == UNKNOWN and was):
+            merged[key] = [*value, *(tag for tag in as_list(before) if tag not in value)]
+        elif not (key == "license" and value == UNKNOWN and before):
             merged[key] = value
     return merged
 
 
 def _merge_configs(new: Any, old: Any) -> list[dict[str, Any]]:
-    """Entries by `config_name`; the one that was the default stays it."""
+    """Entries by `config_name`. A default configuration stays the default."""
     named = [entry for entry in as_list(old) if isinstance(entry, dict)]
     entries = {str(entry.get("config_name", "default")): entry for entry in named}
     default = [name for name, entry in entries.items() if entry.get("default")]
@@ -181,41 +173,39 @@ def _merge_configs(new: Any, old: Any) -> list[dict[str, Any]]:
     return list(entries.values())
 
 
+# Records and values
+
+
 def as_list(value: Any) -> list[Any]:
-    """What metadata holds as one value or many, as a list."""
+    """A list of what metadata holds as one value or as several."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where it is not there. Raises UserError where it can't be read."""
+    """A JSON file; empty if there is no such file. Raises UserError if it cannot be read."""
     try:
         record = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(record, dict):
-        raise UserError(f"{path} can't be read: it holds no names with values")
+        raise UserError(f"{path} cannot be read: it is not a mapping of names to values")
     return record
 
 
-def shown(path: str) -> str:
-    """A path as others see it: of one that begins at a machine's root, or home, the last part."""
+def public_path(path: str) -> str:
+    """The last part of a path that only exists on this machine (from its root or home); else the path."""
     return Path(path).name if path.startswith(("/", "~", "..")) else path
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; the first column is text, numbers stand to the right."""
-    rows = [[cell(value) for value in row] for row in rows]
-    numbers = [
-        bool(rows) and all(re.fullmatch(r"[-\d.,%]+( %)?|", row[k]) for row in rows) for k in range(len(head))
-    ]
-    ruler = ["---:" if number else "---" for number in numbers]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ruler, *rows])
+def table_rows(rows: Iterable[Sequence[Any]]) -> list[list[str]]:
+    """The rows of a Markdown table as escaped text."""
+    return [[escaped(value) for value in row] for row in rows]
 
 
-def cell(value: Any) -> str:
-    """A value as the text of a table's cell: no pipe, line break or tag of it does any harm."""
+def escaped(value: Any) -> str:
+    """A value as text inside a line of Markdown, where no pipe, line break or tag of it has an effect."""
     if value is None:
         return NOT_RECORDED
     if isinstance(value, bool):
@@ -224,19 +214,20 @@ def cell(value: Any) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def details(summary: str, text: str) -> str:
-    """A part that is folded until it is clicked."""
-    return f"<details>\n<summary>{summary}</summary>\n\n{text.strip()}\n\n</details>"
+def version_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """The table of versions that a record names."""
+    commit = record.get("git_commit")
+    return table_rows([*record.get("versions", {}).items(), ("git commit", commit and f"`{commit}`")])
 
 
 def count(number: int, noun: str) -> str:
-    """`count(1, "row")` is "1 row", `count(2000, "row")` "2,000 rows"."""
+    """`count(1, "row")` is "1 row", `count(2000, "row")` is "2,000 rows"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def percent(share: float | None) -> str:
-    """A share of 0 to 1 with one decimal of per cent; a hyphen for None."""
-    return "-" if share is None else f"{100 * share:.1f} %"
+def percent(fraction: float | None) -> str:
+    """A fraction of 0 to 1 in per cent with one decimal; a hyphen for None."""
+    return "-" if fraction is None else f"{fraction:.1%}"
 
 
 def duration(seconds: float) -> str:
@@ -246,23 +237,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def wrapped(words: Sequence[str], width: int = 100) -> str:
-    """A command for a shell, over several lines; an option is not parted from its value."""
-    lines = [""]
-    for number, word in enumerate(words):
-        value = number + 1 < len(words) and word.startswith("--") and not words[number + 1].startswith("--")
-        room = len(shlex.join([word, words[number + 1]] if value else [word]))
-        if len(lines[-1]) + room > width and not words[number - 1].startswith("--"):
-            lines.append("   ")
-        lines[-1] += f" {shlex.quote(word)}"
-    return " \\\n".join(lines)[1:]
-
-
-def png(picture: "Figure | Image") -> bytes:
-    """A figure of matplotlib, or a picture, as the bytes of a PNG that say no more than it shows."""
+def png_bytes(image: "Figure | Image") -> bytes:
+    """A figure of matplotlib or an image as a PNG without metadata."""
     file = io.BytesIO()
-    if hasattr(picture, "savefig"):
-        picture.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    if hasattr(image, "savefig"):
+        image.savefig(file, format="png", dpi=120, metadata={"Software": None})
     else:
-        picture.save(file, "PNG", optimize=True)
+        image.save(file, "PNG", optimize=True)
     return file.getvalue()

@@ -1,117 +1,80 @@
 """The card of a segmenter and its peer.
 
-Everything comes from what the training and `attn2mask evaluate` wrote; what they did not write is said to be
-not recorded.
+All values come from what the training and `attn2mask evaluate` recorded. The card says of what they did not
+record that it is not recorded. The prose is in `templates/segmenter.md`; this module computes its values.
 """
 
-from __future__ import annotations
-
+import io
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import facts_of
 from attn2mask.builders.rules import OURS, PAPER
 from attn2mask.hub.cards.markdown import (
-    CITATION,
     NOT_RECORDED,
     UNKNOWN,
     Card,
-    compose,
-    compose_blocks,
     count,
-    details,
     duration,
+    escaped,
     merge,
     percent,
-    png,
+    png_bytes,
+    public_path,
     read_record,
-    shown,
-    table,
-    wrapped,
+    render,
+    table_rows,
+    version_rows,
 )
+from attn2mask.hub.cards.statistics import tensor_shapes
 from attn2mask.training.charts import MOST, iou_chart, shown_classes
 from attn2mask.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
     from matplotlib.figure import Figure
 
-ARCHITECTURES = {"deeplabv3plus": "DeepLabv3+", "upernet": "UperNet"}
-# Columns of the results that the model-index tells of; network B stands in the card alone.
-SHOWN = {"A": "network A", "both": "both networks", "IoU": "one network"}
+ARCHITECTURE_NAMES = {"deeplabv3plus": "DeepLabv3+", "upernet": "UperNet"}
+# Columns of the results that the metadata holds, too. Network B is in the card alone.
+METADATA_COLUMNS = {"A": "network A", "both": "both networks", "IoU": "one network"}
 METRICS = (("mean_iou", "mean_iou", "mean IoU"), ("pixel_accuracy", "accuracy", "pixel accuracy"))
-_TABLE_1, _BECO = f"{PAPER}, Table 1", "BECO"
-# Who states a setting's value; what is not listed is ours.
-ORIGINS: dict[str, dict[Any, str]] = {
-    "architecture": {"deeplabv3plus": _TABLE_1},
+# Where the values of options come from, by option and value. What is not listed is this project's choice.
+TABLE_1, BECO = f"{PAPER}, Table 1", "BECO"
+SOURCES: dict[str, dict[Any, str]] = {
+    "architecture": {"deeplabv3plus": TABLE_1},
     "backbone": {
-        "microsoft/resnet-50": _TABLE_1,
-        "microsoft/swin-base-patch4-window7-224-in22k": _TABLE_1,
+        "microsoft/resnet-50": TABLE_1,
+        "microsoft/swin-base-patch4-window7-224-in22k": TABLE_1,
     },
-    "optimizer": {"sgd": _TABLE_1},
-    "power": {0.9: _TABLE_1},
-    "weight_decay": {1e-5: _TABLE_1},
-    "batch_size": {12: _TABLE_1},
-    "max_steps": {25_000: _TABLE_1},
-    "head_multiplier": {10: f"{_BECO}; **not verified**"},
-    "confidence": {0.95: _BECO},
-    "boundary_weight": {1.2: _BECO},
+    "optimizer": {"sgd": TABLE_1},
+    "power": {0.9: TABLE_1},
+    "weight_decay": {1e-5: TABLE_1},
+    "batch_size": {12: TABLE_1},
+    "max_steps": {25_000: TABLE_1},
+    "head_multiplier": {10: f"{BECO}; **not verified**"},
+    "confidence": {0.95: BECO},
+    "boundary_weight": {1.2: BECO},
 }
-# Settings that are read where another has this value alone.
-_READ_WITH = {
+LEARNING_RATES = {"microsoft/resnet-50": 0.001, "microsoft/swin-base-patch4-window7-224-in22k": 0.01}
+# Options that are only used if another option has this value.
+USED_WITH = {
     "momentum": ("optimizer", "sgd"),
-    "confidence": ("mixing", True),
-    "boundary_weight": ("mixing", True),
+    "confidence": ("no_mixing", False),
+    "boundary_weight": ("no_mixing", False),
 }
-_RATES = {"microsoft/resnet-50": 0.001, "microsoft/swin-base-patch4-window7-224-in22k": 0.01}
-# Options of the training that its weights depend on.
-_OPTIONS = (
-    *("preset", "streaming", "architecture", "backbone", "max_steps", "learning_rate", "batch_size"),
-    *("crop_size", "no_co_training", "no_reliability", "no_mixing", "seed", "mixed_precision"),
-)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A report of `attn2mask evaluate`; `name` is what its files are called by, `hub` the dataset's name on
-    the Hub, None for a folder; `is_learnt` where it is what the training was given.
-    """
-
-    name: str
-    path: Path
-    found: dict[str, Any]
-    dataset: str
-    split: str | None
-    hub: str | None
-    is_learnt: bool
-
-    @property
-    def title(self) -> str:
-        """The dataset's name on the Hub, or the folder's own."""
-        return self.hub or Path(self.dataset).name
-
-    @property
-    def root(self) -> dict[str, Any]:
-        """The figures of network A, which stands at the repository's root."""
-        return self.found.get("networks", {}).get("a", self.found)
-
-    @property
-    def columns(self) -> dict[str, dict[str, Any]]:
-        """Figures by what was measured."""
-        networks = self.found.get("networks", {})
-        if len(networks) < 2:
-            return {"IoU": self.root}
-        return {"A": networks["a"], "B": networks["b"], "both": self.found}
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a training left in `path`; an empty mapping is a record that is not there."""
+class TrainedModel:
+    """What a training left in `path`. An empty mapping is a record that does not exist."""
 
     path: Path
     config: dict[str, Any]
@@ -119,30 +82,26 @@ class Run:
     log: list[dict[str, Any]]
 
     @property
-    def settings(self) -> dict[str, Any]:
-        return self.training.get("settings", {})
+    def options(self) -> dict[str, Any]:
+        return self.training.get("options", {})
 
     @property
     def dataset(self) -> str:
-        return self.training.get("config", {}).get("dataset") or ""
+        return self.options.get("dataset") or ""
 
     @property
     def rows(self) -> dict[str, Any]:
-        """What the training found of its rows: the identity of their build, or their revision on the Hub."""
+        """The record of the rows: the identity of their build, or their revision on the Hub."""
         return self.training.get("rows", {})
 
     @property
     def painter(self) -> dict[str, Any]:
-        """The identity of the build that the rows came from."""
+        """The identity of the build that made the rows."""
         return self.rows.get("identity", {})
 
     def on_hub(self, option: str) -> str | None:
-        """What the training was given as `option`, where it is a name on the Hub."""
+        """The value of an option if it is a name on the Hub."""
         return self.training.get("on_hub", {}).get(option)
-
-    @property
-    def architecture(self) -> str:
-        return self.config.get("model_type", "")
 
     @property
     def names(self) -> list[str]:
@@ -150,53 +109,98 @@ class Run:
         return [labels[key] for key in sorted(labels, key=int)]
 
     @property
+    def has_peer(self) -> bool:
+        return (self.path / "peer").is_dir()
+
+    @property
     def pretrained(self) -> str | None:
-        """The backbone's name on the Hub, where its weights were taken."""
+        """The backbone's name on the Hub if its weights were used."""
         return None if self.config.get("backbone_from_scratch", True) else self.on_hub("backbone")
 
     @property
     def license(self) -> str:
-        """The rows' where painter and backbone are known to be this project's own, else not known."""
-        backbone = self.settings.get("backbone", "")
-        own = backbone == "embedded" or backbone.startswith("scratch:")
-        own &= self.painter.get("model") == "embedded" and "lora" not in self.painter
-        return (self.rows.get("license") if own else None) or UNKNOWN
+        """The license of the rows if painter and backbone are this project's own, else unknown."""
+        backbone = self.options.get("backbone") or ""
+        is_own = backbone == "embedded" or backbone.startswith("scratch:")
+        is_own &= self.painter.get("model") == "embedded" and "lora" not in self.painter
+        return (self.rows.get("license") if is_own else None) or UNKNOWN
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A report of `attn2mask evaluate`, or of the training.
+
+    Attributes:
+        name: the name of its files in the repository.
+        options: the options of `attn2mask evaluate`; empty for a report of the training.
+        dataset: the dataset's path or name.
+        hub: the dataset's name on the Hub; None for a folder.
+        is_training_set: whether the network was trained on this dataset.
+    """
+
+    name: str
+    path: Path
+    report: dict[str, Any]
+    options: dict[str, Any]
+    dataset: str
+    split: str | None
+    hub: str | None
+    is_training_set: bool
+
+    @property
+    def title(self) -> str:
+        """The dataset's name on the Hub, or the folder's own name."""
+        return self.hub or Path(self.dataset).name
+
+    @property
+    def columns(self) -> dict[str, dict[str, Any]]:
+        """The scores by what was measured."""
+        networks = self.report.get("networks", {})
+        if len(networks) < 2:
+            return {"IoU": networks.get("a", self.report)}
+        return {"A": networks["a"], "B": networks["b"], "both": self.report}
+
+    @property
+    def root(self) -> dict[str, Any]:
+        """The scores of network A, which is at the repository's root."""
+        return next(iter(self.columns.values()))
 
 
 def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str | None = None) -> Card:
-    """README.md of a model repository, its figures and, of datasets of the Hub, its `.eval_results`.
+    """README.md of a model repository, its figures and, for datasets on the Hub, its `.eval_results`.
 
     Args:
         run: the output directory of a training, or a checkpoint of transformers.
-        repo_id: what `from_pretrained` will be given.
-        metrics: reports of `attn2mask evaluate`; `metrics*.json` in the run where none is given.
-        old: the card that stands in the repository; its free text stays.
+        repo_id: the name that `from_pretrained` takes.
+        metrics: reports of `attn2mask evaluate`; if none is given, `metrics*.json` in the run.
+        old: the card in the repository. Its free text stays.
 
-    Raises UserError for a folder without config.json, and a file that is no such report.
+    Raises UserError for a folder without config.json, and for a file that is not such a report.
     """
-    read = _read(Path(run))
-    measured = [_measured(read, name, path) for name, path in reports(read.path, metrics).items()]
-    files = dict(_files(read, measured))
-    blocks = {
-        "about": _about(read, repo_id),
-        "use": _use(read, repo_id),
-        "results": _results(read, repo_id, measured, files),
-        "training": _training(read, repo_id, files),
-        "limits": _limits(read, measured),
-        "citation": CITATION,
+    from huggingface_hub import ModelCard
+
+    model = _read(Path(run))
+    evaluations = [_evaluation(model, name, path) for name, path in reports(model.path, metrics).items()]
+    files = dict(_files(model, evaluations))
+    values = {
+        "repo_id": repo_id,
+        "title": repo_id.split("/")[-1],
+        **_model_values(model),
+        **_training_values(model, files),
+        "results": [_result_values(evaluation, files) for evaluation in evaluations],
     }
-    data = _metadata(read, repo_id, measured)
-    return Card(merge(compose(data, compose_blocks(blocks)), old), files)
+    text = render(ModelCard, _metadata(model, repo_id, evaluations), "segmenter", **values)
+    return Card(merge(text, old), files)
 
 
 def reports(folder: Path, metrics: Sequence[Path] = ()) -> dict[str, Path]:
-    """Reports of `attn2mask evaluate` by the names that their files have in a repository: `metrics`, or the
-    folder's metrics*.json where none is given. Raises UserError for a file that is no such report.
+    """Reports of `attn2mask evaluate` by the names of their files in a repository: `metrics`, or the folder's
+    metrics*.json if none is given. Raises UserError for a file that is not such a report.
     """
     named: dict[str, Path] = {}
     for path in [Path(path) for path in metrics] or sorted(folder.glob("metrics*.json")):
         if not {"mean_iou", "per_class_iou", "pixel_accuracy", "num_images"} <= read_record(path).keys():
-            raise UserError(f"{path} is no report of `attn2mask evaluate`: give --metrics one that it wrote")
+            raise UserError(f"{path} is not a report of `attn2mask evaluate`: give one to --metrics")
         name = re.sub(r"[^\w.-]", "-", path.stem)
         while name in named:
             name += "_"
@@ -204,70 +208,68 @@ def reports(folder: Path, metrics: Sequence[Path] = ()) -> dict[str, Path]:
     return named
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path) -> TrainedModel:
     config = read_record(path / "config.json")
     if not config:
-        raise UserError(f"{path} holds no config.json: is it what training wrote?")
+        raise UserError(f"{path} holds no config.json: give the output directory of a training")
     log = path / "log.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return Run(path, config, read_record(path / "training_config.json"), [json.loads(line) for line in lines])
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return TrainedModel(path, config, read_record(path / "training_config.json"), lines)
 
 
-def _measured(run: Run, name: str, path: Path) -> Measured:
-    found, said = read_record(path), {}
-    if "evaluated" in found:
-        said = found["evaluated"]
-    elif path.parent == run.path:  # by the training itself
-        trained = run.training.get("config", {})
-        said = {"dataset": trained.get("eval_dataset"), "split": trained.get("eval_split")}
-        said["hub"] = run.on_hub("eval_dataset")
-    dataset = shown(said.get("dataset") or NOT_RECORDED)
-    is_learnt = bool(run.dataset) and said.get("dataset") == run.dataset
-    return Measured(name, path, found, dataset, said.get("split"), said.get("hub"), is_learnt)
+def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
+    report = read_record(path)
+    evaluated = report.get("evaluated", {})
+    options, hub = evaluated.get("options", {}), evaluated.get("hub")
+    dataset, split = options.get("dataset"), options.get("split")
+    if not evaluated and path.parent == model.path:  # a report of the training
+        dataset, split = model.options.get("eval_dataset"), model.options.get("eval_split")
+        hub = model.on_hub("eval_dataset")
+    is_training_set = bool(model.dataset) and dataset == model.dataset
+    place = public_path(dataset or NOT_RECORDED)
+    return Evaluation(name, path, report, options, place, split, hub, is_training_set)
 
 
-# Figures, and the results for the Hub
+# Files: figures, and the results for the Hub
 
 
-def _files(run: Run, measured: Sequence[Measured]) -> Iterator[tuple[str, bytes]]:
-    import io
-
-    drawn = False
-    for part in measured:
-        if shown_classes(part.root["per_class_iou"]):
+def _files(model: TrainedModel, evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, bytes]]:
+    has_images = False
+    for evaluation in evaluations:
+        if shown_classes(evaluation.root["per_class_iou"]):
             chart = io.BytesIO()
-            iou_chart(part.root, chart)
-            yield f"assets/{part.name}-iou.png", chart.getvalue()
-        pictures = part.path.with_name(f"{part.path.stem}_pictures.png")
-        if pictures.exists():
-            drawn = True
-            yield f"assets/{part.name}-pictures.png", pictures.read_bytes()
-        if part.hub and part.root["mean_iou"] is not None:
-            yield f".eval_results/{part.name}.yaml", _eval_results(part)
-    seen = sorted((run.path / "predictions").glob("step-*.png"))
-    if seen and not drawn:
-        yield "assets/predictions.png", seen[-1].read_bytes()
-    if any("loss_a" in line for line in run.log):
-        yield "assets/training.png", png(curves(run.log, run.settings))
+            iou_chart(evaluation.root, chart)
+            yield f"assets/{evaluation.name}-iou.png", chart.getvalue()
+        images = evaluation.path.with_name(f"{evaluation.path.stem}_images.png")
+        if images.exists():
+            has_images = True
+            yield f"assets/{evaluation.name}-images.png", images.read_bytes()
+        if evaluation.hub and evaluation.root["mean_iou"] is not None:
+            yield f".eval_results/{evaluation.name}.yaml", _eval_results(evaluation)
+    predictions = sorted((model.path / "predictions").glob("step-*.png"))
+    if predictions and not has_images:
+        yield "assets/predictions.png", predictions[-1].read_bytes()
+    if any("loss_a" in line for line in model.log):
+        yield "assets/training.png", png_bytes(training_chart(model.log, model.options))
 
 
-def _eval_results(part: Measured) -> bytes:
-    """The Hub's newer format, for datasets of the Hub alone: network A, 0 to 1, as measured."""
+def _eval_results(evaluation: Evaluation) -> bytes:
+    """The Hub's format for results on datasets of the Hub: the mean IoU of network A, 0 to 1."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
-    split = f", split {part.split}" if part.split else ""
-    network = "network A" if len(part.columns) > 1 else "one network"
+    split = f", split {evaluation.split}" if evaluation.split else ""
+    network = METADATA_COLUMNS[next(iter(evaluation.columns))]
     entry = EvalResultEntry(
-        dataset_id=part.hub,
+        dataset_id=evaluation.hub,
         task_id="semantic-segmentation",
-        value=part.root["mean_iou"],
-        notes=f"mean IoU, 0 to 1, {network}, {count(part.root['num_images'], 'picture')}{split}",
+        value=evaluation.root["mean_iou"],
+        notes=f"mean IoU, 0 to 1, {network}, {count(evaluation.root['num_images'], 'image')}{split}",
     )
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False).encode()
 
 
-def curves(log: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Figure:
-    """The losses of both networks by step, and the scores on the way where there are some."""
+def training_chart(log: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> "Figure":
+    """The losses of both networks by step and, if they were measured while training, the mean IoUs."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -281,9 +283,9 @@ def curves(log: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Fig
         if points:
             dot = "o" if len(points) == 1 else None
             panels[0].plot(*zip(*points, strict=True), color=color, linewidth=1.4, marker=dot, label=name)
-    start = round(settings.get("warmup", 0) * settings.get("max_steps", 0))
-    if start and (settings.get("co_training") or settings.get("mixing")):
-        panels[0].axvline(start, color="#777777", linewidth=1, linestyle="--", label="end of the warm-up")
+    warmup = round(options.get("warmup", 0) * options.get("max_steps", 0))
+    if warmup and not (options.get("no_co_training") and options.get("no_mixing")):
+        panels[0].axvline(warmup, color="#777777", linewidth=1, linestyle="--", label="end of the warm-up")
     panels[0].set(xlabel="step", title="loss")
     panels[0].legend(frameon=False, fontsize=9)
     if scores:
@@ -302,331 +304,163 @@ def curves(log: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Fig
 # Metadata
 
 
-def _metadata(run: Run, repo_id: str, measured: Sequence[Measured]) -> dict[str, Any]:
+def _metadata(model: TrainedModel, repo_id: str, evaluations: Sequence[Evaluation]) -> "ModelCardData":
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
         EvalResult(
             task_type="image-segmentation",
             task_name="semantic segmentation",
-            dataset_type=part.title,
-            dataset_name=part.title,
-            dataset_split=part.split,
+            dataset_type=evaluation.title,
+            dataset_name=evaluation.title,
+            dataset_split=evaluation.split,
             metric_type=kind,
-            metric_name=f"{said} ({SHOWN[column]})",
-            metric_value=figures[key],
+            metric_name=f"{name} ({METADATA_COLUMNS[column]})",
+            metric_value=scores[key],
         )
-        for part in measured
-        for column, figures in part.columns.items()
-        for key, kind, said in METRICS
-        if column in SHOWN and figures[key] is not None
+        for evaluation in evaluations
+        for column, scores in evaluation.columns.items()
+        for key, kind, name in METRICS
+        if column in METADATA_COLUMNS and scores[key] is not None
     ]
     tags = ["attn2mask", "semantic-segmentation", "weakly-supervised-segmentation", "synthetic-data"]
-    tags += [run.architecture] if run.architecture else []
-    dataset = run.on_hub("dataset")
+    tags += [model.config["model_type"]] if model.config.get("model_type") else []
+    dataset = model.on_hub("dataset")
     return ModelCardData(
-        license=run.license,
+        license=model.license,
         library_name="transformers",
         pipeline_tag="image-segmentation",
-        base_model=run.pretrained,
+        base_model=model.pretrained,
         datasets=[dataset] if dataset else None,
-        tags=[*tags, "custom_code"] if "auto_map" in run.config else tags,
+        tags=[*tags, "custom_code"] if "auto_map" in model.config else tags,
         metrics=["mean_iou", "accuracy"] if results else None,
         model_name=repo_id.split("/")[-1] if results else None,
         eval_results=results or None,
-    ).to_dict()
-
-
-# The parts
-
-
-def _about(run: Run, repo_id: str) -> str:
-    architecture = ARCHITECTURES.get(run.architecture, run.architecture or "A network")
-    kind = run.config.get("backbone_config", {}).get("model_type")
-    backbone = f" on a {kind} backbone" if kind else ""
-    if run.painter:
-        painter = f"`{run.painter['model']}`"
-        painter += f" with the LoRA `{run.painter['lora']}`" if "lora" in run.painter else ""
-        source = (
-            f"It learnt from {count(run.rows['num_images'], 'picture')} that {painter} painted from"
-            " captions, and from masks that were read from the painter's own cross-attention: no mask was"
-            " drawn by hand."
-        )
-    else:
-        source = f"It learnt from the rows of {_dataset(run)}."
-    peer = ""
-    if (run.path / "peer").is_dir():
-        peer = (
-            " Two networks taught each other: network A stands at the root of this repository, B in `peer/`."
-        )
-    weights = _parameters(run.path / "model.safetensors")
-    size = f" It has {weights / 1e6:.1f} M parameters." if weights else ""
-    table_name = run.config.get("class_table") or NOT_RECORDED
-    return f"""# {repo_id.split("/")[-1]}
-
-{architecture}{backbone}, which gives each pixel one of the {len(run.names):,} names of the class table
-`{table_name}`.{size} {source}{peer}
-
-{details("Its classes", ", ".join(f"{number} {name}" for number, name in enumerate(run.names)))}
-"""
-
-
-def _dataset(run: Run) -> str:
-    if not run.dataset:
-        return f"a dataset that is {NOT_RECORDED}"
-    name, revision = run.on_hub("dataset"), run.rows.get("revision")
-    if name is None:
-        return f"`{shown(run.dataset)}`"
-    return f"[{name}](https://huggingface.co/datasets/{name}{f'/tree/{revision}' if revision else ''})"
-
-
-def _parameters(weights: Path) -> int:
-    """Parameters of a safetensors file, without the running statistics of norms; 0 where there is none."""
-    from math import prod
-
-    return sum(prod(shape) for name, shape in shapes_of(weights).items() if "running_" not in name)
-
-
-def shapes_of(weights: Path) -> dict[str, list[int]]:
-    """The tensors of a safetensors file, none where there is no file. Raises UserError for a damaged one."""
-    from safetensors import SafetensorError, safe_open
-
-    if not weights.exists():
-        return {}
-    try:
-        with safe_open(weights, "pt") as file:
-            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no dict)
-    except SafetensorError as error:
-        raise UserError(f"{weights} can't be read: {error}") from error
-
-
-REMOTE_CODE = """The architecture is not part of transformers, so `trust_remote_code=True` runs
-`deeplabv3plus.py` of this repository, which imports torch and transformers alone: read it first. Where
-attn2mask is installed, `import attn2mask.training` does instead.
-
-"""
-
-
-def _use(run: Run, repo_id: str) -> str:
-    remote = "auto_map" in run.config
-    trust = ", trust_remote_code=True" if remote else ""
-    code = REMOTE_CODE if remote else ""
-    peer = ""
-    if (run.path / "peer").is_dir():
-        peer = f"""
-Both networks, with attn2mask installed:
-
-```python
-from attn2mask.training.checkpoint import load_checkpoint
-
-checkpoint = load_checkpoint("{repo_id}")
-print(type(checkpoint.network).__name__, type(checkpoint.peer).__name__, checkpoint.names)
-```
-"""
-    return f"""## Use
-
-{code}```python
-from transformers import pipeline
-
-segment = pipeline("image-segmentation", model="{repo_id}"{trust})
-for found in segment("picture.png"):
-    print(found["label"], found["mask"].size)
-```
-
-Ids of the pixels, at the picture's own size:
-
-```python
-import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-
-processor = AutoImageProcessor.from_pretrained("{repo_id}")
-network = AutoModelForSemanticSegmentation.from_pretrained("{repo_id}"{trust}).eval()
-picture = Image.open("picture.png").convert("RGB")
-with torch.no_grad():
-    logits = network(**processor(picture, return_tensors="pt")).logits
-logits = torch.nn.functional.interpolate(logits, picture.size[::-1], mode="bilinear")
-ids = logits.argmax(1)[0]  # (height, width)
-print({{network.config.id2label[int(k)] for k in ids.unique()}})
-```
-{peer}"""
-
-
-def _results(run: Run, repo_id: str, measured: Sequence[Measured], files: Mapping[str, bytes]) -> str:
-    parts = [_result(part, repo_id, files) for part in measured]
-    if not measured:
-        parts.append(
-            f"How well it finds its classes is {NOT_RECORDED}: no report of `attn2mask evaluate` was given."
-        )
-    if "assets/predictions.png" in files:
-        parts.append("![Picture, target and prediction at the end of training](assets/predictions.png)")
-    return "\n\n".join(["## Results", *parts])
-
-
-def _result(part: Measured, repo_id: str, files: Mapping[str, bytes]) -> str:
-    split = f", split `{part.split}`" if part.split else ""
-    figures, columns = part.root, part.columns
-    lines = [
-        ("**mean IoU**", *(_number(column["mean_iou"]) for column in columns.values())),
-        ("pixel accuracy", *(_number(column["pixel_accuracy"]) for column in columns.values())),
-    ]
-    parts = [
-        f"### On `{part.title}`{split}",
-        f"{count(figures['num_images'], 'picture')}, each at its original size; IoU in per cent, from one"
-        f" confusion matrix over all. {_looked(part)}",
-        table(["%", *columns], lines),
-    ]
-    if part.is_learnt:
-        parts.append("These are the rows that it learnt from: they do not tell how it does on others.")
-    if len(columns) > 1:
-        parts.append("A is what `from_pretrained` loads, B its peer, both the mean of their logits.")
-    if (told := part.found.get("mean_iou_given_labels")) is not None:
-        parts.append(f"Where each picture's classes are told: mean IoU {percent(told)}.")
-    if f"assets/{part.name}-iou.png" in files:
-        many = sum(iou is not None for iou in figures["per_class_iou"].values()) > MOST
-        chosen = f" (the best and worst {MOST})" if many else ""
-        parts.append(f"![IoU of each class, network A{chosen}](assets/{part.name}-iou.png)")
-    classes = [
-        (name, *(_number(column["per_class_iou"].get(name)) for column in columns.values()))
-        for name in figures["per_class_iou"]
-    ]
-    parts.append(details("Every class", table(["class", *columns], classes)))
-    if f"assets/{part.name}-pictures.png" in files:
-        parts.append(
-            "![Picture, target and prediction: the best, the median and the worst pictures]"
-            f"(assets/{part.name}-pictures.png)"
-        )
-    if command := _evaluation(part, repo_id):
-        parts.append(f"```console\n$ {command}\n```")
-    stands = f"All of it stands in `metrics/{part.name}.json`."
-    if part.hub is None:
-        stands += (
-            " The Hub is told of it by the model-index alone: `.eval_results` is for datasets of the Hub."
-        )
-    return "\n\n".join([*parts, stands])
-
-
-def _number(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def _looked(part: Measured) -> str:
-    said = part.found.get("evaluated")
-    if not said:
-        step = part.found.get("step")
-        return f"Measured by the training itself{f', at step {step:,}' if step else ''}."
-    scales = said.get("scales", NOT_RECORDED)
-    looks = [f"scale{'s' * (',' in scales)} {scales}", "mirrored too" if said.get("flip") else "not mirrored"]
-    looks += [f"windows of {said['window']} pixels"] if said.get("window") else []
-    looks += [f"the first {said['limit']:,} alone"] if said.get("limit") else []
-    return f"Seen at {', '.join(looks)}."
-
-
-def _evaluation(part: Measured, repo_id: str) -> str | None:
-    said = part.found.get("evaluated")
-    if not said:
-        return None
-    words = ["attn2mask", "evaluate", "--checkpoint", repo_id, "--dataset", part.dataset]
-    for name in ("split", "limit", "window"):
-        words += [f"--{name}", str(said[name])] if said.get(name) else []
-    words += ["--scales", said["scales"]] if said.get("scales", "1") != "1" else []
-    return wrapped([*words, *(["--flip"] if said.get("flip") else []), "--out", f"{part.name}.json"])
-
-
-def _training(run: Run, repo_id: str, files: Mapping[str, bytes]) -> str:
-    training = run.training
-    if not training:
-        return f"## Training\n\nHow it was trained is {NOT_RECORDED}."
-    speeds = sorted(line["images_per_second"] for line in run.log if "images_per_second" in line)
-    facts = [
-        ("rows", _dataset(run)),
-        ("steps", f"{training['step']:,}" if "step" in training else None),
-        ("time", duration(training["seconds"]) if "seconds" in training else None),
-        ("hardware", training.get("hardware")),
-        ("precision", training.get("mixed_precision")),
-        ("pictures a second (median)", f"{speeds[len(speeds) // 2]:.1f}" if speeds else None),
-        ("seed", training.get("config", {}).get("seed")),
-        ("license", run.license if run.license != UNKNOWN else f"{NOT_RECORDED} for all that went into it"),
-    ]
-    curve = "\n![Loss by step](assets/training.png)\n" if "assets/training.png" in files else ""
-    again = wrapped(_command(run, repo_id))
-    painted = _painted(run.painter)
-    return f"""## Training
-
-{table(["", "recorded"], facts)}
-{curve}
-{table(["setting", "value", "stated by"], _settings(run))}
-
-What is marked **not verified** is not in the paper, and may be why results differ.{painted}
-
-```console
-$ {again}
-```
-
-{details("Versions", table(["", "version"], training.get("versions", {}).items()))}
-
-All of it stands in `training_config.json`.
-"""
-
-
-def _settings(run: Run) -> Iterator[Sequence[Any]]:
-    for name, value in run.settings.items():
-        reader, wanted = _READ_WITH.get(name, (name, value))
-        if run.settings.get(reader) != wanted:
-            continue
-        stated = ORIGINS.get(name, {}).get(value, OURS)
-        if name == "learning_rate" and _RATES.get(run.settings.get("backbone")) == value:
-            stated = _TABLE_1
-        if isinstance(value, bool):
-            stated = "" if value else "switched off here"
-        if name == "backbone" and isinstance(value, str):
-            value = shown(value) + (", from scratch" if run.config.get("backbone_from_scratch") else "")
-        yield name.replace("_", " "), f"`{value}`" if isinstance(value, str) else value, stated
-
-
-def _painted(identity: Mapping[str, Any]) -> str:
-    if not identity:
-        return ""
-    rules = identity["rules"]
-    return (
-        f" The rows came from `{identity['model']}` (`{identity['model_version']}`) at seed"
-        f" {identity['seed']}, with threshold `{rules['threshold']}` and reliability"
-        f" `{rules['reliability']}`; the card of the dataset says more."
     )
 
 
-def _command(run: Run, repo_id: str) -> list[str]:
-    config = run.training.get("config", {})
-    defaults = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
-    words = ["accelerate", "launch", "-m", "attn2mask.training.train", "--dataset", shown(run.dataset)]
-    for name in _OPTIONS:
-        value = config.get(name)
-        if value is not None and (value != defaults[name] or name == "preset"):
-            value = shown(value) if name == "backbone" else value
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return [*words, "--output-dir", f"runs/{repo_id.split('/')[-1]}"]
+# Values of the template
 
 
-def _limits(run: Run, measured: Sequence[Measured]) -> str:
-    lines = [
-        "What it learnt from are pseudo-masks: it repeats habits of the painter that made them, such as"
-        " outlines that are too wide, and things that are taken for what usually stands beside them."
-        if run.painter
-        else "What is wrong in the masks that it learnt from, it has learnt too.",
-        "It knows the names above alone: whatever else a picture shows is taken for one of them.",
-    ]
-    if run.painter.get("model") == "embedded":
-        lines.append(
-            "Its pictures came from the small embedded painter, in the style of drawn scenes: it shows that"
-            " the way works, and is not meant for photographs."
-        )
-    for part in measured:
-        ranked = sorted((iou, name) for name, iou in part.root["per_class_iou"].items() if iou is not None)
-        if ranked:
-            worst = ", ".join(f"{name} ({percent(iou)})" for iou, name in ranked[:3])
-            lines.append(f"Weakest on `{part.title}`: {worst}.")
-    if not measured:
-        lines.append(
-            f"Its accuracy is {NOT_RECORDED}: measure it on pictures like yours before you rely on it."
-        )
-    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+def _model_values(model: TrainedModel) -> dict[str, Any]:
+    config, painter = model.config, model.painter
+    architecture = config.get("model_type", "")
+    shapes = tensor_shapes(model.path / "model.safetensors")
+    parameters = sum(math.prod(shape) for name, shape in shapes.items() if "running_" not in name)
+    lora = f" with the LoRA `{painter['lora']}`" if "lora" in painter else ""
+    has_code = "auto_map" in config
+    return {
+        "architecture": ARCHITECTURE_NAMES.get(architecture, architecture or "A network"),
+        "backbone": config.get("backbone_config", {}).get("model_type"),
+        "num_classes": f"{len(model.names):,}",
+        "class_table": config.get("class_table") or NOT_RECORDED,
+        "classes": escaped(", ".join(f"{number} {name}" for number, name in enumerate(model.names))),
+        "parameters": f"{parameters / 1e6:.1f}" if parameters else None,
+        "training_images": count(model.rows["num_images"], "image") if painter else None,
+        "painter": f"`{painter['model']}`{lora}" if painter else None,
+        "is_embedded": painter.get("model") == "embedded",
+        "dataset": _dataset_link(model),
+        "has_peer": model.has_peer,
+        "has_code": has_code,
+        "trust_code": ", trust_remote_code=True" if has_code else "",
+    }
+
+
+def _dataset_link(model: TrainedModel) -> str:
+    if not model.dataset:
+        return f"a dataset that is {NOT_RECORDED}"
+    name, revision = model.on_hub("dataset"), model.rows.get("revision")
+    if name is None:
+        return f"`{public_path(model.dataset)}`"
+    return f"[{name}](https://huggingface.co/datasets/{name}{f'/tree/{revision}' if revision else ''})"
+
+
+def _training_values(model: TrainedModel, files: Mapping[str, bytes]) -> dict[str, Any]:
+    training, painter = model.training, model.painter
+    speeds = sorted(line["images_per_second"] for line in model.log if "images_per_second" in line)
+    is_known = model.license != UNKNOWN
+    return {
+        "has_training": bool(training),
+        "has_training_chart": "assets/training.png" in files,
+        "has_predictions": "assets/predictions.png" in files,
+        "has_options": (model.path / "train.yaml").exists(),
+        "is_streamed": model.options.get("streaming"),
+        "steps": f"{training['step']:,}" if "step" in training else NOT_RECORDED,
+        "time": duration(training["seconds"]) if "seconds" in training else NOT_RECORDED,
+        "hardware": escaped(training.get("hardware")),
+        "precision": escaped(training.get("mixed_precision")),
+        "speed": f"{speeds[len(speeds) // 2]:.1f}" if speeds else NOT_RECORDED,
+        "license": model.license if is_known else f"{NOT_RECORDED} for everything that was used",
+        "preset": escaped(model.options.get("preset")),
+        "options": table_rows(_options(model)),
+        "painter_options": painter
+        and (
+            f"`{painter['model']}` (`{painter['model_version']}`) painted the rows with the seed"
+            f" {painter['seed']}, the threshold `{painter['threshold']}` and the reliability"
+            f" `{painter['reliability']}`."
+        ),
+        "versions": version_rows(training),
+    }
+
+
+def _options(model: TrainedModel) -> Iterator[Sequence[Any]]:
+    """(name, value, source) of the options that were used and have a name in cards."""
+    options = model.options
+    for name, facts in facts_of(TrainConfig).items():
+        reader, wanted = USED_WITH.get(name, (name, options.get(name)))
+        if facts.card is None or name not in options or options.get(reader) != wanted:
+            continue
+        value = options[name]
+        source = SOURCES.get(name, {}).get(value, OURS)
+        if name == "learning_rate" and LEARNING_RATES.get(options.get("backbone")) == value:
+            source = TABLE_1
+        if isinstance(value, bool):
+            source = "a part of the method is switched off" if value else ""
+        if name == "seed":
+            source = ""  # nobody states a seed
+        if name == "backbone":
+            value = public_path(value) + (
+                ", from scratch" if model.config.get("backbone_from_scratch") else ""
+            )
+        yield facts.card, f"`{value}`" if isinstance(value, str) else value, source
+
+
+def _result_values(evaluation: Evaluation, files: Mapping[str, bytes]) -> dict[str, Any]:
+    name, report, options, root = evaluation.name, evaluation.report, evaluation.options, evaluation.root
+    columns = evaluation.columns.values()
+    scales, given_labels = options.get("scales", "1"), report.get("mean_iou_given_labels")
+    measured = {name: iou for name, iou in root["per_class_iou"].items() if iou is not None}
+    worst = sorted(measured, key=measured.get)[:3]
+    return {
+        "name": name,
+        "title": evaluation.title,
+        "split": evaluation.split,
+        "on_hub": evaluation.hub is not None,
+        "images": count(root["num_images"], "image"),
+        "is_evaluated": bool(options),
+        "step": f"{report['step']:,}" if "step" in report else None,
+        "is_augmented": scales != "1" or options.get("flip"),
+        "scales": scales,
+        "is_mirrored": options.get("flip"),
+        "window": options.get("window"),
+        "limit": count(options["limit"], "image") if options.get("limit") else None,
+        "columns": list(evaluation.columns),
+        "mean_iou": [_per_cent(scores["mean_iou"]) for scores in columns],
+        "pixel_accuracy": [_per_cent(scores["pixel_accuracy"]) for scores in columns],
+        "is_training_set": evaluation.is_training_set,
+        "mean_iou_given_labels": None if given_labels is None else percent(given_labels),
+        "has_chart": f"assets/{name}-iou.png" in files,
+        "chart_limit": MOST if len(measured) > MOST else None,
+        "class_rows": table_rows(
+            (label, *(_per_cent(scores["per_class_iou"].get(label)) for scores in columns))
+            for label in root["per_class_iou"]
+        ),
+        "has_images": f"assets/{name}-images.png" in files,
+        "has_options": bool(options) and evaluation.path.with_suffix(".yaml").exists(),
+        "weakest": ", ".join(f"{escaped(label)} ({percent(measured[label])})" for label in worst),
+    }
+
+
+def _per_cent(fraction: float | None) -> str:
+    """A fraction in per cent without the sign, for tables whose head has it."""
+    return percent(fraction).removesuffix("%")
