@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn2mask.builders.errors import UserError
-from attn2mask.hub.cards.markdown import read_record, shown
+from attn2mask.hub.cards.markdown import public_path, read_record
 from attn2mask.hub.hub_client import Kind, first_line
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def without_places(path: Path) -> bytes:
             return {key: cut(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return [cut(inner) for inner in value]
-        return shown(value) if isinstance(value, str) else value
+        return public_path(value) if isinstance(value, str) else value
 
     return f"{json.dumps(cut(read_record(path)), indent=2)}\n".encode()
 
