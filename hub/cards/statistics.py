@@ -3,7 +3,6 @@
 The rows are read once, with one batch of them in memory at a time.
 """
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 from pyarrow.parquet import ParquetFile
 from tqdm import tqdm
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.images import decode_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,13 +102,10 @@ def count_rows(files: Sequence[Path], table: ClassTable) -> RowStatistics:
             columns = ["classes", "mask", "reliability"]
             for batch in ParquetFile(file).iter_batches(batch_size=16, columns=columns):
                 for row in batch.to_pylist():
-                    statistics.add(row["classes"], _pixels(row["mask"]), _pixels(row["reliability"]))
+                    mask, reliability = (decode_png(row[name]["bytes"]) for name in ("mask", "reliability"))
+                    statistics.add(row["classes"], mask, reliability)
                 bar.update(len(batch))
     return statistics
-
-
-def _pixels(column: dict[str, Any]) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(column["bytes"])))
 
 
 def sampled_rows(files: Sequence[Path], number: int) -> list[dict[str, Any]]:
