@@ -1,4 +1,4 @@
-"""Files: atomic writing, checksums, and locks that end with their process."""
+"""Files: atomic writing, checksums, and locks that end with their process. They work on every platform."""
 
 import hashlib
 import os
@@ -7,18 +7,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from filelock import FileLock
+
+from attn2mask.builders.errors import UserError
+
 
 def write_file(file: Path, content: bytes) -> None:
-    """Write a file so that it is always either the old or the new one, also on the disk."""
+    """Replace a file in one step: after a crash, the disk holds either the old or the new content."""
     with replacing(file) as stream:
         stream.write(content)
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[IO[bytes]]:
+    """A stream for the new content of a file. The file is replaced in one step when the block ends.
+
+    If the block fails, the file stays as it was.
+    """
     temporary = file.with_name(f".{file.name}.tmp")
     try:
-        temporary.unlink(missing_ok=True)  # of a killed process; also what leads elsewhere
+        temporary.unlink(missing_ok=True)  # a killed process leaves one; it may also be a symbolic link
         with open(temporary, "x+b") as stream:
             yield stream
             stream.flush()
@@ -27,15 +35,26 @@ def replacing(file: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    with suppress(OSError):  # not every file system can sync a directory
-        os.fsync(folder)
-    os.close(folder)
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a directory
+        folder = os.open(file.parent, os.O_DIRECTORY)
+        with suppress(OSError):  # not every file system can sync a directory
+            os.fsync(folder)
+        os.close(folder)
 
 
-def no_link(path: str, flags: int) -> int:
-    """Opens a file of one's own: what a link of its name leads to is not touched."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+def lock_of(file: Path) -> FileLock:
+    """The lock of a file, for `with` or `acquire`. It ends when its process dies.
+
+    Raises UserError if `file` is a symbolic link, because the file behind it may belong to somebody else.
+    """
+    refuse_link(file)
+    return FileLock(file)
+
+
+def refuse_link(path: Path) -> None:
+    """Raises UserError if a path inside an output directory is a symbolic link."""
+    if path.is_symlink():
+        raise UserError(f"{path} is a symbolic link, which may lead out of the directory: remove the link")
 
 
 def digest(path: Path, pattern: str = "*") -> str:

@@ -4,28 +4,28 @@
     data/train-00000.parquet    a shard; written under a hidden name, synced and renamed
     manifest/00000.json         its checksum and its gate's report, sealed by their own; written after it
     report.json, README.md      totals and card; only while the build is complete
-    .lock-0                     held by the process of this rank while it lives
+    .lock-0, .held-by-0         the lock of the process of this rank while it lives, and the name of its run
 
 A shard counts as made when its manifest stands and the checksum is right. So whatever `kill -9` leaves behind
 is either whole or made again, and nothing needs repair.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from filelock import Timeout
 from pyarrow.parquet import ParquetFile
 
 from attn2mask.builders.classes import CaptionStyle, ClassTable, LabelClass
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.files import no_link, replacing, write_file
+from attn2mask.builders.files import lock_of, refuse_link, replacing, write_file
 from attn2mask.builders.rules import Rules
 
 if TYPE_CHECKING:
@@ -134,20 +134,20 @@ class BuildDirectory:
         Creates the directory. Raises UserError while another run is at work in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / f".lock-{rank}", "a+", opener=no_link) as own:
-            if not _patiently(lambda: _take(own)):
-                raise UserError(f"another build is at work in {self.path}: {_content(own)}")
-            own.truncate(0)
-            own.write(run)
-            own.flush()
-            for path in self.path.glob(".lock-*"):
-                if path.name == f".lock-{rank}":
-                    continue
-                with open(path, "a+", opener=no_link) as other:
-                    # A process of this run may hold its lock already, and write its name a moment later.
-                    if not _patiently(lambda other=other: _take(other) or _content(other) == run):
-                        raise UserError(f"another build is at work in {self.path}: {_content(other)}")
+        own = self.path / f".lock-{rank}"
+        try:
+            lock = lock_of(own).acquire(timeout=PATIENCE)
+        except Timeout:
+            raise self._busy(own) from None
+        with lock:
+            write_file(_holder_file(own), run.encode())
+            for other in self.path.glob(".lock-*"):
+                if other != own and not _free_or_held_by(run, other):
+                    raise self._busy(other)
             yield
+
+    def _busy(self, lock: Path) -> UserError:
+        return UserError(f"another build is at work in {self.path}: {_holder(lock)}")
 
     def claim(self, record: dict[str, Any], options: Mapping[str, str], rank: int) -> None:
         """Write build.json, or compare with it: `num_images` may have grown, `identity` must be the same.
@@ -272,8 +272,7 @@ class BuildDirectory:
 
         for folder in (self.shard_file(shard).parent, self.manifest_file(shard).parent):
             folder.mkdir(exist_ok=True)
-            if folder.is_symlink():
-                raise UserError(f"{folder} is a link, which leads out of {self.path}: put a folder there")
+            refuse_link(folder)
         with replacing(self.shard_file(shard)) as stream:
             # Row groups of 16 keep images streamable.
             with ParquetWriter(features=features, stream=stream, writer_batch_size=16) as writer:
@@ -299,9 +298,8 @@ class BuildDirectory:
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """One process at a time."""
-        with open(self.path / ".finish", "a", opener=no_link) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Let one process at a time into the block."""
+        with lock_of(self.path / ".finish"):
             yield
 
 
@@ -309,26 +307,28 @@ def _seal(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 
-def _take(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _content(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read()
-
-
-def _patiently(check: Callable[[], bool]) -> bool:
+def _free_or_held_by(run: str, lock: Path) -> bool:
+    """Whether a lock is free, or a process of `run` holds it, which may write its name a moment later."""
     deadline = time.monotonic() + PATIENCE
-    while not check():
+    while _holder(lock) != run:
+        with suppress(Timeout), lock_of(lock).acquire(timeout=0):
+            return True
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
     return True
+
+
+def _holder_file(lock: Path) -> Path:
+    """Where the name of a lock's holder is. It is not in the lock itself, which Windows lets nobody read."""
+    return lock.with_name(lock.name.replace(".lock-", ".held-by-"))
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return _holder_file(lock).read_text()
+    except OSError:
+        return "its name is not known yet"
 
 
 def _tuples(value: Any) -> Any:

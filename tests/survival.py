@@ -94,7 +94,7 @@ def publish_damaged(inputs: Path, out: Path) -> int:
 def names(out: Path) -> list[str]:
     """All files but locks."""
     files = (path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    return sorted(name for name in files if not name.startswith((".lock-", ".finish")))
+    return sorted(name for name in files if not name.startswith((".lock-", ".held-by-", ".finish")))
 
 
 def built(stage: "Stage", out: Path) -> dict[str, Any]:
@@ -508,7 +508,7 @@ def two_at_once(stage: Stage, rng: random.Random) -> str:
     """A second build into a directory is refused; the first goes on."""
     victim, out, other = VICTIMS[0], stage.folder / "twice", stage.folder / "other.log"
     first = stage.start(victim, out, log=other)
-    while not (out / ".lock-0").exists() or not (out / ".lock-0").read_text():
+    while not (out / ".held-by-0").exists():
         assert first.is_alive()
         time.sleep(0.05)
     assert stage.attempt(victim, out) == 2

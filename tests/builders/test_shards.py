@@ -162,4 +162,4 @@ def test_the_lock_dies_with_its_process(tmp_path, monkeypatch):
     other.kill()
     other.wait()
     with BuildDirectory(tmp_path).locked(0, "own"):
-        assert (tmp_path / ".lock-0").read_text() == "own"
+        assert (tmp_path / ".held-by-0").read_text() == "own"

@@ -1,0 +1,79 @@
+"""Atomic writing, checksums and locks."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from filelock import Timeout
+
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.files import digest, lock_of, replacing, write_file
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+sys.modules["fcntl"] = None  # as on Windows: importing it fails
+import attn2mask
+from attn2mask import builders, hub, training
+for package in (builders, training, hub):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+"""
+
+
+def test_every_module_is_imported_without_fcntl():
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path):
+    file = tmp_path / "file"
+    write_file(file, b"old")
+    with replacing(file) as stream:
+        stream.write(b"new")
+        assert file.read_bytes() == b"old"
+    assert file.read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_stays_as_it_was_if_writing_fails(tmp_path, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    write_file(tmp_path / "file", b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_file(tmp_path / "file", b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_writing_needs_no_directories_that_can_be_opened(tmp_path, monkeypatch):
+    """As on Windows, which has neither `os.O_DIRECTORY` nor `os.O_NOFOLLOW`."""
+    for name in ("O_DIRECTORY", "O_NOFOLLOW"):
+        monkeypatch.delattr(os, name, raising=False)
+    write_file(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    with lock_of(tmp_path / "lock"), pytest.raises(Timeout):
+        lock_of(tmp_path / "lock").acquire(timeout=0)
+    with lock_of(tmp_path / "lock").acquire(timeout=0):
+        pass
+
+
+def test_a_lock_does_not_follow_a_link(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="lock is a symbolic link"):
+        lock_of(tmp_path / "lock")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_digest_follows_names_and_content_and_not_hidden_files(tmp_path):
+    (tmp_path / "a").write_text("1")
+    first = digest(tmp_path)
+    (tmp_path / ".hidden").write_text("2")
+    assert digest(tmp_path) == first
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert digest(tmp_path) != first
