@@ -1,0 +1,132 @@
+"""The commands of an installed wheel, in an empty folder and without a clone."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from places import ROOT
+
+
+class Installation:
+    """A virtual environment with the wheel, and an empty folder that its commands run in."""
+
+    def __init__(self, environment: Path, folder: Path) -> None:
+        self.environment, self.folder = environment, folder
+        folder.mkdir()
+
+    def run(self, *command: str, status: int = 0) -> str:
+        """Run a command of the environment, such as `attn2mask`; returns what it prints."""
+        binary = str(self.environment / "bin" / command[0])
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        run = subprocess.run(
+            [binary, *command[1:]], cwd=self.folder, env=variables, capture_output=True, text=True
+        )
+        assert run.returncode == status, f"{command}\n{run.stdout}\n{run.stderr}"
+        return run.stdout if status == 0 else run.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Installation:
+    """The wheel alone is installed. Its dependencies are read from the environment of the tests."""
+    folder = tmp_path_factory.mktemp("installed")
+    environment = folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        environment,
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+    ]
+    subprocess.run([*pip, wheel], check=True)
+    (packages,) = environment.glob("lib/python3*/site-packages")
+    # Python ignores the .pth files of a folder that is added in this way, and with them an editable install.
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return Installation(environment, folder / "empty")
+
+
+def test_version_and_help_of_every_command(installed):
+    assert installed.run("attn2mask", "--version") == "attn2mask 0.1.0\n"
+    assert installed.run("python", "-m", "attn2mask", "--version") == "attn2mask 0.1.0\n"
+    code = (
+        "import contextlib, sys\n"
+        "import attn2mask\n"
+        "from attn2mask.hub.cli import COMMANDS, main\n"
+        "print(attn2mask.__file__)\n"
+        "for command in COMMANDS:\n"
+        "    with contextlib.suppress(SystemExit):\n"
+        "        main([command, '--help'])\n"
+        "print(sorted({'torch', 'diffusers', 'datasets'} & set(sys.modules)))"
+    )
+    place, *text, heavy = installed.run("python", "-c", code).splitlines()
+    assert Path(place).is_relative_to(installed.environment)
+    assert heavy == "[]"
+    usages = {line.split()[2] for line in text if line.startswith("usage: attn2mask ")}
+    expected = "build show remask aliases draw train adapt evaluate publish preview demo"
+    assert usages == set(expected.split())
+
+
+def test_maintainers_code_is_not_installed(installed):
+    error = installed.run("python", "-c", "import attn2mask.training.experiments", status=1)
+    assert "ModuleNotFoundError: No module named 'attn2mask.training.experiments'" in error
+
+
+BUILD = "--num-images 4 --steps 2 --store-scores --batch-size 4 --workers 1 --shard-size 4".split()
+
+
+def test_build_show_and_remask(installed):
+    installed.run("attn2mask", "build", "voc", *BUILD, "--out", "rows")
+    installed.run("attn2mask", "show", "rows", "--rows", "2", "--out", "sheet.png")
+    Image.open(installed.folder / "sheet.png").verify()
+
+
+@pytest.mark.slow
+def test_every_command_with_the_dependencies_that_are_declared(wheel, tmp_path):
+    """A new environment holds the wheel and what it requires, in the versions of constraints.txt."""
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
+    subprocess.run([*pip, wheel], check=True)
+    run_every_command(Installation(environment, tmp_path / "empty"))
+
+
+def run_every_command(installed: Installation) -> None:
+    def attn2mask(line: str, *more: str) -> str:
+        return installed.run("attn2mask", *line.split(), *more)
+
+    folder = installed.folder
+    attn2mask("build voc --out rows", *BUILD)
+    attn2mask("build --config rows/build.yaml --out again")
+    for shard in (folder / "rows").rglob("*.parquet"):
+        assert shard.read_bytes() == (folder / "again" / shard.relative_to(folder / "rows")).read_bytes()
+    attn2mask("show rows --out sheet.png --rows 2")
+    attn2mask("remask rows --threshold fixed --out remasked")
+    attn2mask("draw objects --num-images 4 --size 64 --out drawn")
+    attn2mask("train --dataset rows --output-dir segmenter --max-steps 2 --batch-size 2 --crop-size 48")
+    frames = folder / "frames"
+    frames.mkdir()
+    for seed in range(2):
+        pixels = np.random.default_rng(seed).integers(0, 256, (64, 128, 3), np.uint8)
+        Image.fromarray(pixels).save(frames / f"{seed}.png")
+    attn2mask("adapt --data frames --output-dir lora --max-steps 1 --batch-size 1 --rank 2 --sample-every 0")
+    attn2mask("build voc --lora lora --out adapted", *BUILD)
+    attn2mask("evaluate --checkpoint segmenter --dataset drawn --out metrics.json")
+    attn2mask("publish dataset rows you/rows --dry-run")
+    attn2mask("publish model segmenter you/segmenter --dry-run")
+    attn2mask("publish model lora you/lora --dry-run")
+    attn2mask("preview --help")
+    (folder / "kitchen.yaml").write_text("name: kitchen\nclasses:\n  - {name: mug}\n  - {name: kettle}\n")
+    if Path("/usr/share/wordnet").exists():
+        attn2mask("aliases kitchen.yaml")
+    else:
+        assert "WordNet" in installed.run("attn2mask", "aliases", "kitchen.yaml", status=2)
+    attn2mask("demo --num-images 8 --max-steps 2 --out demo")
