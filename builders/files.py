@@ -1,4 +1,4 @@
-"""Files: atomic writing, checksums, and locks that end with their process. They work on every platform."""
+"""Files: atomic writing, checksums, and locks that end with their process."""
 
 import hashlib
 import os

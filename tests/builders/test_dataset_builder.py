@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from attn2mask.builders import Attn2MaskCityscapes, Attn2MaskImageNetS, Attn2MaskVOC, dataset_builder
+from attn2mask import Attn2MaskCityscapes, Attn2MaskImageNetS, Attn2MaskVOC
+from attn2mask.builders import dataset_builder
 from attn2mask.builders.errors import UserError
 
 OPTIONS = {"num_images": 4, "shard_size": 2, "steps": 2, "height": 64, "width": 64, "alias_probability": 0.0}
@@ -96,7 +97,7 @@ def test_options_are_checked_as_on_the_command_line(options):
 def test_num_proc_splits_the_shards(options, tmp_path):
     script = tmp_path / "prepare.py"
     script.write_text(
-        "from attn2mask.builders import Attn2MaskVOC\n"
+        "from attn2mask import Attn2MaskVOC\n"
         f"if __name__ == '__main__':\n    builder = Attn2MaskVOC(**{options!r}, workers=1)\n"
         f"    builder.download_and_prepare({str(tmp_path / 'data')!r}, file_format='parquet', num_proc=2)\n"
     )

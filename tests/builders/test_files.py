@@ -1,29 +1,12 @@
 """Atomic writing, checksums and locks."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 from filelock import Timeout
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import digest, lock_of, replacing, write_file
-
-IMPORT_ALL = """
-import importlib, pkgutil, sys
-sys.modules["fcntl"] = None  # as on Windows: importing it fails
-import attn2mask
-from attn2mask import builders, hub, training
-for package in (builders, training, hub):
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
-"""
-
-
-def test_every_module_is_imported_without_fcntl():
-    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path):

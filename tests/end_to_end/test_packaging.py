@@ -140,10 +140,11 @@ def test_no_pickles():
     assert [name for name in repository() if Path(name).suffix in PICKLES] == []
 
 
-def test_every_module_imports_without_torchvision():
+def test_every_module_imports_without_torchvision_and_fcntl():
+    """Windows has no fcntl."""
     python(
         "import sys, importlib\n"
-        "sys.modules['torchvision'] = None\n"  # an import of it raises ImportError
+        "sys.modules['torchvision'] = sys.modules['fcntl'] = None\n"  # an import of them raises ImportError
         f"for name in {modules()!r}: importlib.import_module(name)\n"
     )
 

@@ -49,15 +49,6 @@ def test_help_and_import_load_no_heavy_library():
     )
 
 
-def test_every_public_name_of_the_builders_exists():
-    import attn2mask.builders as builders
-
-    for name in builders.__all__:
-        assert getattr(builders, name) is not None
-    with pytest.raises(AttributeError):
-        _ = builders.nothing
-
-
 def test_defaults_and_flags():
     assert config("voc") == BuildConfig("voc")
     assert config("--seed", "3", "voc", "--store-scores", "--graded").seed == 3
