@@ -1,10 +1,10 @@
-"""`make bench`: what recording, labeling, building, training and evaluation cost, as ratios.
+"""`make bench`: the cost of recording, labeling, building, training and evaluation, as ratios of times.
 
     make bench                                   # about 25 minutes on two idle cores
-    make bench QUICK=1                           # five
+    make bench QUICK=1                           # about 5 minutes
     PYTHONPATH=tests python -m bench --only recording crf
 
-Everything is timed in pairs (`timing.py`). Writes bench.json and bench.png; seconds are this machine's.
+All times are measured in pairs (`timing.py`). Writes bench.json and bench.png.
 """
 
 import argparse
@@ -50,16 +50,20 @@ def figure(rows: list[Row], file: Path) -> None:
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [row.what for row in rows], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("ratio of times: median and 95 % interval; orange: what it is to reach")
+    axes.set_xlabel("ratio of times: median and 95 % interval; orange: goal")
     chart.savefig(file, dpi=120)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few pairs, small sizes")
-    parser.add_argument("--model", default="embedded", help="what paints, as of `attn2mask build`")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for what it writes")
-    parser.add_argument("--only", nargs="+", metavar="PART", help="some parts alone")
+    parser.add_argument("--quick", action="store_true", help="measure few pairs at small sizes")
+    parser.add_argument(
+        "--model", default="embedded", help="painter, as in `attn2mask build` (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/bench"), help="folder of the results (default: %(default)s)"
+    )
+    parser.add_argument("--only", nargs="+", metavar="PART", help="measure only these parts (default: all)")
     options = parser.parse_args()
     parts = {
         "recording": partial(recording.embedded, options.model),
@@ -73,7 +77,7 @@ def main() -> None:
         "evaluation": evaluation.evaluation,
     }
     if unknown := set(options.only or ()) - set(parts):
-        parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(parts)}")
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(parts)}")
 
     started, rows = time.time(), []
     print(f"{'what':58}{'ratio':>8}  {'95 % interval':15}{'goal':>9}{'pairs':>6}  seconds", flush=True)
@@ -87,12 +91,16 @@ def main() -> None:
     machine = {"cores": os.cpu_count(), "processor": platform.machine(), "device": device}
     took = round(time.time() - started)
     report = {
-        "quick": options.quick, "model": options.model, "seconds": took, **machine, **provenance(),
+        "quick": options.quick,
+        "model": options.model,
+        "seconds": took,
+        **machine,
+        **provenance(),
         "rows": [asdict(row) for row in rows],
-    }  # fmt: skip
+    }
     (options.out / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
     figure(rows, options.out / "bench.png")
-    print(f"made in {took} s: {options.out / 'bench.json'}, {options.out / 'bench.png'}")
+    print(f"wrote in {took} s: {options.out / 'bench.json'}, {options.out / 'bench.png'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whole builds: over plain painting of the same pictures, with more labeling processes, in two processes."""
+"""Whole builds, compared with plain painting of the same images; more labeling processes; two processes."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench.growth import SIDE, stub_build
-from bench.recording import draw
+from bench.recording import draw, pipe_options
 from bench.timing import Row, compare, measure
 
 from attn2mask.builders.build import BuildConfig, run
@@ -28,22 +28,22 @@ BUILD = Path(__file__).parents[2] / "builders" / "build.py"
 
 
 def silently(config: BuildConfig) -> dict:
-    """Build, and give the report."""
+    """Build, and return the report."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         run(config)
     return json.loads(Path(config.out, "report.json").read_text())
 
 
 def painted(report: dict, rows: int) -> list[tuple[int, int]]:
-    """(index, attempt) of all pictures of a build, in the order in which they were painted."""
-    # The last attempt is kept, whatever the gate says.
+    """(index, attempt) of all images of a build, in the order in which they were painted."""
+    # The last attempt is kept even if the gate rejects it.
     last = {int(name[-8:]): min(len(why), ATTEMPTS - 1) for name, why in report["rejected"].items()}
     return [(i, attempt) for attempt in range(ATTEMPTS) for i in range(rows) if attempt <= last.get(i, 0)]
 
 
 def hidden(model: str, quick: bool) -> Iterator[Row]:
-    """A build with labels, PNG, Parquet and new attempts over plain painting of the pictures that it painted,
-    both with the painter on one thread, loaded anew.
+    """A build with labels, PNG, Parquet and repeated attempts, compared with plain painting of the same
+    images. Both load the painter and run it on one thread.
     """
     rows, pairs = (16, 1) if quick else (64, 6)
     threads = torch.get_num_threads()
@@ -56,30 +56,29 @@ def hidden(model: str, quick: bool) -> Iterator[Row]:
 
     def plain() -> None:
         painter = load_painter(model)
-        defaults = painter.defaults
-        options = {
-            "num_inference_steps": defaults.steps, "guidance_scale": defaults.guidance_scale,
-            "height": defaults.height, "width": defaults.width, "output_type": "np",
-        }  # fmt: skip
         source = PromptSource(load_table("voc"), None, painter.tokenizers, seed=0)
-        pictures = painted(reports[0], rows)
-        for start in range(0, len(pictures), BATCH):
-            part = pictures[start : start + BATCH]
+        images = painted(reports[0], rows)
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH]
             texts = [source.prompt(*each).text for each in part]
-            draw(painter.pipe, texts, [image_seed(0, *each) for each in part], **options)
+            draw(
+                painter.pipe, texts, [image_seed(0, *each) for each in part], **pipe_options(painter.defaults)
+            )
 
     whole()
     yield measure(
-        f"a build of {rows} rows / plain painting, one thread", whole, plain, pairs, goal="<= 1.05",
-        pictures=len(painted(reports[0], rows)),
-    )  # fmt: skip
+        f"a build of {rows} rows / plain painting, one thread",
+        whole,
+        plain,
+        pairs,
+        goal="<= 1.05",
+        images=len(painted(reports[0], rows)),
+    )
     torch.set_num_threads(threads)
 
 
 def spread(quick: bool) -> Iterator[Row]:
-    """Where the painter takes no time and labeling is all: two labeling processes over one. A painter that
-    takes longer for a picture than one process for its labels is never waited for.
-    """
+    """Two labeling processes, compared with one, where the painter takes no time."""
     rows, pairs = (128, 1) if quick else (512, 3)
 
     def build(workers: int) -> None:
@@ -93,14 +92,15 @@ def spread(quick: bool) -> Iterator[Row]:
         build(1)
 
     one()
-    row = measure("labels by two processes / by one, painter at rest", two, one, pairs)
+    row = measure("labels by two processes / by one, no painting", two, one, pairs)
     row.notes["line_ms"] = 1000 * row.seconds[1] / rows
     yield row
 
 
 def processes(model: str, quick: bool) -> Iterator[Row]:
-    """A row of a build in two processes over one of the same in one, one thread each. Rows count after each
-    process's first shard, in which libraries are loaded; `whole` is the ratio from build.json on.
+    """The time of a row with two painting processes, compared with one process, one thread each. Rows are
+    counted after the first shard of each process, in which libraries are loaded. `whole` is the ratio of the
+    times since build.json was written.
     """
     rows, shard, pairs = (64, 16, 1) if quick else (128, 16, 3)
     took: dict[int, list[float]] = {1: [], 2: []}
@@ -114,9 +114,11 @@ def processes(model: str, quick: bool) -> Iterator[Row]:
                 options = ["voc", "--out", str(out), "--num-images", str(rows), "--model", model]
                 options += ["--shard-size", str(shard), "--workers", "1"]
                 subprocess.run(
-                    [*launch, str(BUILD), *options], check=True, capture_output=True,
+                    [*launch, str(BUILD), *options],
+                    check=True,
+                    capture_output=True,
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
-                )  # fmt: skip
+                )
                 manifests = sorted((out / "manifest").glob("*.json"))
                 ended = (out / "report.json").stat().st_mtime
                 started = max(file.stat().st_mtime for file in manifests[:count])
@@ -125,6 +127,10 @@ def processes(model: str, quick: bool) -> Iterator[Row]:
                 sums[count] = " ".join(json.loads(file.read_text())["sha256"] for file in manifests)
             time.sleep(1)
     yield compare(
-        f"a row of {rows} by two processes / by one", took[2], took[1], goal="<= 0.556",
-        same_rows=sums[1] == sums[2], whole=float(np.median(np.divide(whole[2], whole[1]))),
-    )  # fmt: skip
+        f"a row of {rows} by two processes / by one",
+        took[2],
+        took[1],
+        goal="<= 0.556",
+        same_rows=sums[1] == sums[2],
+        whole=float(np.median(np.divide(whole[2], whole[1]))),
+    )

@@ -1,6 +1,6 @@
-"""Builds of 100 to 10,000 rows by a painter that takes no time, so that what grows with the rows shows.
+"""Builds of 100 to 10,000 rows by a painter that takes no time: what grows with the number of rows.
 
-python -m bench.growth 1000 OUT      # one of them, in a process of its own; prints what it measured
+python -m bench.growth 1000 OUT      # one build, in its own process; prints its measurements
 """
 
 import contextlib
@@ -28,8 +28,8 @@ ROUND = 64  # more rows that a finished build is asked for
 
 
 class StubPainter:
-    """Fields of color with a blot for each class, and maps that show these blots: pictures that pass the
-    gate, functions of their seeds.
+    """Colored fields with a blot for each class, and maps that show these blots. The images are functions
+    of their seeds, and pass the gate.
     """
 
     def __init__(self, side: int = SIDE) -> None:
@@ -45,27 +45,26 @@ class StubPainter:
         self.began: float | None = None
 
     def check(self, steps: int, height: int, width: int) -> None:
-        """It makes all sizes."""
+        """All sizes can be made."""
 
-    def paint(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], *, height: int, width: int, **_
-    ) -> tuple:
-        """As a painter's, but at once."""
+    def paint(self, prompts: Sequence[Prompt], seeds: Sequence[int], painting: Painting) -> tuple:
+        """See `Painter.paint`."""
+        height, width = painting.height, painting.width
         self.began = self.began or time.perf_counter()
         images, maps = [], []
         for prompt, seed in zip(prompts, seeds, strict=True):
             rng = np.random.default_rng(seed)
             y, x = np.mgrid[0 : height // 8, 0 : width // 8] / (height // 8)
             angle = rng.uniform(0, 2 * np.pi)
-            picture = np.full((*y.shape, 3), rng.integers(40, 90, 3), float)
+            image = np.full((*y.shape, 3), rng.integers(40, 90, 3), float)
             of_word = {}
             for k, word in enumerate(prompt.words):
                 turn = angle + 2 * np.pi * k / len(prompt.words)
                 center = 0.5 + 0.28 * np.cos(turn), 0.5 + 0.28 * np.sin(turn)
                 blot = np.exp(-((y - center[0]) ** 2 + (x - center[1]) ** 2) / 0.02)
-                picture += blot[..., None] * rng.integers(60, 160, 3)
+                image += blot[..., None] * rng.integers(60, 160, 3)
                 of_word[word] = {y.shape: torch.from_numpy(0.5 * blot).float()}
-            field = Image.fromarray(picture.clip(0, 255).astype(np.uint8)).resize((width, height))
+            field = Image.fromarray(image.clip(0, 255).astype(np.uint8)).resize((width, height))
             noise = rng.integers(0, 16, (height, width, 1), np.uint8)
             images.append(np.asarray(field) // 17 * 16 + noise)
             maps.append(of_word)
@@ -73,7 +72,7 @@ class StubPainter:
 
 
 def stub_build(out: Path, rows: int, workers: int | None = None, side: int = SIDE) -> StubPainter:
-    """A build by the stub, in silence."""
+    """A build by the stub, without output."""
     stub, load = StubPainter(side), painter.load_painter
     painter.load_painter = lambda *_, **__: stub
     try:
@@ -85,16 +84,14 @@ def stub_build(out: Path, rows: int, workers: int | None = None, side: int = SID
 
 
 def peak_memory() -> int:
-    """Bytes that this process held at most. Not getrusage's, which begins with what the process held that
-    started this one.
-    """
+    """The peak memory of this process in bytes. getrusage would include that of the parent process."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line[:6] == "VmHWM:")
     return int(line.split()[1]) * 1024
 
 
 def measured(rows: int, out: Path) -> dict[str, float]:
-    """Seconds and peak memory (bytes) of this process for a build of `rows`; seconds until a run that asks
-    for a few more paints; seconds to load what was made; rows and bytes of its row groups.
+    """Seconds and peak memory (bytes) of a build of `rows` in this process; seconds until a run that asks for
+    a few more rows begins to paint; seconds to load the dataset; rows and bytes of a row group.
     """
     from datasets import load_dataset
     from pyarrow.parquet import ParquetFile
@@ -112,13 +109,17 @@ def measured(rows: int, out: Path) -> dict[str, float]:
     assert len(found) == rows + ROUND
     group = ParquetFile(out / "rows" / "data" / "train-00000.parquet").metadata.row_group(0)
     return {
-        "seconds": seconds, "memory": memory, "resumed": resumed, "loading": loading,
-        "rows_a_group": group.num_rows, "bytes_a_group": group.total_byte_size,
-    }  # fmt: skip
+        "seconds": seconds,
+        "memory": memory,
+        "resumed": resumed,
+        "loading": loading,
+        "rows_a_group": group.num_rows,
+        "bytes_a_group": group.total_byte_size,
+    }
 
 
 def growth(quick: bool) -> Iterator[Row]:
-    """Time and memory of the largest build over those of the middle one, a row, and what a resume costs."""
+    """Time of a row and memory of the largest build, compared with the middle one; the time of a resume."""
     sizes = (30, 100, 300) if quick else (100, 1_000, 10_000)
     found = []
     for rows in sizes:
@@ -129,11 +130,16 @@ def growth(quick: bool) -> Iterator[Row]:
     each = [(found[k + 1]["seconds"] - found[k]["seconds"]) / (sizes[k + 1] - sizes[k]) for k in range(2)]
     small, middle, large = sizes
     yield compare(
-        f"a row of {middle:,} to {large:,} / of {small:,} to {middle:,}", each[1:], each[:1], "constant",
-        memory=found[2]["memory"] / found[1]["memory"], megabytes=found[2]["memory"] / 1e6,
-        rows_a_group=found[2]["rows_a_group"], kilobytes_a_group=found[2]["bytes_a_group"] / 1e3,
+        f"a row of {middle:,} to {large:,} / of {small:,} to {middle:,}",
+        each[1:],
+        each[:1],
+        "constant",
+        memory=found[2]["memory"] / found[1]["memory"],
+        megabytes=found[2]["memory"] / 1e6,
+        rows_a_group=found[2]["rows_a_group"],
+        kilobytes_a_group=found[2]["bytes_a_group"] / 1e3,
         seconds_to_load=found[2]["loading"],
-    )  # fmt: skip
+    )
     yield compare(f"resuming {large:,} rows / 2 s", [found[2]["resumed"]], [2.0], "<= 1")
 
 

@@ -1,7 +1,7 @@
-"""`make bench-peers`: DAAM 0.2's recording over plain painting, in an environment of its own, which has the
-diffusers that DAAM runs on and none of this project.
+"""`make bench-peers`: recording with DAAM 0.2, compared with plain painting.
 
-The same architecture, size and number of steps as `recording.py`, in float32 on the CPU.
+It runs in an environment of its own, with the version of diffusers that DAAM needs, and without this
+project. Architecture, size and number of steps are those of `recording.py`, in float32 on the CPU.
 """
 
 from types import MappingProxyType, SimpleNamespace
@@ -16,7 +16,7 @@ PROMPT = "a photo of a dog and a bus on the street"
 
 
 class Tokenizer:
-    """A word, a token: what the pipeline needs of one."""
+    """The part of a tokenizer that the pipeline needs. Each word is one token."""
 
     model_max_length = TOKENS
     bos_token_id, eos_token_id, pad_token_id = 0, 2, 1
@@ -42,9 +42,14 @@ def main() -> None:
 
     def plain() -> torch.Tensor:
         return pipe(
-            PROMPT, num_inference_steps=1, guidance_scale=7.5, height=512, width=512, output_type="latent",
+            PROMPT,
+            num_inference_steps=1,
+            guidance_scale=7.5,
+            height=512,
+            width=512,
+            output_type="latent",
             generator=torch.Generator().manual_seed(0),
-        ).images  # fmt: skip
+        ).images
 
     def traced() -> torch.Tensor:
         with daam.trace(pipe):

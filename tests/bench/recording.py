@@ -1,5 +1,5 @@
-"""Painting under the recorder over painting without it: the embedded painter, and Stable Diffusion 1.5's
-architecture with random weights.
+"""Painting with the recorder, compared with painting without it: the embedded painter, and the architecture
+of Stable Diffusion 1.5 with random weights.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,24 @@ from stable_diffusion import stable_diffusion
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTokenizerFast
 
-from attn2mask.builders.painter import EMBEDDED, load_painter
+from attn2mask.builders.painter import EMBEDDED, Painting, load_painter
 from attn2mask.builders.prompts import PromptSource, image_seed
 from attn2mask.builders.recorder import AttentionRecorder, layout_of
 from attn2mask.builders.table_reader import load_table
 
 WORDS = {"dog": (5,), "bus": (8, 9)}
 PROMPT = "a photo of a dog and a bus on the street"
+
+
+def pipe_options(painting: Painting) -> dict[str, object]:
+    """The options of a pipeline that paints in this way."""
+    return {
+        "num_inference_steps": painting.steps,
+        "guidance_scale": painting.guidance_scale,
+        "height": painting.height,
+        "width": painting.width,
+        "output_type": "np",
+    }
 
 
 def draw(pipe, texts: list[str], seeds: list[int], **options) -> np.ndarray:
@@ -29,22 +40,18 @@ def draw(pipe, texts: list[str], seeds: list[int], **options) -> np.ndarray:
 
 
 def record(pipe, texts: list[str], seeds: list[int], spans: list[dict], **options) -> np.ndarray:
-    """The same under the recorder."""
+    """The same with the recorder."""
     with AttentionRecorder(pipe, spans):
         return draw(pipe, texts, seeds, **options)
 
 
 def embedded(model: str, quick: bool) -> Iterator[Row]:
-    """The painter of `model`, whole pictures."""
+    """The painter of `model`; all denoising steps."""
     painter = load_painter(model)
     source = PromptSource(load_table("voc"), None, painter.tokenizers, seed=0)
     prompts = [source.prompt(index, 0) for index in range(8)]
     seeds = [image_seed(0, index, 0) for index in range(8)]
-    defaults = painter.defaults
-    options = {
-        "num_inference_steps": defaults.steps, "guidance_scale": defaults.guidance_scale,
-        "height": defaults.height, "width": defaults.width, "output_type": "np",
-    }  # fmt: skip
+    options = pipe_options(painter.defaults)
     spans = [dict(zip(p.words, p.spans, strict=True)) for p in prompts]
     for size, pairs in ((1, 3 if quick else 20), (8, 2 if quick else 8)):
         texts = [prompt.text for prompt in prompts[:size]]
@@ -52,22 +59,25 @@ def embedded(model: str, quick: bool) -> Iterator[Row]:
         recorded = partial(record, painter.pipe, texts, seeds[:size], spans[:size], **options)
         same = bool(np.array_equal(recorded(), plain()))
         yield measure(
-            f"painting recorded / plain, {model}, batch {size}", recorded, plain, pairs, same_pictures=same
+            f"painting recorded / plain, {model}, batch {size}", recorded, plain, pairs, same_images=same
         )
 
 
 def architecture(quick: bool) -> Iterator[Row]:
-    """Stable Diffusion 1.5, 512 x 512 with guidance: one denoising step on a CPU, ten on a GPU. Pictures are
-    compared as latents.
+    """Stable Diffusion 1.5, 512 x 512 with guidance: one denoising step on a CPU, ten on a GPU. Latents are
+    compared, not images.
     """
     gpu = torch.cuda.is_available()
     tokenizer = CLIPTokenizerFast.from_pretrained(EMBEDDED / "tokenizer", model_max_length=77)
     pipe = stable_diffusion(tokenizer)
     pipe.set_progress_bar_config(disable=True)
     options = {
-        "num_inference_steps": 10 if gpu else 1, "guidance_scale": 7.5, "height": 512, "width": 512,
+        "num_inference_steps": 10 if gpu else 1,
+        "guidance_scale": 7.5,
+        "height": 512,
+        "width": 512,
         "output_type": "latent",
-    }  # fmt: skip
+    }
     pairs, sizes = (2 if quick else 16), ((1, 8) if gpu else (1,))
     dtypes = (torch.float16,) if gpu else (torch.bfloat16,) if quick else (torch.float32, torch.bfloat16)
     for dtype in dtypes:
@@ -80,15 +90,23 @@ def architecture(quick: bool) -> Iterator[Row]:
             memory = peak_memory(recorded) / peak_memory(plain)
             kind = str(dtype).removeprefix("torch.")
             yield measure(
-                f"painting recorded / plain, SD 1.5 {kind}, batch {size}", recorded, plain, pairs,
-                goal="<= 1.02" if gpu else "<= 1.01", same_pictures=same, memory=memory, **floor(pipe, plain),
-            )  # fmt: skip
+                f"painting recorded / plain, SD 1.5 {kind}, batch {size}",
+                recorded,
+                plain,
+                pairs,
+                goal="<= 1.02" if gpu else "<= 1.01",
+                same_images=same,
+                memory=memory,
+                **floor(pipe, plain),
+            )
 
 
 def floor(pipe, plain) -> dict[str, float]:
-    """What recording must do at least in one call of the denoiser for one picture, as shares of what that
-    does anyhow: one product of the conditional half's queries and keys (operations), and reading both once
-    more and adding a map for each word (bytes, over those of the weights).
+    """The least additional work of recording in one call of the denoiser for one image.
+
+    `floor_operations`: one product of the conditional half's queries and keys, as a share of the operations
+    of the denoiser. `floor_bytes`: both are read once more and a map for each word is added, as a share of
+    the bytes of the weights.
     """
     shapes: dict[str, list[torch.Size]] = {}
     hooks = []
@@ -113,5 +131,6 @@ def floor(pipe, plain) -> dict[str, float]:
         moved += 2 * half * query[1] * len(WORDS) * 4  # a float32 map is read and written
     weights = sum(p.numel() * p.element_size() for p in pipe.unet.parameters())
     return {
-        "floor_operations": operations * calls / sum(denoiser.values()), "floor_bytes": moved / weights,
-    }  # fmt: skip
+        "floor_operations": operations * calls / sum(denoiser.values()),
+        "floor_bytes": moved / weights,
+    }

@@ -1,5 +1,5 @@
-"""Two things timed side by side: one right after the other, and who goes first alternates, so that a machine
-that is busy or slows down changes both.
+"""Timing of two functions in pairs: one runs right after the other, and the order alternates. A machine that
+is busy or slows down then changes both.
 """
 
 import time
@@ -12,11 +12,14 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: the seconds of one thing over those of another.
+    """A line of the table: the time of one function divided by the time of another.
 
-    `ratio` is the median of the pairs' ratios, `interval` its bootstrap 95 % interval, `seconds` the medians
-    of the two, on this machine. `goal` is what the ratio is to reach, "" where nothing is promised; `notes`
-    are facts that were found with it.
+    Attributes:
+        ratio: the median of the ratios of all pairs.
+        interval: the bootstrap 95 % interval of the ratio.
+        seconds: the median times of the two functions on this machine.
+        goal: the bound that the ratio should meet; "" where there is none.
+        notes: other values that were measured.
     """
 
     what: str
@@ -31,7 +34,7 @@ class Row:
 def measure(
     what: str, first: Callable[[], object], second: Callable[[], object], pairs: int, goal: str = "", **notes
 ) -> Row:
-    """Seconds of `first` over those of `second`; both have been called before, to warm up."""
+    """Time `first` and `second` in pairs. Both must have been called before, to warm up."""
     seconds = {first: [], second: []}
     for pair in tqdm(range(pairs), desc=what, leave=False):
         for timed in (first, second) if pair % 2 else (second, first):
@@ -42,7 +45,7 @@ def measure(
 
 
 def compare(what: str, first: list[float], second: list[float], goal: str = "", **notes) -> Row:
-    """The row of seconds that were taken in pairs."""
+    """The row for times in seconds that were measured in pairs."""
     ratios = np.divide(first, second)
     drawn = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
     low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
@@ -52,7 +55,7 @@ def compare(what: str, first: list[float], second: list[float], goal: str = "", 
 
 
 def peak_memory(step: Callable[[], object]) -> int:
-    """Bytes that a step allocates at most on top of what is there, as torch sees them, on its device."""
+    """The peak of the bytes that torch allocates during a step, beyond those allocated before."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 

@@ -1,5 +1,6 @@
-"""A plain reading of BECO's step, from its description (Rong et al., CVPR 2023): what `cotraining_losses` is
-timed against. Float32, tensors as they come, picture by picture where the paper speaks of pictures.
+"""An unoptimized co-training step: what `cotraining_losses` is timed against.
+
+It computes the same losses in float32, image by image, without channels-last tensors and shared work.
 """
 
 import torch
@@ -11,16 +12,16 @@ from attn2mask.training.config import Settings
 from attn2mask.training.cotraining import MEAN, STD
 
 
-def beco_loss(
+def unoptimized_loss(
     a: nn.Module, b: nn.Module, batch: dict[str, Tensor], settings: Settings, ignore: int
 ) -> Tensor:
     """The sum of both networks' losses on a batch as `cotraining_losses` takes it; background is 0."""
     images, label, trusted = batch["pixels"].float() / 255, batch["label"], batch["trusted"]
     with torch.no_grad():
         logits = (upsampled(a, images) + upsampled(b, images)) / 2
-        sure, answer = logits.softmax(1).max(1)
-    added = ~trusted & (sure > settings.confidence)
-    label, trusted = torch.where(added, answer, label), trusted | added
+        confidence, predicted = logits.softmax(1).max(1)
+    added = ~trusted & (confidence > settings.confidence)
+    label, trusted = torch.where(added, predicted, label), trusted | added
 
     mixed, labels, kept, weights = [], [], [], []
     for i in range(len(images)):
@@ -37,14 +38,17 @@ def beco_loss(
         labels.append(torch.where(pasted, label[j], label[i]))
         kept.append(torch.where(pasted, trusted[j], trusted[i]))
     images, label, trusted, weight = (
-        torch.cat(mixed), torch.stack(labels), torch.stack(kept), torch.stack(weights),
-    )  # fmt: skip
+        torch.cat(mixed),
+        torch.stack(labels),
+        torch.stack(kept),
+        torch.stack(weights),
+    )
 
     first, second = upsampled(a, images), upsampled(b, images)
     total = 0
     for own, other in ((first, second), (second, first)):
-        answer = other.detach().argmax(1)
-        known, unknown = torch.where(trusted, label, ignore), torch.where(trusted, ignore, answer)
+        predicted = other.detach().argmax(1)
+        known, unknown = torch.where(trusted, label, ignore), torch.where(trusted, ignore, predicted)
         loss = sum(
             F.cross_entropy(own, target, ignore_index=ignore, reduction="none") for target in (known, unknown)
         )
@@ -53,13 +57,13 @@ def beco_loss(
 
 
 def upsampled(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits (N, C, H, W) of pictures in 0 to 1."""
+    """Logits (N, C, H, W) of images in 0 to 1."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     return network(pixel_values=(images - mean) / std).logits
 
 
 def photometric(image: Tensor) -> Tensor:
-    """One picture (1, 3, H, W) with other colors; the same changes at the same odds as ours."""
+    """One image (1, 3, H, W) with changed colors. Changes and probabilities are those of our step."""
     for change in (
         ColorJiggle(0.3, 0.3, 0.3, 0.1, p=0.8),
         RandomGrayscale(p=0.1),
