@@ -18,7 +18,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,8 +26,6 @@ from attn2mask.builders.words.english import plural
 
 Color = tuple[int, int, int]
 
-TABLES = ("voc", "cityscapes", "imagenet_s_50", "imagenet_s_300", "imagenet_s_919")
-_FOLDER = Path(__file__).parent / "tables"
 _TOKEN = re.compile(r"[\w\u0300-\u036f]+")  # combining marks belong to their word
 SURROGATE = re.compile("[\ud800-\udfff]")  # what JSON and YAML can spell, and no text can hold
 

@@ -21,11 +21,10 @@ from attn2mask.builders.files import write_file
 from attn2mask.builders.images import decode_png, encode_png
 from attn2mask.builders.options import option
 from attn2mask.builders.shards import BuildDirectory, plan
-from attn2mask.builders.table_reader import wordnet_ids
+from attn2mask.builders.table_reader import IMAGENET_S_IGNORE, wordnet_ids
 
 SETS = ("imagenet_s_50", "imagenet_s_300", "imagenet_s_919")
 SPLIT = "train"
-IGNORE = 1000
 
 
 class Attn2MaskImageNetS(Attn2MaskBuilder):
@@ -49,7 +48,7 @@ class ImageNetSConfig:
 
 def in_colors(mask: np.ndarray, ignore: int) -> np.ndarray:
     """A mask (H, W) of ids in ImageNet-S's own encoding, (H, W, 3) uint8; `ignore` becomes 1000."""
-    ids = np.where(mask == ignore, IGNORE, mask.astype(np.int64))
+    ids = np.where(mask == ignore, IMAGENET_S_IGNORE, mask.astype(np.int64))
     return np.stack([ids % 256, ids // 256, np.zeros_like(ids)], axis=-1).astype(np.uint8)
 
 

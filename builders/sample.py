@@ -4,8 +4,6 @@ Images are kept as the PNG bytes that the row stores, so that each is encoded on
 labeled it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +57,7 @@ class Sample:
         return {**row, "scores": self.scores.tolist()} if store_scores else row
 
 
-def features(table: ClassTable, store_scores: bool) -> datasets.Features:
+def features(table: "ClassTable", store_scores: bool) -> "datasets.Features":
     """The columns of a build: label ids are mask ids, `scores` is there only where it is stored."""
     from datasets import ClassLabel, Features, Image, List, Value
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from filelock import Timeout
 from pyarrow.parquet import ParquetFile
@@ -268,17 +268,11 @@ class BuildDirectory:
 
         Nothing is left of a shard that fails.
         """
-        from datasets.arrow_writer import ParquetWriter
-
         for folder in (self.shard_file(shard).parent, self.manifest_file(shard).parent):
             folder.mkdir(exist_ok=True)
             refuse_link(folder)
         with replacing(self.shard_file(shard)) as stream:
-            # Row groups of 16 keep images streamable.
-            with ParquetWriter(features=features, stream=stream, writer_batch_size=16) as writer:
-                for row in rows:
-                    writer.write(features.encode_example(row))
-                writer.finalize(close_stream=False)
+            write_parquet(stream, features, rows)
             stream.seek(0)
             checksum = hashlib.file_digest(stream, "sha256").hexdigest()
             size = stream.tell()
@@ -301,6 +295,16 @@ class BuildDirectory:
         """Let one process at a time into the block."""
         with lock_of(self.path / ".finish"):
             yield
+
+
+def write_parquet(stream: IO[bytes], features: "datasets.Features", rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as Parquet, in row groups of 16, so that a reader can stream the images."""
+    from datasets.arrow_writer import ParquetWriter
+
+    with ParquetWriter(features=features, stream=stream, writer_batch_size=16) as writer:
+        for row in rows:
+            writer.write(features.encode_example(row))
+        writer.finalize(close_stream=False)
 
 
 def _seal(manifest: dict[str, Any]) -> str:

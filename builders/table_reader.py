@@ -23,6 +23,7 @@ from attn2mask.builders.words.english import plural
 
 TABLES = ("voc", "cityscapes", "imagenet_s_50", "imagenet_s_300", "imagenet_s_919")
 _FOLDER = Path(__file__).parent / "tables"
+IMAGENET_S_IGNORE = 1000  # the ignore value in the masks of ImageNet-S itself
 MOST_NAMED = 100  # classes that a caption style's range may ask for
 
 

@@ -30,7 +30,7 @@ from PIL import Image
 from attn2mask.builders.classes import ClassTable, default_color
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.shards import BuildDirectory
-from attn2mask.builders.table_reader import TABLES, load_table
+from attn2mask.builders.table_reader import IMAGENET_S_IGNORE, TABLES, load_table
 
 if TYPE_CHECKING:
     import datasets
@@ -41,7 +41,6 @@ VOID = default_color(255)  # the color of VOC's ignored borders, in its palette
 # cityscapesScripts).
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 IMAGENET_S = [name for name in TABLES if name.startswith("imagenet_s_")]
-IMAGENET_S_IGNORE = 1000
 
 
 @dataclass(frozen=True)

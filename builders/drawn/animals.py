@@ -1,11 +1,9 @@
 """Living things: birds, cats, cows, dogs, horses, sheep, people and riders, each as a few bold shapes.
 
 A drawing is first laid out in free coordinates (x to the right, y UP, the ground at 0, any unit) on a
-``Sketch``, which then fits it into the pen's box whatever the pose. Shapes added together share one
+`Sketch`, which then fits it into the pen's box whatever the pose. Shapes added together share one
 silhouette: only their common outline is inked, so a body, its neck and its near legs read as one animal.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ Spot = tuple[float, float]
 
 
 def oval(cx: float, cy: float, rx: float, ry: float | None = None, angle: float = 0.0) -> np.ndarray:
-    """An ellipse, turned counter-clockwise by ``angle``."""
+    """An ellipse, turned counter-clockwise by `angle`."""
     t = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     x, y = rx * np.cos(t), (rx if ry is None else ry) * np.sin(t)
     c, s = np.cos(angle), np.sin(angle)
@@ -28,7 +26,7 @@ def oval(cx: float, cy: float, rx: float, ry: float | None = None, angle: float 
 
 
 def blob(*points: Spot) -> np.ndarray:
-    """A smooth closed shape through ``points``."""
+    """A smooth closed shape through `points`."""
     return smooth(points)
 
 
@@ -38,7 +36,7 @@ def poly(*points: Spot) -> np.ndarray:
 
 
 def limb(points: list[Spot], widths: list[float]) -> np.ndarray:
-    """A curved stroke through ``points`` of varying width, with round ends."""
+    """A curved stroke through `points` of varying width, with round ends."""
     c = smooth(points, closed=False, steps=5)
     w = np.interp(np.linspace(0, len(points) - 1, len(c)), np.arange(len(points)), widths)[:, None] / 2
     d = np.gradient(c, axis=0)
@@ -58,12 +56,12 @@ def cloud(cx: float, cy: float, rx: float, ry: float, bumps: int, depth: float =
 
 
 def contrast(pen: Pen, color: Color) -> Color:
-    """A color for noses and mouths that shows on ``color``."""
+    """A color for noses and mouths that shows on `color`."""
     return pen.dark if sum(color) > 270 else shade(color, 1.55)
 
 
 class Sketch:
-    """Shapes in free coordinates, y up; ``finish`` fits them into the pen's box and draws them."""
+    """Shapes in free coordinates, y up; `finish` fits them into the pen's box and draws them."""
 
     def __init__(self, pen: Pen) -> None:
         self.pen = pen
@@ -71,13 +69,13 @@ class Sketch:
         self._matrix, self._shift = np.eye(2), np.zeros(2)
 
     def add(self, color: Color, *shapes: np.ndarray, atop: bool = False, outline: bool = True) -> None:
-        """Add ``shapes`` as one silhouette; ``atop`` ones only recolor what is there."""
+        """Add `shapes` as one silhouette; `atop` ones only recolor what is there."""
         placed = [s @ self._matrix.T + self._shift for s in shapes]
         self._layers.append((color, placed, atop, outline and not atop))
 
     @contextmanager
     def frame(self, x: float, y: float, angle: float = 0.0, size: float = 1.0) -> Iterator[None]:
-        """Within it, coordinates are local: scaled, turned counter-clockwise by ``angle``, moved to x, y."""
+        """Within it, coordinates are local: scaled, turned counter-clockwise by `angle`, moved to x, y."""
         old = self._matrix, self._shift
         c, s = np.cos(angle), np.sin(angle)
         local = np.array([[c, -s], [s, c]]) * size
@@ -117,7 +115,7 @@ def animal(
     place: str = "ground",
     scale: tuple[float, float] = (0.62, 0.92),
 ) -> Callable[[Callable[[Sketch], None]], Callable[[Pen], None]]:
-    """Register a drawing made on a ``Sketch``."""
+    """Register a drawing made on a `Sketch`."""
 
     def register(sketch: Callable[[Sketch], None]) -> Callable[[Pen], None]:
         @kind(thing, *names, aspect=aspect, place=place, scale=scale)
@@ -154,10 +152,10 @@ def four_legs(
     shift: float = 0.1,
     lift: float = 0.0,
 ) -> Legs:
-    """Far legs, near legs and hooves (as shapes) of a four-legged body whose legs start at height ``top``.
+    """Far legs, near legs and hooves (as shapes) of a four-legged body whose legs start at height `top`.
 
-    ``hock`` bends the hind legs backwards, ``paw`` adds a foot that points forwards, else the feet end in
-    hooves; ``shift`` moves the far legs inwards, ``lift`` raises feet that swing forwards.
+    `hock` bends the hind legs backwards, `paw` adds a foot that points forwards, else the feet end in
+    hooves; `shift` moves the far legs inwards, `lift` raises feet that swing forwards.
     """
     p = pen.between(0, 2 * np.pi)
     far: list[np.ndarray] = []
@@ -172,11 +170,18 @@ def four_legs(
         fx, fy = x + stride * np.sin(turn), lift * max(0.0, np.cos(turn))
         middle = (x + fx) / 2
         if hindleg:
-            path = [(x, top), (middle + hock * 0.4, top * 0.66),
-                (fx - hock, top * 0.36 + fy), (fx, thin * 0.4 + fy)]  # fmt: skip
+            path = [
+                (x, top),
+                (middle + hock * 0.4, top * 0.66),
+                (fx - hock, top * 0.36 + fy),
+                (fx, thin * 0.4 + fy),
+            ]
         else:
-            path = [(x, top), (middle, top * 0.7),
-                (middle * 0.6 + fx * 0.4 + lift * 0.3, top * 0.45 + fy * 0.8)]  # fmt: skip
+            path = [
+                (x, top),
+                (middle, top * 0.7),
+                (middle * 0.6 + fx * 0.4 + lift * 0.3, top * 0.45 + fy * 0.8),
+            ]
             path.append((fx - fy * 0.5, thin * 0.4 + fy))
         side.append(limb(path, [thick, thick * 0.8, thin, thin]))
         ex, ey = path[-1]
@@ -199,11 +204,26 @@ def horse_head(s: Sketch, mane: Color, size: float) -> None:
     pen = s.pen
     with s.frame(0, 0, 0, size):
         s.add(shade(pen.body, 0.75), poly((-0.05, 0.06), (-0.12, 0.3), (0.1, 0.12)))
-        s.add(pen.body, blob((-0.1, 0.1), (0.12, 0.13), (0.42, 0.08), (0.58, 0.05),
-            (0.62, -0.05), (0.54, -0.12), (0.35, -0.1), (0.16, -0.19), (-0.04, -0.16)),
-            poly((-0.12, 0.05), (-0.02, 0.33), (0.08, 0.1)))  # fmt: skip
-        s.add(shade(pen.body, 0.6), blob((0.47, 0.06), (0.59, 0.04), (0.62, -0.05),
-            (0.54, -0.11), (0.46, -0.08)), outline=False)  # fmt: skip
+        s.add(
+            pen.body,
+            blob(
+                (-0.1, 0.1),
+                (0.12, 0.13),
+                (0.42, 0.08),
+                (0.58, 0.05),
+                (0.62, -0.05),
+                (0.54, -0.12),
+                (0.35, -0.1),
+                (0.16, -0.19),
+                (-0.04, -0.16),
+            ),
+            poly((-0.12, 0.05), (-0.02, 0.33), (0.08, 0.1)),
+        )
+        s.add(
+            shade(pen.body, 0.6),
+            blob((0.47, 0.06), (0.59, 0.04), (0.62, -0.05), (0.54, -0.11), (0.46, -0.08)),
+            outline=False,
+        )
         s.add(mane, blob((-0.12, 0.16), (0.02, 0.19), (0.2, 0.09), (0.08, 0.06)), outline=False)
         eye(s, 0.17, 0.03, 0.05)
 
@@ -211,7 +231,7 @@ def horse_head(s: Sketch, mane: Color, size: float) -> None:
 def equine(
     s: Sketch, leg: float, neck: float, nod: float, head: float, mane: float, gait: str, heavy: float = 1.0
 ) -> None:
-    """A horse on legs of length ``leg``: ``neck`` and ``nod`` are the neck's and head's angles."""
+    """A horse on legs of length `leg`: `neck` and `nod` are the neck's and head's angles."""
     pen = s.pen
     body, far = pen.body, shade(pen.body, 0.7)
     hair = pen.pick(pen.accent, shade(pen.body, 0.45), pen.dark, pen.light)
@@ -219,22 +239,37 @@ def equine(
     nx, ny = 0.36 + 0.72 * np.cos(neck), back - 0.14 + 0.72 * np.sin(neck)
     # tail
     flow = pen.between(0.0, 1.0) if gait != "gallop" else 2.2
-    tail = [(-0.6, back - 0.04), (-0.76 - 0.08 * flow, back - 0.06),
+    tail = [
+        (-0.6, back - 0.04),
+        (-0.76 - 0.08 * flow, back - 0.06),
         (-0.84 - 0.17 * flow, back - 0.42 + 0.12 * flow),
-        (-0.8 - 0.26 * flow, back - 0.75 + 0.22 * flow)]  # fmt: skip
+        (-0.8 - 0.26 * flow, back - 0.75 + 0.22 * flow),
+    ]
     s.add(hair, limb(tail, [0.09, 0.16 * mane, 0.2 * mane, 0.05]))
     # legs
     if gait == "gallop":
         u = pen.between(-0.08, 0.08)
         top = belly + 0.14
-        near = [limb([(0.36, top), (0.68, top - 0.06 + u), (0.86, belly - 0.1),
-            (1.08, belly - 0.28 + u)], [0.24, 0.17, 0.1, 0.09]), limb([(-0.46, top + 0.1),
-            (-0.58, belly), (-0.86, belly - 0.16), (-1.1, belly - 0.42 + u)], [0.36, 0.26, 0.11,
-            0.09])]  # fmt: skip
-        distant = [limb([(0.4, top), (0.7, top + 0.05), (0.82, belly - 0.08),
-            (0.68, belly - 0.24)], [0.2, 0.15, 0.1, 0.09]), limb([(-0.4, top),
-            (-0.44, belly - 0.05), (-0.66, belly - 0.28), (-0.8, belly - 0.55)], [0.3, 0.2, 0.11,
-            0.09])]  # fmt: skip
+        near = [
+            limb(
+                [(0.36, top), (0.68, top - 0.06 + u), (0.86, belly - 0.1), (1.08, belly - 0.28 + u)],
+                [0.24, 0.17, 0.1, 0.09],
+            ),
+            limb(
+                [(-0.46, top + 0.1), (-0.58, belly), (-0.86, belly - 0.16), (-1.1, belly - 0.42 + u)],
+                [0.36, 0.26, 0.11, 0.09],
+            ),
+        ]
+        distant = [
+            limb(
+                [(0.4, top), (0.7, top + 0.05), (0.82, belly - 0.08), (0.68, belly - 0.24)],
+                [0.2, 0.15, 0.1, 0.09],
+            ),
+            limb(
+                [(-0.4, top), (-0.44, belly - 0.05), (-0.66, belly - 0.28), (-0.8, belly - 0.55)],
+                [0.3, 0.2, 0.11, 0.09],
+            ),
+        ]
         hooves = [
             oval(1.1, belly - 0.3 + u, 0.08, 0.06, -0.6),
             oval(-1.13, belly - 0.45 + u, 0.08, 0.06, 0.7),
@@ -244,9 +279,17 @@ def equine(
         stout, stride = (0.23 * heavy, 0.085 * heavy), 0.2 if lift else 0.09
         distant, near, hooves = four_legs(pen, -0.44, 0.36, belly + 0.18, *stout, stride, 0.09, lift=lift)
     s.add(far, *distant)
-    trunk = blob((-0.5, back), (-0.15, back - 0.06), (0.3, back + 0.02), (0.54, back - 0.18),
-        (0.46, belly + 0.06), (0.1, belly), (-0.25, belly + 0.06), (-0.55, belly + 0.12),
-        (-0.66, back - 0.16))  # fmt: skip
+    trunk = blob(
+        (-0.5, back),
+        (-0.15, back - 0.06),
+        (0.3, back + 0.02),
+        (0.54, back - 0.18),
+        (0.46, belly + 0.06),
+        (0.1, belly),
+        (-0.25, belly + 0.06),
+        (-0.55, belly + 0.12),
+        (-0.66, back - 0.16),
+    )
     bend = (0.5 * 0.34 + 0.5 * nx + 0.05, 0.5 * (back - 0.14) + 0.5 * ny - 0.03)
     path = [(0.3, back - 0.18), bend, (nx, ny)]
     s.add(body, trunk, limb(path, [0.5, 0.33, 0.23]), *near)
@@ -267,8 +310,16 @@ def equine(
     with s.frame(nx, ny + 0.02, nod):
         horse_head(s, hair, head)
     if pen.chance(0.2) and gait != "gallop":  # a saddle
-        s.add(pen.accent, blob((-0.2, back - 0.02), (0.05, back + 0.03), (0.18, back + 0.0),
-            (0.12, back - 0.25), (-0.12, back - 0.25)))  # fmt: skip
+        s.add(
+            pen.accent,
+            blob(
+                (-0.2, back - 0.02),
+                (0.05, back + 0.03),
+                (0.18, back + 0.0),
+                (0.12, back - 0.25),
+                (-0.12, back - 0.25),
+            ),
+        )
 
 
 @animal("horse", aspect=1.1)
@@ -276,8 +327,15 @@ def horse(s: Sketch) -> None:
     """Standing or trotting: long legs, arched neck, mane and flowing tail."""
     pen = s.pen
     neck = pen.between(0.75, 1.15)
-    equine(s, pen.between(0.6, 0.72), neck, neck - pen.between(1.45, 1.75),
-        pen.between(0.88, 1.0), pen.between(0.8, 1.1), pen.pick("stand", "trot"))  # fmt: skip
+    equine(
+        s,
+        pen.between(0.6, 0.72),
+        neck,
+        neck - pen.between(1.45, 1.75),
+        pen.between(0.88, 1.0),
+        pen.between(0.8, 1.1),
+        pen.pick("stand", "trot"),
+    )
 
 
 @animal("horse", aspect=1.65)
@@ -293,8 +351,16 @@ def pony(s: Sketch) -> None:
     """Shorter legs, a stout body and neck, a thick mane."""
     pen = s.pen
     neck = pen.between(0.7, 1.0)
-    equine(s, pen.between(0.4, 0.46), neck, neck - pen.between(1.5, 1.75),
-        pen.between(1.0, 1.1), pen.between(1.5, 1.8), "stand", 1.15)  # fmt: skip
+    equine(
+        s,
+        pen.between(0.4, 0.46),
+        neck,
+        neck - pen.between(1.5, 1.75),
+        pen.between(1.0, 1.1),
+        pen.between(1.5, 1.8),
+        "stand",
+        1.15,
+    )
 
 
 # Cows
@@ -303,8 +369,11 @@ def pony(s: Sketch) -> None:
 def horn_pair(s: Sketch, size: float, color: Color) -> None:
     """Two curved horns on a frontal head of half width 1."""
     for d in (-1, 1):
-        path = [(d * 0.55, 0.75), (d * (0.75 + 0.35 * size), 0.95), (d * (0.8 + 0.45 * size),
-            1.0 + 0.75 * size)]  # fmt: skip
+        path = [
+            (d * 0.55, 0.75),
+            (d * (0.75 + 0.35 * size), 0.95),
+            (d * (0.8 + 0.45 * size), 1.0 + 0.75 * size),
+        ]
         s.add(color, limb(path, [0.3, 0.26, 0.08]))
 
 
@@ -333,8 +402,20 @@ def cow_profile(s: Sketch, muzzle: Color, horn: Color, horns: float) -> None:
         shade(horn, 0.75),
         limb([(0.02, 0.12), (0.14, 0.2 + 0.1 * horns), (0.12, 0.24 + 0.26 * horns)], [0.1, 0.08, 0.03]),
     )
-    s.add(pen.body, blob((-0.14, 0.12), (0.05, 0.19), (0.3, 0.12), (0.55, 0.09),
-        (0.6, -0.05), (0.52, -0.18), (0.25, -0.17), (0.05, -0.24), (-0.15, -0.18)))  # fmt: skip
+    s.add(
+        pen.body,
+        blob(
+            (-0.14, 0.12),
+            (0.05, 0.19),
+            (0.3, 0.12),
+            (0.55, 0.09),
+            (0.6, -0.05),
+            (0.52, -0.18),
+            (0.25, -0.17),
+            (0.05, -0.24),
+            (-0.15, -0.18),
+        ),
+    )
     s.add(muzzle, oval(0.5, -0.05, 0.13, 0.155))
     s.add(shade(muzzle, 0.4), oval(0.55, 0.0, 0.03, 0.035), outline=False)
     s.add(shade(pen.body, 0.65), oval(-0.16, 0.02, 0.2, 0.09, 0.5))
@@ -346,7 +427,7 @@ def cow_profile(s: Sketch, muzzle: Color, horn: Color, horns: float) -> None:
 
 
 def bovine(s: Sketch, horns: float, bull: bool = False, patches: bool = False) -> None:
-    """A blocky body on short legs, with an udder unless it is a ``bull``."""
+    """A blocky body on short legs, with an udder unless it is a `bull`."""
     pen = s.pen
     body, far = pen.body, shade(pen.body, 0.7)
     leg = pen.between(0.36, 0.46)
@@ -357,8 +438,12 @@ def bovine(s: Sketch, horns: float, bull: bool = False, patches: bool = False) -
     )
     horn = pen.pick(pen.light, shade(pen.light, 0.85), shade(pen.accent, 1.5))
     swing = pen.between(-0.08, 0.08)
-    tail = [(-0.76, back - 0.03), (-0.9, back - 0.1), (-0.9 + swing, back - 0.4),
-        (-0.9 + 2 * swing, back - 0.62)]  # fmt: skip
+    tail = [
+        (-0.76, back - 0.03),
+        (-0.9, back - 0.1),
+        (-0.9 + swing, back - 0.4),
+        (-0.9 + 2 * swing, back - 0.62),
+    ]
     s.add(far, limb(tail, [0.07, 0.06, 0.05, 0.05]))
     s.add(contrast(pen, body), oval(-0.9 + 2 * swing, back - 0.68, 0.065, 0.12), outline=False)
     distant, near, hooves = four_legs(
@@ -367,20 +452,39 @@ def bovine(s: Sketch, horns: float, bull: bool = False, patches: bool = False) -
     s.add(far, *distant)
     if not bull:
         udder = pen.pick(pen.color("pink"), shade(pen.accent, 1.4))
-        s.add(udder, oval(-0.3, low + 0.02, 0.17, 0.15),
-            oval(-0.36, low - 0.13, 0.035, 0.06), oval(-0.24, low - 0.13, 0.035, 0.06))  # fmt: skip
+        s.add(
+            udder,
+            oval(-0.3, low + 0.02, 0.17, 0.15),
+            oval(-0.36, low - 0.13, 0.035, 0.06),
+            oval(-0.24, low - 0.13, 0.035, 0.06),
+        )
     up = pen.between(-0.2, 0.12)
     hx, hy = 0.92, back - 0.08 + up + hump * 0.3
-    trunk = blob((-0.77, back - 0.05), (-0.66, back + 0.02), (-0.2, back - 0.01),
-        (0.25, back + hump), (0.56, back + hump * 0.7), (0.7, back - 0.25), (0.6, low + 0.0),
-        (0.2, low - 0.01), (-0.2, low + 0.02), (-0.62, low + 0.05), (-0.78, low + 0.2))  # fmt: skip
+    trunk = blob(
+        (-0.77, back - 0.05),
+        (-0.66, back + 0.02),
+        (-0.2, back - 0.01),
+        (0.25, back + hump),
+        (0.56, back + hump * 0.7),
+        (0.7, back - 0.25),
+        (0.6, low + 0.0),
+        (0.2, low - 0.01),
+        (-0.2, low + 0.02),
+        (-0.62, low + 0.05),
+        (-0.78, low + 0.2),
+    )
     s.add(body, trunk, limb([(0.45, back - 0.24), (hx - 0.06, hy - 0.05)], [0.56 + hump, 0.34]), *near)
     s.add(pen.dark if sum(body) > 200 else shade(body, 1.4), *hooves, outline=False)
     if patches:
         for x, r in ((-0.56, 0.2), (-0.1, 0.24), (0.36, 0.2)):
             y = pen.between(low + 0.3, back - 0.04)
-            spot = [(x + r * pen.between(0.6, 1.25) * np.cos(a), y + min(r, y - low - 0.06) *
-                pen.between(0.7, 1.2) * np.sin(a)) for a in np.linspace(0, 2 * np.pi, 7)[:-1]]  # fmt: skip
+            spot = [
+                (
+                    x + r * pen.between(0.6, 1.25) * np.cos(a),
+                    y + min(r, y - low - 0.06) * pen.between(0.7, 1.2) * np.sin(a),
+                )
+                for a in np.linspace(0, 2 * np.pi, 7)[:-1]
+            ]
             s.add(pen.accent, blob(*spot), atop=True)
         if pen.chance(0.5):
             s.add(pen.accent, oval(pen.pick(-0.3, 0.14), low + 0.18, 0.1, 0.08), atop=True)
@@ -451,7 +555,7 @@ def wool_curls(s: Sketch, wool: Color, spots: list[Spot], r: float) -> None:
 
 
 def ovine(s: Sketch, head: Spot, profile: bool, ram: bool = False, size: float = 0.25) -> None:
-    """A cloud of wool on thin legs, the head about ``head``."""
+    """A cloud of wool on thin legs, the head about `head`."""
     pen = s.pen
     wool, face = pen.body, face_color(pen)
     leg = pen.between(0.26, 0.36)
@@ -462,16 +566,31 @@ def ovine(s: Sketch, head: Spot, profile: bool, ram: bool = False, size: float =
     s.add(face, *near)
     s.add(wool, cloud(-0.72, leg + 0.42, 0.15, 0.17, 5, 0.15))
     s.add(wool, cloud(0, leg + 0.34, 0.76, 0.44, pen.pick(12, 13, 14), 0.09))
-    wool_curls(s, wool, [(-0.42, leg + 0.45), (-0.1, leg + 0.28), (-0.08, leg + 0.6),
-        (0.24, leg + 0.46), (-0.4, leg + 0.14)], 0.09)  # fmt: skip
+    wool_curls(
+        s,
+        wool,
+        [(-0.42, leg + 0.45), (-0.1, leg + 0.28), (-0.08, leg + 0.6), (0.24, leg + 0.46), (-0.4, leg + 0.14)],
+        0.09,
+    )
     x, y = head[0], head[1] + leg
     if not profile:
         with s.frame(x, y, 0, size * 1.2):
             sheep_face(s, face, wool, ram)
         return
     with s.frame(x, y, -pen.between(0.5, 0.8), size * 1.15):
-        s.add(face, blob((-0.75, 0.45), (0, 0.62), (0.75, 0.35), (1.2, 0.2), (1.25, -0.25),
-            (0.7, -0.45), (-0.1, -0.6), (-0.7, -0.4)))  # fmt: skip
+        s.add(
+            face,
+            blob(
+                (-0.75, 0.45),
+                (0, 0.62),
+                (0.75, 0.35),
+                (1.2, 0.2),
+                (1.25, -0.25),
+                (0.7, -0.45),
+                (-0.1, -0.6),
+                (-0.7, -0.4),
+            ),
+        )
         s.add(contrast(pen, face), oval(1.18, 0.05, 0.1, 0.12), outline=False)
         eye(s, 0.35, 0.15, 0.17)
         s.add(wool, cloud(-0.5, 0.38, 0.62, 0.48, 7, 0.16))
@@ -526,15 +645,33 @@ def dog_profile(s: Sketch, ear: Color, snout: float = 1.0, floppy: bool = True) 
     tip = 1.0 + 1.05 * snout
     if pen.chance(0.4):  # the tongue
         s.add(pen.color("pink"), limb([(tip - 0.55, -0.5), (tip - 0.5, -1.0)], [0.34, 0.36]))
-    s.add(body, oval(0, 0, 1.0, 0.95), blob((0.4, 0.42), (tip - 0.2, 0.22), (tip, 0.0),
-        (tip - 0.1, -0.42), (0.6, -0.72), (-0.2, -0.8), (0, 0)))  # fmt: skip
-    s.add(shade(mark, 1.0), limb([(tip - 0.15, -0.36), (tip - 0.6, -0.4),
-        (tip - 0.95, -0.26)], [0.1, 0.1, 0.1]), atop=True)  # fmt: skip
+    s.add(
+        body,
+        oval(0, 0, 1.0, 0.95),
+        blob(
+            (0.4, 0.42), (tip - 0.2, 0.22), (tip, 0.0), (tip - 0.1, -0.42), (0.6, -0.72), (-0.2, -0.8), (0, 0)
+        ),
+    )
+    s.add(
+        shade(mark, 1.0),
+        limb([(tip - 0.15, -0.36), (tip - 0.6, -0.4), (tip - 0.95, -0.26)], [0.1, 0.1, 0.1]),
+        atop=True,
+    )
     s.add(mark, oval(tip - 0.06, 0.12, 0.26, 0.22), outline=False)
     eye(s, 0.48, 0.28, 0.2)
     if floppy:
-        s.add(ear, blob((-0.55, 0.8), (-0.05, 0.72), (0.05, 0.1), (-0.1, -0.85),
-            (-0.5, -1.05), (-0.85, -0.6), (-0.8, 0.2)))  # fmt: skip
+        s.add(
+            ear,
+            blob(
+                (-0.55, 0.8),
+                (-0.05, 0.72),
+                (0.05, 0.1),
+                (-0.1, -0.85),
+                (-0.5, -1.05),
+                (-0.85, -0.6),
+                (-0.8, 0.2),
+            ),
+        )
     else:
         s.add(ear, blob((-0.75, 0.5), (-0.5, 1.7), (-0.3, 1.6), (0.2, 0.75), (-0.2, 0.5)))
 
@@ -553,20 +690,35 @@ def dog(s: Sketch) -> None:
     leg = pen.between(0.3, 0.48)
     back = leg + 0.26
     curl = pen.between(0.0, 1.0)
-    tail = [(-0.46, back - 0.06), (-0.66, back + 0.1), (-0.72 + 0.12 * curl, back + 0.33),
-        (-0.66 + 0.22 * curl, back + 0.42)]  # fmt: skip
+    tail = [
+        (-0.46, back - 0.06),
+        (-0.66, back + 0.1),
+        (-0.72 + 0.12 * curl, back + 0.33),
+        (-0.66 + 0.22 * curl, back + 0.42),
+    ]
     s.add(body, limb(tail, [0.13, 0.1, 0.08, 0.04]))
     distant, near, _ = four_legs(
         pen, -0.42, 0.28, leg + 0.1, 0.19, 0.085, pen.between(0.04, 0.16), 0.08, paw=0.085
     )
     s.add(far, *distant)
     hx, hy = 0.5 + pen.between(-0.04, 0.04), back + pen.between(0.24, 0.36)
-    trunk = blob((-0.48, back), (0, back - 0.02), (0.3, back + 0.04), (0.45, back - 0.14),
-        (0.34, leg - 0.06), (0.05, leg + 0.0), (-0.25, leg + 0.07), (-0.52, leg + 0.06))  # fmt: skip
+    trunk = blob(
+        (-0.48, back),
+        (0, back - 0.02),
+        (0.3, back + 0.04),
+        (0.45, back - 0.14),
+        (0.34, leg - 0.06),
+        (0.05, leg + 0.0),
+        (-0.25, leg + 0.07),
+        (-0.52, leg + 0.06),
+    )
     s.add(body, trunk, limb([(0.26, back - 0.12), (hx - 0.04, hy - 0.02)], [0.34, 0.24]), *near)
     if pen.chance(0.35):
-        s.add(pen.accent, blob((-0.3, back + 0.02), (0.1, back + 0.02), (0.08, back - 0.16),
-            (-0.2, back - 0.18)), atop=True)  # fmt: skip
+        s.add(
+            pen.accent,
+            blob((-0.3, back + 0.02), (0.1, back + 0.02), (0.08, back - 0.16), (-0.2, back - 0.18)),
+            atop=True,
+        )
     if pen.chance(0.6):
         collar(s, (hx - 0.23, hy - 0.1), (hx + 0.05, hy - 0.21), 0.07)
     with s.frame(hx, hy, pen.between(-0.2, 0.25), 0.2):
@@ -582,9 +734,21 @@ def puppy(s: Sketch) -> None:
     up = pen.between(0.1, 0.5)
     s.add(body, limb([(-0.3, 0.1), (-0.52, 0.12), (-0.64, 0.2 + up * 0.6)], [0.12, 0.11, 0.06]))
     s.add(far, limb([(0.2, 0.45), (0.26, 0.05)], [0.15, 0.12]), oval(0.31, 0.05, 0.1, 0.05))
-    s.add(body, blob((-0.12, 0.62), (0.12, 0.76), (0.28, 0.62), (0.3, 0.35), (0.1, 0.06),
-        (-0.3, 0.03), (-0.44, 0.2), (-0.34, 0.45)), limb([(0.16, 0.5), (0.14, 0.05)], [0.2,
-        0.14]), oval(0.2, 0.055, 0.12, 0.055))  # fmt: skip
+    s.add(
+        body,
+        blob(
+            (-0.12, 0.62),
+            (0.12, 0.76),
+            (0.28, 0.62),
+            (0.3, 0.35),
+            (0.1, 0.06),
+            (-0.3, 0.03),
+            (-0.44, 0.2),
+            (-0.34, 0.45),
+        ),
+        limb([(0.16, 0.5), (0.14, 0.05)], [0.2, 0.14]),
+        oval(0.2, 0.055, 0.12, 0.055),
+    )
     s.add(shade(body, 0.82), oval(-0.16, 0.2, 0.2, 0.19), oval(-0.06, 0.05, 0.18, 0.05), outline=False)
     s.add(shade(body, 1.4), oval(0.22, 0.5, 0.09, 0.18, 0.2), atop=True)
     if pen.chance(0.6):
@@ -609,8 +773,13 @@ def poodle(s: Sketch) -> None:
         for x, b in ((-0.38, -0.02), (0.32, 0.0))
     ]
     paws = [oval(x + 0.04, 0.035, 0.08, 0.035) for x in (-0.38, 0.32)]
-    s.add(body, blob((-0.44, 0.7), (0, 0.66), (0.36, 0.72), (0.4, 0.5), (0, 0.48),
-        (-0.44, 0.46)), *legs, *paws, limb([(0.3, 0.66), (0.46, 0.95)], [0.2, 0.14]))  # fmt: skip
+    s.add(
+        body,
+        blob((-0.44, 0.7), (0, 0.66), (0.36, 0.72), (0.4, 0.5), (0, 0.48), (-0.44, 0.46)),
+        *legs,
+        *paws,
+        limb([(0.3, 0.66), (0.46, 0.95)], [0.2, 0.14]),
+    )
     for x in (-0.38, 0.32):
         s.add(fur, cloud(x, 0.17, 0.13, 0.12, 7))
     s.add(fur, cloud(0.26, 0.6, 0.25, 0.24, 9, 0.1))
@@ -634,29 +803,51 @@ def bulldog(s: Sketch) -> None:
         shade(body, 0.8),
         blob((-0.95, -1.3), (-0.85, -0.7), (0, -0.5), (0.85, -0.7), (0.95, -1.3), (0, -1.32)),
     )
-    s.add(pen.accent if jowl != pen.accent else shade(body, 0.4), limb([(-0.7, -0.9),
-        (0, -1.12), (0.7, -0.9)], [0.2] * 3), outline=False)  # fmt: skip
+    s.add(
+        pen.accent if jowl != pen.accent else shade(body, 0.4),
+        limb([(-0.7, -0.9), (0, -1.12), (0.7, -0.9)], [0.2] * 3),
+        outline=False,
+    )
     for d in (-1, 1):
         s.add(
             shade(body, 0.6),
             blob((d * 0.45, 0.95), (d * 0.85, 1.05), (d * 1.12, 0.6), (d * 1.08, 0.3), (d * 0.75, 0.55)),
         )
-    s.add(body, blob((-0.75, 0.75), (0, 0.92), (0.75, 0.75), (0.95, 0.2), (1.0, -0.45),
-        (0.6, -0.9), (-0.6, -0.9), (-1.0, -0.45), (-0.95, 0.2)))  # fmt: skip
+    s.add(
+        body,
+        blob(
+            (-0.75, 0.75),
+            (0, 0.92),
+            (0.75, 0.75),
+            (0.95, 0.2),
+            (1.0, -0.45),
+            (0.6, -0.9),
+            (-0.6, -0.9),
+            (-1.0, -0.45),
+            (-0.95, 0.2),
+        ),
+    )
     if pen.chance(0.5):
         s.add(jowl, blob((-0.14, 0.88), (0.14, 0.88), (0.22, 0.0), (-0.22, 0.0)), atop=True)
     s.add(shade(jowl, 0.6), oval(0, -0.68, 0.5, 0.26))
     for d in (-1, 1):
         s.add(pen.light, poly((d * 0.3, -0.66), (d * 0.46, -0.66), (d * 0.38, -0.44)), outline=False)
     for d in (-1, 1):
-        s.add(jowl, blob((0, 0.05), (d * 0.45, 0.1), (d * 0.82, -0.3), (d * 0.78, -0.75),
-            (d * 0.42, -0.68), (0, -0.42)))  # fmt: skip
+        s.add(
+            jowl,
+            blob(
+                (0, 0.05), (d * 0.45, 0.1), (d * 0.82, -0.3), (d * 0.78, -0.75), (d * 0.42, -0.68), (0, -0.42)
+            ),
+        )
         eye(s, d * 0.48, 0.32, 0.17, 0.0)
         s.add(
             shade(body, 0.6), limb([(d * 0.2, 0.48), (d * 0.45, 0.6), (d * 0.68, 0.5)], [0.07] * 3), atop=True
         )
-    s.add(contrast(pen, jowl), blob((-0.26, 0.1), (0, 0.16), (0.26, 0.1), (0.18, -0.12),
-        (0, -0.2), (-0.18, -0.12)), outline=False)  # fmt: skip
+    s.add(
+        contrast(pen, jowl),
+        blob((-0.26, 0.1), (0, 0.16), (0.26, 0.1), (0.18, -0.12), (0, -0.2), (-0.18, -0.12)),
+        outline=False,
+    )
     s.add(mark if jowl == body else shade(jowl, 0.4), limb([(0, -0.15), (0, -0.45)], [0.06, 0.06]), atop=True)
 
 
@@ -664,7 +855,7 @@ def bulldog(s: Sketch) -> None:
 
 
 def cat_head(s: Sketch, stripes: Color | None = None, whiskers: bool = False, big: float = 1.0) -> None:
-    """A frontal head about the origin, half width about 1: pricked ears, slit eyes (``big`` times larger)."""
+    """A frontal head about the origin, half width about 1: pricked ears, slit eyes (`big` times larger)."""
     pen = s.pen
     body = pen.body
     mark = contrast(pen, body)
@@ -680,22 +871,32 @@ def cat_head(s: Sketch, stripes: Color | None = None, whiskers: bool = False, bi
         for d in (-1, 1):
             s.add(stripes, poly((d * 1.1, 0.05), (d * 1.1, -0.12), (d * 0.72, -0.08)), atop=True)
             s.add(stripes, poly((d * 1.05, -0.3), (d * 1.0, -0.46), (d * 0.66, -0.34)), atop=True)
-    s.add(shade(body, 1.45) if sum(body) < 600 else shade(body, 0.85),
-        oval(-0.22, -0.44, 0.3, 0.25), oval(0.22, -0.44, 0.3, 0.25), outline=False)  # fmt: skip
+    s.add(
+        shade(body, 1.45) if sum(body) < 600 else shade(body, 0.85),
+        oval(-0.22, -0.44, 0.3, 0.25),
+        oval(0.22, -0.44, 0.3, 0.25),
+        outline=False,
+    )
     for d in (-1, 1):
         s.add(iris, oval(d * 0.45, 0.1, 0.26 * big, 0.24 * big), outline=False)
         s.add(pen.dark, oval(d * 0.45, 0.1, 0.1 * big**2.5, 0.22 * big), outline=False)
         if big > 1:
             s.add(pen.light, oval(d * 0.45 + 0.1, 0.22, 0.08), outline=False)
-    s.add(pen.pick(mark, pen.dark, pen.color("pink")), poly((-0.16, -0.2), (0.16, -0.2),
-        (0, -0.4)), outline=False)  # fmt: skip
+    s.add(
+        pen.pick(mark, pen.dark, pen.color("pink")),
+        poly((-0.16, -0.2), (0.16, -0.2), (0, -0.4)),
+        outline=False,
+    )
     for d in (-1, 1):
         s.add(pen.dark, limb([(0, -0.42), (d * 0.12, -0.58), (d * 0.3, -0.52)], [0.06] * 3), atop=True)
     if whiskers:
         for d in (-1, 1):
             for y, e in ((-0.32, -0.2), (-0.5, -0.58)):
-                s.add(pen.pick(pen.dark, pen.light), limb([(d * 0.55, y), (d * 1.4, e)],
-                    [0.05, 0.04]), outline=False)  # fmt: skip
+                s.add(
+                    pen.pick(pen.dark, pen.light),
+                    limb([(d * 0.55, y), (d * 1.4, e)], [0.05, 0.04]),
+                    outline=False,
+                )
 
 
 def sitting_cat(s: Sketch, stripes: Color | None, head: float = 0.25) -> None:
@@ -710,8 +911,20 @@ def sitting_cat(s: Sketch, stripes: Color | None, head: float = 0.25) -> None:
     s.add(shade(body, 0.85), limb(tail, [0.12, 0.12, 0.11, 0.1, 0.08][: len(tail)]))
     if stripes:
         s.add(stripes, oval(*tail[-1], 0.06), oval(*tail[2], 0.05), atop=True)
-    s.add(body, blob((0, 0.72), (0.2, 0.6), (0.28, 0.35), (0.37, 0.12), (0.22, 0.0),
-        (-0.22, 0.0), (-0.37, 0.12), (-0.28, 0.35), (-0.2, 0.6)))  # fmt: skip
+    s.add(
+        body,
+        blob(
+            (0, 0.72),
+            (0.2, 0.6),
+            (0.28, 0.35),
+            (0.37, 0.12),
+            (0.22, 0.0),
+            (-0.22, 0.0),
+            (-0.37, 0.12),
+            (-0.28, 0.35),
+            (-0.2, 0.6),
+        ),
+    )
     if stripes:
         for d in (-1, 1):
             for y in (0.2, 0.34, 0.48):
@@ -732,22 +945,42 @@ def walking_cat(s: Sketch, stripes: Color | None) -> None:
     leg = pen.between(0.22, 0.3)
     back = leg + 0.25
     hook = pen.between(-0.16, 0.16)
-    tail = [(-0.48, back - 0.06), (-0.68, back + 0.02), (-0.74, back + 0.25),
-        (-0.7 + hook * 0.3, back + 0.42), (-0.7 + hook, back + 0.52)]  # fmt: skip
+    tail = [
+        (-0.48, back - 0.06),
+        (-0.68, back + 0.02),
+        (-0.74, back + 0.25),
+        (-0.7 + hook * 0.3, back + 0.42),
+        (-0.7 + hook, back + 0.52),
+    ]
     s.add(body, limb(tail, [0.11, 0.1, 0.09, 0.09, 0.08]))
     distant, near, _ = four_legs(
         pen, -0.42, 0.34, leg + 0.08, 0.17, 0.085, pen.between(0.05, 0.14), 0.06, paw=0.07
     )
     s.add(far, *distant)
     hx, hy = 0.54, back + pen.between(0.06, 0.18)
-    s.add(body, blob((-0.52, back - 0.02), (-0.3, back + 0.02), (0.05, back - 0.03),
-        (0.36, back + 0.0), (0.48, back - 0.14), (0.32, leg - 0.02), (0, leg + 0.02),
-        (-0.3, leg + 0.03), (-0.56, leg + 0.08)), limb([(0.34, back - 0.12), (hx, hy)], [0.26,
-        0.22]), *near)  # fmt: skip
+    s.add(
+        body,
+        blob(
+            (-0.52, back - 0.02),
+            (-0.3, back + 0.02),
+            (0.05, back - 0.03),
+            (0.36, back + 0.0),
+            (0.48, back - 0.14),
+            (0.32, leg - 0.02),
+            (0, leg + 0.02),
+            (-0.3, leg + 0.03),
+            (-0.56, leg + 0.08),
+        ),
+        limb([(0.34, back - 0.12), (hx, hy)], [0.26, 0.22]),
+        *near,
+    )
     if stripes:
         for x in (-0.42, -0.27, -0.12, 0.03, 0.18):
-            s.add(stripes, poly((x - 0.04, back + 0.03), (x + 0.04, back + 0.03),
-                (x + 0.03, back - 0.17)), atop=True)  # fmt: skip
+            s.add(
+                stripes,
+                poly((x - 0.04, back + 0.03), (x + 0.04, back + 0.03), (x + 0.03, back - 0.17)),
+                atop=True,
+            )
         for p in tail[2:]:
             s.add(stripes, oval(*p, 0.055, 0.032), atop=True)
     with s.frame(hx, hy, pen.between(-0.15, 0.15), 0.21):
@@ -797,8 +1030,12 @@ def kitten(s: Sketch) -> None:
 
 def bird_foot(s: Sketch, x: float, top: float, color: Color) -> None:
     """A thin leg with a forked foot on the ground."""
-    s.add(color, limb([(x, top), (x + 0.02, 0.03)], [0.045, 0.04]), limb([(x - 0.06, 0.02),
-        (x + 0.12, 0.02)], [0.04, 0.04]), outline=False)  # fmt: skip
+    s.add(
+        color,
+        limb([(x, top), (x + 0.02, 0.03)], [0.045, 0.04]),
+        limb([(x - 0.06, 0.02), (x + 0.12, 0.02)], [0.04, 0.04]),
+        outline=False,
+    )
 
 
 @animal("bird", "songbird", "sparrow", aspect=1.3)
@@ -816,23 +1053,46 @@ def songbird(s: Sketch) -> None:
     with s.frame(0, leg + 0.32, tilt):
         s.add(wing, poly((-0.25, 0.08), (-0.86, -0.02), (-0.88, -0.16), (-0.25, -0.12)))
         s.add(beak, poly((0.52, 0.4), (0.82, 0.29), (0.5, 0.2)))
-        s.add(body, blob((-0.45, 0.02), (-0.1, 0.24), (0.1, 0.42), (0.35, 0.52),
-            (0.56, 0.38), (0.54, 0.14), (0.42, -0.16), (0.1, -0.33), (-0.25, -0.24)))  # fmt: skip
-        s.add(pen.pick(shade(body, 1.5), pen.accent, shade(body, 1.3)), blob((0.5, 0.12),
-            (0.42, -0.14), (0.1, -0.32), (0.02, -0.22), (0.26, 0.02)), atop=True)  # fmt: skip
+        s.add(
+            body,
+            blob(
+                (-0.45, 0.02),
+                (-0.1, 0.24),
+                (0.1, 0.42),
+                (0.35, 0.52),
+                (0.56, 0.38),
+                (0.54, 0.14),
+                (0.42, -0.16),
+                (0.1, -0.33),
+                (-0.25, -0.24),
+            ),
+        )
+        s.add(
+            pen.pick(shade(body, 1.5), pen.accent, shade(body, 1.3)),
+            blob((0.5, 0.12), (0.42, -0.14), (0.1, -0.32), (0.02, -0.22), (0.26, 0.02)),
+            atop=True,
+        )
         s.add(wing, blob((0.16, 0.16), (0.18, -0.06), (-0.1, -0.17), (-0.62, -0.1), (-0.3, 0.1)))
         eye(s, 0.4, 0.34, 0.07)
 
 
 def flying_bird(s: Sketch, fork: bool, reach: float) -> None:
-    """Wings spread wide, seen a little from the side; ``reach`` is the wings' length."""
+    """Wings spread wide, seen a little from the side; `reach` is the wings' length."""
     pen = s.pen
     body = pen.body
     wing = pen.pick(shade(body, 0.75), pen.accent, shade(body, 0.6))
     up = pen.between(0.3, 0.75)
-    s.add(shade(wing, 0.7), blob((0.05, 0.06), (0.22, 0.28 * up + 0.2),
-        (0.5, up * 0.7 * reach + 0.12), (0.52 * reach + 0.2, up * reach), (0.5, up * 0.45 + 0.1),
-        (0.36, 0.02)))  # fmt: skip
+    s.add(
+        shade(wing, 0.7),
+        blob(
+            (0.05, 0.06),
+            (0.22, 0.28 * up + 0.2),
+            (0.5, up * 0.7 * reach + 0.12),
+            (0.52 * reach + 0.2, up * reach),
+            (0.5, up * 0.45 + 0.1),
+            (0.36, 0.02),
+        ),
+    )
     if fork:
         for d in (-1, 1):
             s.add(
@@ -844,15 +1104,42 @@ def flying_bird(s: Sketch, fork: bool, reach: float) -> None:
         pen.pick(pen.color("orange"), pen.color("yellow"), pen.dark),
         poly((0.56, 0.12), (0.8, 0.02), (0.56, -0.02)),
     )
-    s.add(body, blob((-0.45, 0.02), (-0.1, 0.13), (0.3, 0.14), (0.5, 0.18), (0.62, 0.06),
-        (0.5, -0.08), (0.1, -0.17), (-0.25, -0.1)))  # fmt: skip
-    s.add(wing, blob((0.26, 0.08), (0.1, 0.3 * up + 0.26), (-0.16, up * 0.75 * reach + 0.2),
-        (-0.62 * reach - 0.15, up * reach + 0.12), (-0.4, up * 0.45 + 0.1), (-0.2, 0.0),
-        (0.1, -0.03)))  # fmt: skip
+    s.add(
+        body,
+        blob(
+            (-0.45, 0.02),
+            (-0.1, 0.13),
+            (0.3, 0.14),
+            (0.5, 0.18),
+            (0.62, 0.06),
+            (0.5, -0.08),
+            (0.1, -0.17),
+            (-0.25, -0.1),
+        ),
+    )
+    s.add(
+        wing,
+        blob(
+            (0.26, 0.08),
+            (0.1, 0.3 * up + 0.26),
+            (-0.16, up * 0.75 * reach + 0.2),
+            (-0.62 * reach - 0.15, up * reach + 0.12),
+            (-0.4, up * 0.45 + 0.1),
+            (-0.2, 0.0),
+            (0.1, -0.03),
+        ),
+    )
     if pen.chance(0.5):
-        s.add(shade(wing, 0.4), poly((-0.62 * reach - 0.2, up * reach + 0.22),
-            (-0.62 * reach - 0.2, up * reach), (-0.34 * reach, up * 0.8 * reach),
-            (-0.28 * reach, up * reach)), atop=True)  # fmt: skip
+        s.add(
+            shade(wing, 0.4),
+            poly(
+                (-0.62 * reach - 0.2, up * reach + 0.22),
+                (-0.62 * reach - 0.2, up * reach),
+                (-0.34 * reach, up * 0.8 * reach),
+                (-0.28 * reach, up * reach),
+            ),
+            atop=True,
+        )
     eye(s, 0.48, 0.07, 0.05)
 
 
@@ -882,8 +1169,21 @@ def owl(s: Sketch) -> None:
         s.add(beak, *[oval(d * 0.17 + t, 0.03, 0.045, 0.06) for t in (-0.07, 0.0, 0.07)], outline=False)
     tuft = pen.between(0.05, 0.2)
     ears = [poly((d * 0.4, 1.05), (d * 0.42, 1.25 + tuft), (d * 0.06, 1.2)) for d in (-1, 1)]
-    s.add(body, blob((-0.4, 1.14), (0, 1.22), (0.4, 1.14), (0.46, 0.8), (0.46, 0.4),
-        (0.26, 0.05), (-0.26, 0.05), (-0.46, 0.4), (-0.46, 0.8)), *ears)  # fmt: skip
+    s.add(
+        body,
+        blob(
+            (-0.4, 1.14),
+            (0, 1.22),
+            (0.4, 1.14),
+            (0.46, 0.8),
+            (0.46, 0.4),
+            (0.26, 0.05),
+            (-0.26, 0.05),
+            (-0.46, 0.4),
+            (-0.46, 0.8),
+        ),
+        *ears,
+    )
     s.add(disc, oval(0, 0.4, 0.29, 0.32), atop=True)
     for y in (0.52, 0.36, 0.2):
         for x in (-0.14, 0, 0.14):
@@ -913,13 +1213,31 @@ def parrot(s: Sketch) -> None:
         s.add(tail, poly((-0.22, 0.75), (-0.34, 0.04), (-0.2, 0.0), (0.04, 0.7)))
         s.add(shade(tail, 0.7), poly((-0.1, 0.7), (-0.2, 0.16), (-0.1, 0.14), (0.08, 0.7)))
         s.add(beak, blob((0.22, 1.44), (0.4, 1.42), (0.5, 1.26), (0.44, 1.08), (0.36, 1.2), (0.22, 1.22)))
-        s.add(body, blob((-0.2, 1.38), (0.04, 1.52), (0.26, 1.42), (0.28, 1.18), (0.26, 0.9),
-            (0.12, 0.62), (-0.16, 0.56), (-0.28, 0.85), (-0.24, 1.15)))  # fmt: skip
-        s.add(shade(body, 1.6) if sum(body) < 560 else shade(body, 0.75),
-            oval(0.16, 1.32, 0.13, 0.11), atop=True)  # fmt: skip
+        s.add(
+            body,
+            blob(
+                (-0.2, 1.38),
+                (0.04, 1.52),
+                (0.26, 1.42),
+                (0.28, 1.18),
+                (0.26, 0.9),
+                (0.12, 0.62),
+                (-0.16, 0.56),
+                (-0.28, 0.85),
+                (-0.24, 1.15),
+            ),
+        )
+        s.add(
+            shade(body, 1.6) if sum(body) < 560 else shade(body, 0.75),
+            oval(0.16, 1.32, 0.13, 0.11),
+            atop=True,
+        )
         s.add(wing, blob((-0.2, 1.14), (0.0, 1.08), (0.06, 0.85), (-0.1, 0.55), (-0.26, 0.38), (-0.32, 0.8)))
-        s.add(pen.color(), blob((-0.12, 0.72), (0.02, 0.72), (-0.1, 0.52), (-0.26, 0.38),
-            (-0.24, 0.6)), atop=True)  # fmt: skip
+        s.add(
+            pen.color(),
+            blob((-0.12, 0.72), (0.02, 0.72), (-0.1, 0.52), (-0.26, 0.38), (-0.24, 0.6)),
+            atop=True,
+        )
         for x in (0.06, 0.16):
             s.add(pen.dark, oval(x, 0.58, 0.05, 0.07), outline=False)
         eye(s, 0.15, 1.33, 0.065)
@@ -938,7 +1256,7 @@ def tones(pen: Pen) -> tuple[Color, Color]:
 
 
 def long_hair(hair_length: float = 1.6) -> np.ndarray:
-    """Hair that falls behind a frontal head to ``hair_length`` below its middle."""
+    """Hair that falls behind a frontal head to `hair_length` below its middle."""
     y = -hair_length
     return blob(
         (-0.95, 0.4), (0, 1.22), (0.95, 0.4), (1.15, y * 0.5), (1.05, y), (-1.05, y), (-1.15, y * 0.5)
@@ -950,26 +1268,54 @@ def face(s: Sketch, skin: Color, hair: Color, hat: Color | None = None, beard: b
     pen = s.pen
     s.add(skin, oval(0, 0, 0.8, 1.0), oval(-0.82, -0.05, 0.16, 0.22), oval(0.82, -0.05, 0.16, 0.22))
     if beard:
-        s.add(hair, blob((-0.8, -0.1), (-0.55, -0.35), (0, -0.3), (0.55, -0.35), (0.8, -0.1),
-            (0.6, -0.95), (0, -1.15), (-0.6, -0.95)))  # fmt: skip
+        s.add(
+            hair,
+            blob(
+                (-0.8, -0.1),
+                (-0.55, -0.35),
+                (0, -0.3),
+                (0.55, -0.35),
+                (0.8, -0.1),
+                (0.6, -0.95),
+                (0, -1.15),
+                (-0.6, -0.95),
+            ),
+        )
     if hat:
-        s.add(hat, blob((-0.75, 0.4), (-0.65, 1.25), (0, 1.35), (0.65, 1.25), (0.75, 0.4)),
-            oval(0, 0.48, 1.35, 0.2))  # fmt: skip
+        s.add(
+            hat,
+            blob((-0.75, 0.4), (-0.65, 1.25), (0, 1.35), (0.65, 1.25), (0.75, 0.4)),
+            oval(0, 0.48, 1.35, 0.2),
+        )
         s.add(shade(hat, 0.5), poly((-0.74, 0.62), (0.74, 0.62), (0.72, 0.82), (-0.72, 0.82)), atop=True)
     else:
         part = pen.between(-0.4, 0.4)
-        s.add(hair, blob((-0.9, 0.0), (-0.88, 0.7), (0, 1.2), (0.88, 0.7), (0.9, 0.0),
-            (0.68, 0.4), (part, 0.55), (-0.68, 0.4)))  # fmt: skip
+        s.add(
+            hair,
+            blob(
+                (-0.9, 0.0),
+                (-0.88, 0.7),
+                (0, 1.2),
+                (0.88, 0.7),
+                (0.9, 0.0),
+                (0.68, 0.4),
+                (part, 0.55),
+                (-0.68, 0.4),
+            ),
+        )
     for d in (-1, 1):
         s.add(pen.light, oval(d * 0.32, 0.08, 0.17, 0.12), outline=False)
         s.add(pen.dark, oval(d * 0.32, 0.08, 0.1, 0.12), outline=False)
     s.add(shade(skin, 0.75), limb([(0.0, 0.02), (0.05, -0.25)], [0.09, 0.14]), outline=False)
-    s.add(shade(pen.color("red"), 0.85), limb([(-0.26, -0.5), (0, -0.58), (0.26, -0.5)],
-        [0.1, 0.13, 0.1]), outline=False)  # fmt: skip
+    s.add(
+        shade(pen.color("red"), 0.85),
+        limb([(-0.26, -0.5), (0, -0.58), (0.26, -0.5)], [0.1, 0.13, 0.1]),
+        outline=False,
+    )
 
 
 def arm(s: Sketch, d: int, shoulder: Spot, sleeve: Color, skin: Color, pose: str, bare: bool) -> None:
-    """An arm on side ``d`` (-1 or 1) of a frontal body, hanging, akimbo or raised."""
+    """An arm on side `d` (-1 or 1) of a frontal body, hanging, akimbo or raised."""
     pen, (x, y) = s.pen, shoulder
     spread = pen.between(0.05, 0.1)
     elbow, hand = {
@@ -1013,9 +1359,21 @@ def standing(
         arm(s, d, (d * wide, 0.755), shade(shirt, 0.85), skin, pose, bare)
     s.add(skin, limb([(0, 0.76), (0, 0.84)], [0.075, 0.075]))
     waist = 0.085 if skirt else 0.12
-    s.add(shirt, blob((-wide, 0.79), (-0.05, 0.81), (0.05, 0.81), (wide, 0.79),
-        (wide * 0.95, 0.64), (waist, 0.5), (0.1, 0.445), (-0.1, 0.445), (-waist, 0.5),
-        (-wide * 0.95, 0.64)))  # fmt: skip
+    s.add(
+        shirt,
+        blob(
+            (-wide, 0.79),
+            (-0.05, 0.81),
+            (0.05, 0.81),
+            (wide, 0.79),
+            (wide * 0.95, 0.64),
+            (waist, 0.5),
+            (0.1, 0.445),
+            (-0.1, 0.445),
+            (-waist, 0.5),
+            (-wide * 0.95, 0.64),
+        ),
+    )
     if skirt:
         hem, flare = pen.between(0.2, 0.32), pen.between(0.19, 0.25)
         dress = shirt if pen.chance(0.5) else lower
@@ -1053,26 +1411,67 @@ def portrait(s: Sketch) -> None:
     if long:
         s.add(hair, long_hair())
     s.add(skin, limb([(0, -0.7), (0, -1.5)], [0.62, 0.7]))
-    s.add(pen.body, blob((-0.4, -1.25), (-1.0, -1.42), (-1.4, -1.75), (-1.5, -2.4),
-        (0, -2.42), (1.5, -2.4), (1.4, -1.75), (1.0, -1.42), (0.4, -1.25), (0, -1.5)))  # fmt: skip
+    s.add(
+        pen.body,
+        blob(
+            (-0.4, -1.25),
+            (-1.0, -1.42),
+            (-1.4, -1.75),
+            (-1.5, -2.4),
+            (0, -2.42),
+            (1.5, -2.4),
+            (1.4, -1.75),
+            (1.0, -1.42),
+            (0.4, -1.25),
+            (0, -1.5),
+        ),
+    )
     if pen.chance(0.5):
         s.add(pen.accent, poly((-0.12, -1.5), (0.12, -1.5), (0.2, -2.5), (-0.2, -2.5)), atop=True)
-    face(s, skin, hair, shade(pen.color(), 0.9) if not long and pen.chance(0.2) else None,
-        not long and pen.chance(0.35))  # fmt: skip
+    face(
+        s,
+        skin,
+        hair,
+        shade(pen.color(), 0.9) if not long and pen.chance(0.2) else None,
+        not long and pen.chance(0.35),
+    )
 
 
 def side_head(s: Sketch, skin: Color, hair: Color, helmet: Color | None = None, long: bool = False) -> None:
     """A head in profile about the origin, half height about 1."""
     if long:
         s.add(hair, blob((-0.9, 0.5), (-0.2, 0.7), (-0.3, -0.6), (-0.7, -1.4), (-1.2, -1.3)))
-    s.add(skin, blob((-0.75, 0.4), (0, 0.98), (0.7, 0.6), (0.76, 0.15), (1.0, -0.2),
-        (0.76, -0.32), (0.66, -0.85), (0.1, -0.95), (-0.6, -0.6)))  # fmt: skip
+    s.add(
+        skin,
+        blob(
+            (-0.75, 0.4),
+            (0, 0.98),
+            (0.7, 0.6),
+            (0.76, 0.15),
+            (1.0, -0.2),
+            (0.76, -0.32),
+            (0.66, -0.85),
+            (0.1, -0.95),
+            (-0.6, -0.6),
+        ),
+    )
     if helmet:
         s.add(helmet, blob((-1.05, 0.2), (-0.85, 0.95), (0, 1.35), (0.85, 0.95), (1.1, 0.35), (0.3, 0.3)))
         s.add(shade(helmet, 0.55), limb([(-0.8, 0.5), (0.0, 0.85), (0.8, 0.6)], [0.16] * 3), atop=True)
     else:
-        s.add(hair, blob((-0.6, -0.7), (-1.0, 0.2), (-0.7, 1.0), (0.1, 1.2), (0.8, 0.8),
-            (0.65, 0.45), (0.0, 0.5), (-0.15, -0.1)))  # fmt: skip
+        s.add(
+            hair,
+            blob(
+                (-0.6, -0.7),
+                (-1.0, 0.2),
+                (-0.7, 1.0),
+                (0.1, 1.2),
+                (0.8, 0.8),
+                (0.65, 0.45),
+                (0.0, 0.5),
+                (-0.15, -0.1),
+            ),
+        )
     s.add(s.pen.dark, oval(0.5, 0.1, 0.12, 0.15), outline=False)
 
 
@@ -1100,8 +1499,18 @@ def person_walking(s: Sketch) -> None:
     leg(-front, shade(lower, 0.7))
     leg(front, lower)
     s.add(skin, limb([(0.02, 0.76), (0.03, 0.84)], [0.08, 0.08]))
-    s.add(shirt, blob((-0.08, 0.77), (0.02, 0.81), (0.09, 0.76), (0.105, 0.62), (0.08, 0.45),
-        (-0.08, 0.45), (-0.09, 0.62)))  # fmt: skip
+    s.add(
+        shirt,
+        blob(
+            (-0.08, 0.77),
+            (0.02, 0.81),
+            (0.09, 0.76),
+            (0.105, 0.62),
+            (0.08, 0.45),
+            (-0.08, 0.45),
+            (-0.09, 0.62),
+        ),
+    )
     hand(1, shade(shirt, 0.85))
     with s.frame(0.04, 0.91, pen.between(-0.1, 0.1), 0.11):
         side_head(s, skin, hair, long=pen.chance(0.4))
@@ -1110,7 +1519,7 @@ def person_walking(s: Sketch) -> None:
 def astride(
     s: Sketch, lean: float, knee: Spot, foot: Spot, far: tuple[Spot, Spot], hand: Spot, helmet: bool
 ) -> None:
-    """Someone who sits on nothing: the hip at the origin, the torso leaning forwards by ``lean``."""
+    """Someone who sits on nothing: the hip at the origin, the torso leaning forwards by `lean`."""
     pen = s.pen
     skin, hair = tones(pen)
     shirt, lower = pen.body, pen.accent

@@ -2,11 +2,9 @@
 
 Points are (x to the right, y up, z ahead) in metres, the camera above the origin, looking along z. Faces are
 cut at the near plane, projected and painted twice: their lit color on the image, their class on the mask.
-First comes the ``sky``, then all ``ground``, lit at once by ``light_ground``, then what stands on it, from
+First comes the `sky`, then all `ground`, lit at once by `light_ground`, then what stands on it, from
 far to near.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +14,10 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 from attn2mask.builders.drawn.canvas import SUPERSAMPLE, Color, Pen, Style
+from attn2mask.builders.table_reader import load_table
 
 #: Cityscapes' evaluated classes in the order of their train ids.
-CITYSCAPES = (
-    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
-    *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
-    *("motorcycle", "bicycle"),
-)
+CITYSCAPES = load_table("cityscapes").names
 UNLABELED = 255
 NEAR = 0.9  # metres: what is nearer is cut off
 
@@ -53,15 +48,15 @@ class RandomChoices:
         return float(self.rng.uniform(low, high))
 
     def chance(self, p: float) -> bool:
-        """True with probability ``p``."""
+        """True with probability `p`."""
         return bool(self.rng.random() < p)
 
     def pick(self, *options):
-        """One of ``options`` at random."""
+        """One of `options` at random."""
         return options[self.rng.integers(len(options))]
 
     def vary(self, color: Color, spread: float = 8) -> Color:
-        """A neighbor of ``color``, as much darker or lighter as it differs in hue."""
+        """A neighbor of `color`, as much darker or lighter as it differs in hue."""
         value, *hue = (self.rng.normal(0, spread, 4) * (1, 0.33, 0.33, 0.33)).tolist()
         return tuple(min(max(int(c + value + h), 0), 255) for c, h in zip(color, hue, strict=True))  # type: ignore[return-value]
 
@@ -94,20 +89,20 @@ class Light:
 
 
 class Camera:
-    """The image while it is drawn; ``size`` is (height, width) in pixels of the result.
+    """The image while it is drawn; `size` is (height, width) in pixels of the result.
 
-    ``dice`` is for details of what is drawn. Colors are RGB, 0 to 255, as seen in white light; labels are
-    names of ``CITYSCAPES``, or None to recolor a face that is there already.
+    `random` is for details of what is drawn. Colors are RGB, 0 to 255, as seen in white light; labels are
+    names of `CITYSCAPES`, or None to recolor a face that is there already.
     """
 
     def __init__(self, size: tuple[int, int], light: Light, rng: np.random.Generator) -> None:
         height, width = size
-        self.light, self.dice = light, RandomChoices(rng)
+        self.light, self.random = light, RandomChoices(rng)
         self.height, self.width = height * SUPERSAMPLE, width * SUPERSAMPLE
-        self.focal = self.dice.between(0.72, 0.95) * max(self.height, self.width)
-        self.eye = self.dice.between(1.3, 1.7)
-        self.center = self.dice.between(0.4, 0.6) * self.width
-        self.horizon = self.dice.between(0.42, 0.5) * self.height
+        self.focal = self.random.between(0.72, 0.95) * max(self.height, self.width)
+        self.eye = self.random.between(1.3, 1.7)
+        self.center = self.random.between(0.4, 0.6) * self.width
+        self.horizon = self.random.between(0.42, 0.5) * self.height
         self.image = Image.new("RGB", (self.width, self.height))
         self.ids = Image.new("L", (self.width, self.height), UNLABELED)
         self.shade = Image.new("L", (self.width, self.height))  # shadows on the ground
@@ -142,7 +137,7 @@ class Camera:
         return xy if seen else []
 
     def lit(self, color: Color | np.ndarray, z: float | np.ndarray) -> np.ndarray:
-        """``color`` (..., 3) in the scene's light at distance ``z``: tinted, near headlights, in haze."""
+        """`color` (..., 3) in the scene's light at distance `z`: tinted, near headlights, in haze."""
         fade = np.exp(-z / self.light.reach)
         beam = (1 + self.light.dark * 1.3 * np.exp(-((z / 16) ** 2))) * fade
         if np.ndim(z):
@@ -160,7 +155,7 @@ class Camera:
     def face(
         self, points: Sequence[Point], color: Color, label: str | None = None, shines: bool = False
     ) -> None:
-        """A flat polygon; what ``shines`` keeps its color in the dark."""
+        """A flat polygon; what `shines` keeps its color in the dark."""
         xy = self.outline(points)
         if xy:
             z = max(sum(p[2] for p in points) / len(points), NEAR)
@@ -195,7 +190,7 @@ class Camera:
         self.face([(x + rx * c, y + ry * s, z) for c, s in CIRCLE], color, label, shines)
 
     def line(self, a: Point, b: Point, width: float, color: Color, label: str) -> None:
-        """A bar from ``a`` to ``b``, ``width`` metres across, nowhere thinner than a pixel of the result."""
+        """A bar from `a` to `b`, `width` metres across, nowhere thinner than a pixel of the result."""
         if min(a[2], b[2]) < NEAR:
             return
         (u0, v0), (u1, v1) = self.project(*a), self.project(*b)
@@ -218,7 +213,7 @@ class Camera:
         body: str | None = None,
         flip: bool = False,
     ) -> None:
-        """A drawing of a ``Pen`` that stands upright, its middle at (x, z) and its foot at y = ``base``."""
+        """A drawing of a `Pen` that stands upright, its middle at (x, z) and its foot at y = `base`."""
         if z < NEAR:
             return
         left, top = self.project(x - width / 2, base + height, z)
@@ -230,7 +225,7 @@ class Camera:
         mirror = -1 if flip else 1
         transform = np.array([[mirror * w, 0, left - x0 + (w if flip else 0)], [0, h, top - y0]])
         style = Style(light=0.15, light_angle=1.2, saturation=0.62, value=0.85, jitter=0.04)
-        pen = Pen((x1 - x0, y1 - y0), transform, style, self.dice.rng, body)
+        pen = Pen((x1 - x0, y1 - y0), transform, style, self.random.rng, body)
         draw(pen)
         rgb, covered = pen.finish()
         rgb = np.clip(self.lit(rgb, z), 0, 255).astype(np.uint8)
@@ -267,8 +262,8 @@ class Camera:
         self.ids.paste(CITYSCAPES.index("sky"), (0, 0, self.width, self.height))
 
     def _noise(self, rows: int, columns: int) -> np.ndarray:
-        """Smooth noise (height, width), 0 to 1, with as many bumps as ``rows`` by ``columns``."""
-        coarse = Image.fromarray(self.dice.rng.random((rows, columns), dtype=np.float32))
+        """Smooth noise (height, width), 0 to 1, with as many bumps as `rows` by `columns`."""
+        coarse = Image.fromarray(self.random.rng.random((rows, columns), dtype=np.float32))
         return np.asarray(coarse.resize((self.width, self.height), Image.Resampling.BICUBIC))
 
     def ground(
@@ -294,7 +289,7 @@ class Camera:
         image = np.asarray(self.image, dtype=np.float32).copy()
         grain = np.zeros(x.shape, np.float32)
         for pitch, strength in ((0.05, 0.05), (0.3, 0.04), (2.0, 0.05)):  # metres
-            field = self.dice.rng.normal(0, strength, (64, 64)).astype(np.float32)
+            field = self.random.rng.normal(0, strength, (64, 64)).astype(np.float32)
             seen = np.clip(pitch * 3 * self.focal / z / 25, 0, 1)  # too fine to be seen far away
             grain += seen * field[(x / pitch).astype(int) % 64, (z / pitch / 2).astype(int) % 64]
         dim = 1 - np.asarray(self.shade, dtype=np.float32)[first:] / 255
@@ -324,7 +319,7 @@ class Camera:
             image = self._wet(image, mask)
         y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
         image *= (1.04 - 0.16 * (0.6 * x**2 + 0.4 * y**2))[..., None]  # the lens is darker at its edge
-        image += self.dice.rng.normal(0, 1.5 + 2 * self.light.dark, (height, width, 1))
+        image += self.random.rng.normal(0, 1.5 + 2 * self.light.dark, (height, width, 1))
         return image.clip(0, 255).astype(np.uint8), mask
 
     def _wet(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -341,9 +336,9 @@ class Camera:
         pen = ImageDraw.Draw(drops)
         for _ in range(width // 3):
             u, v, n = (
-                self.dice.between(0, width),
-                self.dice.between(0, height),
-                self.dice.between(2, 0.06 * height),
+                self.random.between(0, width),
+                self.random.between(0, height),
+                self.random.between(2, 0.06 * height),
             )
             pen.line([(u, v), (u - 0.2 * n, v + n)], fill=255)
         return (

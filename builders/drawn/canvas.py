@@ -3,11 +3,9 @@
 Every primitive ends as a polygon in the thing's own box (x to the right, y DOWN, both 0 to 1), is mapped by
 one affine transform to the supersampled canvas, and is painted twice: its color on the RGB layer, its area
 on the coverage layer. So a mask is exact by construction. A thing's kind never decides its colors:
-``Pen.color`` draws them from one palette that all kinds share, so that telling classes by color is not
+`Pen.color` draws them from one palette that all kinds share, so that telling classes by color is not
 enough.
 """
-
-from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterator, Sequence
@@ -68,15 +66,20 @@ class Style:
 
 
 def shade(color: Color, factor: float) -> Color:
-    """``color`` darkened (factor below 1) or lightened towards white (above 1)."""
+    """`color` darkened (factor below 1) or lightened towards white (above 1)."""
     if factor <= 1:
         return tuple(int(c * factor) for c in color)  # type: ignore[return-value]
     mix = min(factor - 1, 1.0)
     return tuple(int(c + (255 - c) * mix) for c in color)  # type: ignore[return-value]
 
 
+def tone(color: Color, strength: float = 0.28) -> Color:
+    """A shade that differs visibly from `color`: darker, or lighter if `color` is dark."""
+    return shade(color, 1 + strength * 0.9) if sum(color) < 230 else shade(color, 1 - strength)
+
+
 def named_color(name: str, style: Style, rng: np.random.Generator) -> Color:
-    """An RGB color about the palette's ``name`` in ``style``."""
+    """An RGB color about the palette's `name` in `style`."""
     hue, saturation, value = PALETTE[name]
     hue = (hue / 360 + rng.normal(0, style.jitter * 0.35)) % 1.0
     saturation = np.clip(saturation * style.saturation + rng.normal(0, style.jitter), 0, 1)
@@ -85,7 +88,7 @@ def named_color(name: str, style: Style, rng: np.random.Generator) -> Color:
 
 
 def smooth(points: Points, closed: bool = True, steps: int = 6) -> np.ndarray:
-    """A Catmull-Rom curve through ``points`` as an (N, 2) array."""
+    """A Catmull-Rom curve through `points` as an (N, 2) array."""
     p = np.asarray(points, dtype=np.float64)
     if closed:
         p = np.concatenate([p[-1:], p, p[:2]])
@@ -101,9 +104,9 @@ def smooth(points: Points, closed: bool = True, steps: int = 6) -> np.ndarray:
 class Pen:
     """Draws one thing into its unit box; whatever it draws is the thing's mask.
 
-    ``pen.rng`` is the thing's own generator: use it for every random choice (shape, pose, parts).
-    ``pen.body`` is the body color, ``pen.accent`` a second one that differs from it; ``pen.dark``,
-    ``pen.light`` and ``pen.glass`` are neutral colors for tyres, windows, eyes. Widths are in units of the
+    `pen.rng` is the thing's own generator: use it for every random choice (shape, pose, parts).
+    `pen.body` is the body color, `pen.accent` a second one that differs from it; `pen.dark`,
+    `pen.light` and `pen.glass` are neutral colors for tyres, windows, eyes. Widths are in units of the
     box's height.
     """
 
@@ -115,7 +118,7 @@ class Pen:
         rng: np.random.Generator,
         body: str | None = None,
     ) -> None:
-        """``size`` is (width, height) of the supersampled canvas, ``transform`` the 2 x 3 map from box to
+        """`size` is (width, height) of the supersampled canvas, `transform` the 2 x 3 map from box to
         canvas.
         """
         self.style, self.rng = style, rng
@@ -137,16 +140,16 @@ class Pen:
         self.ink = shade(self.body, 0.3)
 
     def color(self, name: str | None = None) -> Color:
-        """A random palette color, or the palette's ``name``, in the scene's style."""
+        """A random palette color, or the palette's `name`, in the scene's style."""
         names = list(PALETTE)
         return named_color(name or names[self.rng.integers(len(names))], self.style, self.rng)
 
     def pick(self, *options):
-        """One of ``options`` at random."""
+        """One of `options` at random."""
         return options[self.rng.integers(len(options))]
 
     def chance(self, p: float) -> bool:
-        """True with probability ``p``."""
+        """True with probability `p`."""
         return bool(self.rng.random() < p)
 
     def between(self, low: float, high: float) -> float:
@@ -154,7 +157,7 @@ class Pen:
         return float(self.rng.uniform(low, high))
 
     def polygon(self, points: Points | np.ndarray, color: Color, outline: bool = True) -> None:
-        """A filled polygon; with ``outline`` it gets the style's outline where the style has one."""
+        """A filled polygon; with `outline` it gets the style's outline where the style has one."""
         p = np.asarray(points, dtype=np.float64)
         if self.style.wobble:
             p = p + self.rng.normal(0, self.style.wobble, p.shape)
@@ -170,7 +173,7 @@ class Pen:
                 self._coverage.line([*xy, xy[0]], fill=255, width=width, joint="curve")
 
     def curve(self, points: Points, color: Color, outline: bool = True) -> None:
-        """A filled closed smooth curve through ``points``."""
+        """A filled closed smooth curve through `points`."""
         self.polygon(smooth(points), color, outline)
 
     def ellipse(
@@ -183,7 +186,7 @@ class Pen:
         angle: float = 0.0,
         outline: bool = True,
     ) -> None:
-        """A filled ellipse about (cx, cy); ``angle`` in radians, clockwise as seen (y is down)."""
+        """A filled ellipse about (cx, cy); `angle` in radians, clockwise as seen (y is down)."""
         t = np.linspace(0, 2 * np.pi, 28, endpoint=False)
         x, y = rx * np.cos(t), ry * np.sin(t)
         c, s = np.cos(angle), np.sin(angle)
@@ -199,7 +202,7 @@ class Pen:
         radius: float = 0.0,
         outline: bool = True,
     ) -> None:
-        """A filled rectangle with corners rounded by ``radius`` (in the box's units)."""
+        """A filled rectangle with corners rounded by `radius` (in the box's units)."""
         r = min(radius, abs(x1 - x0) / 2, abs(y1 - y0) / 2)
         if r <= 0:
             self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], color, outline)
@@ -213,7 +216,7 @@ class Pen:
         self.polygon(np.concatenate(points), color, outline)
 
     def line(self, points: Points, width: float, color: Color, curved: bool = False) -> None:
-        """A stroke with round ends; ``width`` in the box's units, never thinner than 1 output pixel."""
+        """A stroke with round ends; `width` in the box's units, never thinner than 1 output pixel."""
         p = smooth(points, closed=False) if curved else np.asarray(points, dtype=np.float64)
         p = p @ self.transform[:, :2].T + self.transform[:, 2]
         w = max(width * self.unit, SUPERSAMPLE * 1.0)
@@ -239,11 +242,6 @@ class Pen:
             yield
         finally:
             self._covers = True
-
-    def erase(self, points: Points | np.ndarray) -> None:
-        """Cut a hole: what lies behind shows there and the mask leaves it out."""
-        p = np.asarray(points, dtype=np.float64) @ self.transform[:, :2].T + self.transform[:, 2]
-        self._coverage.polygon([tuple(q) for q in p], fill=0)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """The lit RGB layer (H, W, 3) uint8 and the coverage (H, W) bool, both supersampled."""

@@ -1,27 +1,19 @@
 """What stands in a home: bottles, chairs, dining tables, potted plants, sofas, televisions and monitors.
 
-Helpers shared by the kinds: ``tone`` finds a shade that stays visible on its color (a dark one becomes
-lighter), ``lathe`` draws turned shapes from half a profile, ``leaf`` a pointed leaf, ``pot`` a flower pot.
+Helpers shared by the kinds: `lathe` draws turned shapes from half a profile, `leaf` a pointed leaf, and `pot`
+a flower pot.
 """
-
-from __future__ import annotations
 
 from itertools import pairwise
 
 import numpy as np
 
-from attn2mask.builders.drawn.canvas import Color, Pen, Points, shade, smooth
+from attn2mask.builders.drawn.canvas import Color, Pen, Points, shade, smooth, tone
 from attn2mask.builders.drawn.kinds import kind
 
 
-def tone(color: Color, strength: float = 0.28) -> Color:
-    """A neighboring shade that can be told from ``color``: darker, or lighter where it is dark already."""
-    dark = sum(color) < 230
-    return shade(color, 1 + strength * 0.9) if dark else shade(color, 1 - strength)
-
-
 def lathe(pen: Pen, profile: Points, color: Color, cx: float = 0.5, curved: bool = True) -> None:
-    """A shape symmetric about ``cx`` from its right half as (half width, y) points from top to bottom."""
+    """A shape symmetric about `cx` from its right half as (half width, y) points from top to bottom."""
     right = smooth(profile, closed=False) if curved else np.asarray(profile, dtype=np.float64)
     left = right[::-1] * (-1, 1)
     pen.polygon(np.concatenate([right, left]) + np.array([cx, 0]), color)
@@ -38,7 +30,7 @@ def leaf(
     aspect: float,
     rib: bool,
 ) -> None:
-    """A pointed leaf growing from (x, y); ``angle`` in radians from upright, positive to the right."""
+    """A pointed leaf growing from (x, y); `angle` in radians from upright, positive to the right."""
     t = np.array([0, 0.2, 0.45, 0.75, 1.0])
     half = width * np.array([0.12, 0.75, 1.0, 0.6, 0.0]) / 2
     side = np.concatenate([np.stack([half, t * length], 1), np.stack([-half, t * length], 1)[-2::-1]])
@@ -310,7 +302,7 @@ def bench(pen: Pen) -> None:
 
 
 def table_legs(pen: Pen, xs: Points, w: float, color: Color) -> None:
-    """Straight or tapering legs; each of ``xs`` is (left x, top y, foot y)."""
+    """Straight or tapering legs; each of `xs` is (left x, top y, foot y)."""
     taper = pen.pick(0.0, 0.3)
     for x, top, foot in xs:
         pen.polygon([(x, top), (x + w, top), (x + w * (1 - taper), foot), (x + w * taper, foot)], color)

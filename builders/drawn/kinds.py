@@ -1,7 +1,5 @@
 """The register of things that can be drawn: each kind of a class is one function that draws it with a pen."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,7 +39,7 @@ def kind(
     place: str = "ground",
     scale: tuple[float, float] = (0.62, 0.92),
 ):
-    """Register the decorated ``draw(pen)`` as a kind of ``thing``."""
+    """Register the decorated `draw(pen)` as a kind of `thing`."""
 
     def register(draw: Callable[[Pen], None]) -> Callable[[Pen], None]:
         KINDS.append(Kind(thing, names, draw, aspect, place, scale))

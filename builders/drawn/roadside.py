@@ -1,9 +1,7 @@
-"""What stands beside a street, drawn by a ``Camera``: people, trees, poles, signs, houses, walls, fences.
+"""What stands beside a street, drawn by a `Camera`: people, trees, poles, signs, houses, walls, fences.
 
 What fronts on the street runs along it from z0 to z1 at x; what stands on the pavement stands at (x, z).
 """
-
-from __future__ import annotations
 
 import numpy as np
 
@@ -21,27 +19,27 @@ LAMP = (255, 226, 168)
 
 def person(camera: Camera, x: float, z: float) -> None:
     """Someone on foot, standing or walking."""
-    kind = camera.dice.pick(*(k for k in kinds_of("person") if k.draw.__name__ != "portrait"))
-    height = camera.dice.between(1.58, 1.88) * camera.dice.pick(1, 1, 1, 1, 0.72)
-    body = camera.dice.pick(*CLOTHES)
-    flip = camera.dice.chance(0.5)
+    kind = camera.random.pick(*(k for k in kinds_of("person") if k.draw.__name__ != "portrait"))
+    height = camera.random.between(1.58, 1.88) * camera.random.pick(1, 1, 1, 1, 0.72)
+    body = camera.random.pick(*CLOTHES)
+    flip = camera.random.chance(0.5)
     camera.sprite(kind.draw, x, z, height * kind.aspect, height, "person", body=body, flip=flip)
 
 
 def foliage(camera: Camera, x: float, y: float, z: float, rx: float, ry: float, leaf: Color, n: int) -> None:
     """A crown of leaves: dark within and below, bright above."""
     camera.disc(x, y, z, rx * 0.85, ry * 0.85, shade(leaf, 0.62), "vegetation")
-    angle, reach = camera.dice.rng.uniform(0, 2 * np.pi, n), np.sqrt(camera.dice.rng.random(n))
+    angle, reach = camera.random.rng.uniform(0, 2 * np.pi, n), np.sqrt(camera.random.rng.random(n))
     spots = np.stack([np.cos(angle) * reach, np.sin(angle) * reach], 1)
-    for u, v in spots[np.argsort(spots[:, 1] + camera.dice.rng.normal(0, 0.35, n))]:
-        size = camera.dice.between(0.16, 0.34)
-        tint = shade(camera.dice.vary(leaf, 5), 0.86 + 0.34 * v + camera.dice.between(-0.1, 0.1))
+    for u, v in spots[np.argsort(spots[:, 1] + camera.random.rng.normal(0, 0.35, n))]:
+        size = camera.random.between(0.16, 0.34)
+        tint = shade(camera.random.vary(leaf, 5), 0.86 + 0.34 * v + camera.random.between(-0.1, 0.1))
         camera.disc(x + u * rx * 0.8, y + v * ry * 0.8, z, rx * size, ry * size * 0.85, tint, "vegetation")
 
 
 def tree(camera: Camera, x: float, z: float, height: float, leaf: Color | None) -> None:
-    """A tree; without leaves where ``leaf`` is None."""
-    bark, crown = camera.dice.vary((84, 72, 60)), height * camera.dice.between(0.28, 0.36)
+    """A tree; without leaves where `leaf` is None."""
+    bark, crown = camera.random.vary((84, 72, 60)), height * camera.random.between(0.28, 0.36)
     camera.line((x, 0, z), (x, height * 0.55, z), height * 0.045, bark, "vegetation")
     if leaf is not None:
         n = int(np.clip(camera.focal * crown / z / 6, 10, 60))
@@ -53,13 +51,13 @@ def tree(camera: Camera, x: float, z: float, height: float, leaf: Color | None) 
         camera.line((a, y, z), (b, top, z), length * 0.07, bark, "vegetation")
         if depth:
             for turn in (-0.5, 0.1, 0.55):
-                grow(b, top, angle + turn + camera.dice.between(-0.2, 0.2), length * 0.66, depth - 1)
+                grow(b, top, angle + turn + camera.random.between(-0.2, 0.2), length * 0.66, depth - 1)
 
-    grow(x, height * 0.3, camera.dice.between(-0.1, 0.1), height * 0.28, 3)
+    grow(x, height * 0.3, camera.random.between(-0.1, 0.1), height * 0.28, 3)
 
 
 def lamp_post(camera: Camera, x: float, z: float, height: float, arm: float) -> None:
-    """A street lamp whose arm reaches ``arm`` metres to the right."""
+    """A street lamp whose arm reaches `arm` metres to the right."""
     metal = (88, 92, 94)
     camera.line((x, 0, z), (x, height, z), 0.16, metal, "pole")
     camera.line((x, height - 0.1, z), (x + arm, height + 0.15, z), 0.1, metal, "pole")
@@ -71,7 +69,7 @@ def lamp_post(camera: Camera, x: float, z: float, height: float, arm: float) -> 
 
 
 def signals(camera: Camera, x: float, z: float, arm: float, lit: int) -> None:
-    """A traffic light on its post, and another on an arm of ``arm`` metres where that is not 0."""
+    """A traffic light on its post, and another on an arm of `arm` metres where that is not 0."""
     post, heads = (70, 74, 76), [(x, 2.5)]
     camera.line((x, 0, z), (x, 5.9 if arm else 3.3, z), 0.15, post, "pole")
     if arm:
@@ -101,10 +99,10 @@ SIGNS = (
 
 def sign(camera: Camera, x: float, z: float) -> None:
     """A traffic sign or two on a post."""
-    y = camera.dice.between(1.9, 2.4)
+    y = camera.random.between(1.9, 2.4)
     camera.line((x, 0, z), (x, y + 0.8, z), 0.08, (132, 136, 138), "pole")
-    for k in range(camera.dice.pick(1, 1, 2)):
-        shape, board, rim = camera.dice.pick(*SIGNS)
+    for k in range(camera.random.pick(1, 1, 2)):
+        shape, board, rim = camera.random.pick(*SIGNS)
 
         def draw(pen: Pen, shape=shape, board=board, rim=rim) -> None:
             street.sign_board(pen, shape, 0.5, 0.5, 1.0, board, rim)
@@ -116,7 +114,7 @@ def sign(camera: Camera, x: float, z: float) -> None:
 
 def direction_board(camera: Camera, x: float, z: float) -> None:
     """A large board with place names on two posts."""
-    board = camera.dice.pick((34, 78, 150), (30, 98, 70), (228, 226, 214))
+    board = camera.random.pick((34, 78, 150), (30, 98, 70), (228, 226, 214))
     for s in (-1, 1):
         camera.line((x + s, 0, z), (x + s, 3.6, z), 0.1, (126, 130, 132), "pole")
     at = quad((x - 1.4, 3.7, z), (x + 1.4, 3.7, z), (x + 1.4, 2.1, z), (x - 1.4, 2.1, z))
@@ -124,25 +122,25 @@ def direction_board(camera: Camera, x: float, z: float) -> None:
     camera.panel(at, 0, 0, 1, 1, ink, "traffic sign")
     camera.panel(at, 0.03, 0.05, 0.97, 0.95, board)
     for v in (0.22, 0.48, 0.72):
-        camera.panel(at, 0.12, v, camera.dice.between(0.5, 0.85), v + 0.1, ink)
+        camera.panel(at, 0.12, v, camera.random.between(0.5, 0.85), v + 0.1, ink)
 
 
 # ---- what fronts on the street ------------------------------------------------------------
 
 
 def windows(camera: Camera, at: Face, length: float, height: float, wall: Color, foot: float) -> None:
-    """Rows of windows above ``foot`` metres; some are lit when it is dark."""
-    dice, dark = camera.dice, camera.light.dark
+    """Rows of windows above `foot` metres; some are lit when it is dark."""
+    random, dark = camera.random, camera.light.dark
     cols, rows = max(1, round(length / 2.5)), max(1, round((height - foot) / 3.1))
-    frame = dice.pick(shade(wall, 1.4), shade(wall, 0.7), (224, 222, 214))
-    tall, wide = dice.between(0.45, 0.62), dice.between(0.4, 0.58)
+    frame = random.pick(shade(wall, 1.4), shade(wall, 0.7), (224, 222, 214))
+    tall, wide = random.between(0.45, 0.62), random.between(0.4, 0.58)
     top = 1 - foot / height
     for r in range(rows):
         for c in range(cols):
             u, v = (c + 0.5) / cols, top * (r + 0.52) / rows
             du, dv = wide / cols / 2, top * tall / rows / 2
-            lit = dark > 0.3 and dice.chance(0.3)
-            glass = shade(LAMP, dice.between(0.55, 0.9)) if lit else shade(GLASS, dice.between(0.7, 1.2))
+            lit = dark > 0.3 and random.chance(0.3)
+            glass = shade(LAMP, random.between(0.55, 0.9)) if lit else shade(GLASS, random.between(0.7, 1.2))
             camera.panel(at, u - du * 1.2, v - dv * 1.12, u + du * 1.2, v + dv * 1.12, frame)
             camera.panel(at, u - du, v - dv, u + du, v + dv, glass, shines=lit)
 
@@ -154,7 +152,7 @@ def shop_front(camera: Camera, at: Face, length: float, height: float, trim: Col
     camera.panel(at, 0.02, v + 0.02, 0.98, v + 0.7 / height, trim, shines=False)
     panes = max(2, round(length / 2.6))
     for k in range(panes):
-        u, bright = k / panes, camera.dice.between(0.7, 0.95)
+        u, bright = k / panes, camera.random.between(0.7, 0.95)
         glass = shade(LAMP, bright) if lit else shade(GLASS, 2 * bright - 0.7)
         foot = 1 if k == panes // 2 else 1 - 0.5 / height
         camera.panel(at, u + 0.08 / panes, v + 0.9 / height, u + 0.92 / panes, foot, glass, shines=lit)
@@ -172,7 +170,7 @@ def building(
     roof: Color | None,
     trim: Color | None,
 ) -> None:
-    """A building from z0 to z1 whose front is at ``x``, with a ``roof`` (or flat) and a shop in ``trim``."""
+    """A building from z0 to z1 whose front is at `x`, with a `roof` (or flat) and a shop in `trim`."""
     sunny = 1.0 if camera.light.sun and side > 0 else 0.8
     end, front = shade(wall, 0.9), shade(wall, sunny)
     back, label = x + side * depth, "building"
@@ -181,13 +179,13 @@ def building(
         camera.face([(x, height, z0), (back, height, z0), (ridge, height + rise, z0)], end, label)
         crest = height + rise
         camera.face([(x, height, z0), (ridge, crest, z0), (ridge, crest, z1), (x, height, z1)], roof, label)
-        if camera.dice.chance(0.6):  # a chimney
-            c, a = camera.dice.between(z0 + 1, z1 - 1), x + side * depth * 0.4
+        if camera.random.chance(0.6):  # a chimney
+            c, a = camera.random.between(z0 + 1, z1 - 1), x + side * depth * 0.4
             lower, upper = height + rise * 0.7, crest + 0.7
             block(camera, *sorted((a, a + side * 0.8)), lower, upper, c, c + 0.8, shade(roof, 0.9), label)
     gable = quad((x, height, z0), (back, height, z0), (back, 0, z0), (x, 0, z0))
     camera.panel(gable, 0, 0, 1, 1, end, label)
-    if z0 > 3 and camera.dice.chance(0.6):
+    if z0 > 3 and camera.random.chance(0.6):
         windows(camera, gable, depth, height, end, 3.4 if trim else 0.6)
     at = quad((x, height, z0), (x, height, z1), (x, 0, z1), (x, 0, z0))
     camera.panel(at, 0, 0, 1, 1, front, label)
@@ -199,7 +197,10 @@ def building(
     if trim:
         shop_front(camera, at, length, height, trim)
     else:
-        u, door = camera.dice.between(0.2, 0.75), camera.dice.pick((70, 52, 42), (44, 56, 66), (92, 34, 32))
+        u, door = (
+            camera.random.between(0.2, 0.75),
+            camera.random.pick((70, 52, 42), (44, 56, 66), (92, 34, 32)),
+        )
         camera.panel(at, u, 1 - 2.3 / height, u + 1.1 / length, 1, door)
 
 
@@ -247,7 +248,7 @@ def hedge(camera: Camera, x: float, z0: float, z1: float, height: float, leaf: C
     at = quad((x, height, z0), (x, height, z1), (x, 0, z1), (x, 0, z0))
     camera.panel(at, 0, 0, 1, 1, shade(leaf, 0.75), "vegetation")
     for _ in range(int(8 * (z1 - z0))):
-        u, v = camera.dice.between(0, 1), camera.dice.between(0, 0.95)
+        u, v = camera.random.between(0, 1), camera.random.between(0, 0.95)
         z, y = z0 + u * (z1 - z0), height * (1 - v)
-        tint = shade(camera.dice.vary(leaf), 1.15 - 0.5 * v)
+        tint = shade(camera.random.vary(leaf), 1.15 - 0.5 * v)
         camera.disc(x, y, z, 0.22, 0.16, tint, "vegetation")

@@ -1,52 +1,100 @@
-"""Drawn scenes as rows with exact masks: what a segmenter is measured on, and trained on for comparison.
+"""`attn2mask draw`: the second builder of rows. It draws scenes, whose masks are exact.
 
-    attn2mask draw objects --num-images 300 --seed 77000000 --out runs/drawn/objects
+    attn2mask draw objects --num-images 300 --out runs/drawn/objects
     attn2mask draw streets --num-images 300 --out runs/drawn/streets
 
-The rows have a build's columns, so they stand wherever painted rows do: `--dataset` or `--eval-dataset` of
-training, and `attn2mask evaluate`. Streets are rows of Cityscapes' table, the other worlds of VOC's; a
-street's caption says what stands in it, its place and its light, in the words of a build's own captions.
+The rows have the columns of a build, so they can be used wherever painted rows are: for training, for
+`--eval-dataset`, and for `attn2mask evaluate`. Rows of streets belong to the table of Cityscapes, those of
+the other worlds to the table of VOC. The caption of a street names what stands in it, its place and its
+light, as the captions of a build do.
 """
 
-from __future__ import annotations
-
-import io
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import option
+from attn2mask.builders.files import replacing, write_file
+from attn2mask.builders.images import encode_png
+from attn2mask.builders.options import check_ranges, option, to_yaml
+from attn2mask.builders.sample import Sample, features
+from attn2mask.builders.shards import write_parquet
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words import grammar
 
 if TYPE_CHECKING:
-    from attn2mask.builders.drawn.scenes import Scene
+    from attn2mask.builders.drawn.scenes import DrawnScene
 
-TABLES = {"objects": "voc", "variety": "voc", "shifted": "voc", "streets": "cityscapes"}  # by world
-SEEN = 0.005  # share of an image's pixels from which on a caption may name a class
-HELD_OUT = 77_000_000  # seeds from here on belong to evaluation; nothing is trained on them
+logger = logging.getLogger(__name__)
+
+TABLE_OF = {"objects": "voc", "variety": "voc", "shifted": "voc", "streets": "cityscapes"}  # by world
+LEAST_SHARE = 0.005  # the least share of an image's pixels with which a class may be named in a caption
+HELD_OUT = 77_000_000  # seeds from here on are for evaluation alone: nothing is trained on their scenes
 
 
 @dataclass(frozen=True)
 class DrawConfig:
-    """What `attn2mask draw` takes."""
+    """The options of `attn2mask draw`. Raises UserError for an unknown world and numbers out of range."""
 
-    world: str = option("objects, variety, shifted or streets", positional=True)
-    out: str = option("directory of the rows (%(default)s)", "runs/drawn", metavar="DIR")
-    num_images: int = option("scenes to draw (%(default)s)", 300, metavar="N")
-    seed: int = option("of the first scene (%(default)s: kept from all training)", HELD_OUT, metavar="N")
-    size: int = option("height of the images in pixels (%(default)s)", 128, metavar="N")
-    width: int | None = option("width (as the height; streets are twice as wide)", None, metavar="N")
+    world: str = option("world of the scenes: objects, variety, shifted, or streets", positional=True)
+    out: str = option("directory of the rows", "runs/drawn", stored=False, metavar="DIR")
+    num_images: int = option("number of scenes to draw", 300, at_least=1)
+    seed: int = option(
+        "random seed of the scenes; nothing is trained on scenes of the default", HELD_OUT, at_least=0
+    )
+    size: int = option("height of the images in pixels", 128, at_least=32)
+    width: int | None = option(
+        "width of the images in pixels; only streets may have another than --size",
+        None,
+        at_least=32,
+        default_text="--size; for streets twice --size",
+    )
+
+    def __post_init__(self) -> None:
+        if self.world not in TABLE_OF:
+            raise UserError(f"there is no drawn world {self.world!r}: choose one of {', '.join(TABLE_OF)}")
+        check_ranges(self)
+        if self.world != "streets" and self.width not in (None, self.size):
+            raise UserError(f"scenes of {self.world} are square: leave out --width")
 
 
-def row(
+def run(config: DrawConfig) -> None:
+    """Draw the scenes and write their rows. Raises UserError if the output directory is not empty."""
+    out, table = Path(config.out), load_table(TABLE_OF[config.world])
+    if out.exists() and any(path.name[0] != "." for path in out.iterdir()):
+        raise UserError(f"--out {out} is not empty: choose another directory")
+    logger.info("Drawing %d scenes of the world %s", config.num_images, config.world)
+    width = config.width or config.size * (2 if config.world == "streets" else 1)
+    write_rows(draw_rows(config.world, config.num_images, config.seed, (config.size, width)), out, table)
+    options = to_yaml(config, "attn2mask draw --config draw.yaml", width=width)
+    write_file(out / "draw.yaml", options.encode())
+    print(f"{out}: {config.num_images} rows with exact masks")
+    print(f"next: attn2mask evaluate --checkpoint runs/segmenter --dataset {out}")
+
+
+def draw_rows(
+    world: str, count: int, seed: int, size: int | tuple[int, int] = 128
+) -> Iterator[dict[str, Any]]:
+    """The rows of `count` scenes of a drawn world, which are functions of (seed, index).
+
+    `size` is that of `draw_scene`.
+    """
+    from attn2mask.builders.drawn.scenes import draw_scene
+
+    table = load_table(TABLE_OF[world])
+    for index in tqdm(range(count), f"drawing {world}", unit="scene", mininterval=1):
+        scene = draw_scene(world, np.random.default_rng([seed, index]), size)
+        caption = street_caption(scene, table, index) if world == "streets" else ""
+        yield exact_row(f"{world}-{seed}-{index:06d}", scene.image, scene.mask, None, table, caption)
+
+
+def exact_row(
     sample_id: str,
     image: np.ndarray,
     mask: np.ndarray,
@@ -54,76 +102,46 @@ def row(
     table: ClassTable | None = None,
     caption: str = "",
 ) -> dict[str, Any]:
-    """A row of ``table`` (VOC's) from (H, W, 3) uint8, ids (H, W) uint8 and, where not all is reliable, 0 to
-    255 (H, W) uint8.
+    """The row of an image (H, W, 3) uint8 with its known `mask` (H, W) uint8, in ids of `table` (None: VOC).
+
+    `reliability` is (H, W) uint8, 0 to 255; None stands for 255 everywhere. The row has no prompt, its words
+    are the names of the classes in the mask, and its seed is 0.
     """
     table = table or load_table("voc")
     classes = [int(k) for k in np.unique(mask) if k >= table.first_id and k != table.ignore_index]
     reliability = np.full_like(mask, 255) if reliability is None else reliability
-    return {
-        "image": _png(image), "mask": _png(mask), "reliability": _png(reliability), "prompt": "",
-        "caption": caption, "classes": classes, "words": [table.names[k] for k in classes], "seed": 0,
-        "sample_id": sample_id, "peaks": [1.0] * len(classes),
-    }  # fmt: skip
+    sample = Sample(
+        sample_id=sample_id,
+        image=encode_png(image),
+        mask=encode_png(mask),
+        reliability=encode_png(reliability),
+        prompt="",
+        caption=caption,
+        classes=tuple(classes),
+        words=tuple(table.names[k] for k in classes),
+        seed=0,
+        peaks=(1.0,) * len(classes),
+        scores=np.zeros((len(classes), 1, 1), np.uint8),
+        dropped=(),
+        rejected=(),
+        foreground=float(np.isin(mask, classes).mean()),
+        reliable=float(reliability.mean()) / 255,
+    )
+    return sample.to_row(store_scores=False)
 
 
 def write_rows(rows: Iterable[dict[str, Any]], out: Path, table: ClassTable | None = None) -> None:
-    """One Parquet shard of rows of ``table`` (VOC's), written under a temporary name and renamed."""
-    from datasets import Dataset
-
-    from attn2mask.builders.sample import features
-
+    """Write rows of `table` (None: VOC) as one Parquet file of the split `train` in `out`, in one step."""
     out.mkdir(parents=True, exist_ok=True)
-    columns = features(table or load_table("voc"), store_scores=False)
-    temporary = out / "train-00000.tmp"
-    Dataset.from_list(list(rows), features=columns).to_parquet(temporary)
-    temporary.replace(out / "train-00000-of-00001.parquet")
+    with replacing(out / "train-00000-of-00001.parquet") as stream:
+        write_parquet(stream, features(table or load_table("voc"), store_scores=False), rows)
 
 
-def draw_rows(
-    world: str, count: int, seed: int, size: int | tuple[int, int] = 128
-) -> Iterable[dict[str, Any]]:
-    """``count`` scenes of a drawn world, functions of (seed, index); ``size`` as `draw_scene` takes it."""
-    from attn2mask.builders.drawn.scenes import draw_scene
-
-    table = load_table(TABLES[world])
-    for index in tqdm(range(count), f"drawing {world}", unit="scene", mininterval=1):
-        scene = draw_scene(world, np.random.default_rng([seed, index]), size)
-        caption = street_caption(scene, table, index) if world == "streets" else ""
-        sample_id = f"{world}-{seed}-{index:06d}"
-        yield row(sample_id, scene.image, scene.mask, table=table, caption=caption)
-
-
-def street_caption(scene: Scene, table: ClassTable, index: int) -> str:
-    """What someone would say of a drawn street: classes that take up at least `SEEN` of it, as many as the
-    captions of a build name, its place and its light.
+def street_caption(scene: "DrawnScene", table: ClassTable, index: int) -> str:
+    """A caption of a drawn street: some of the classes that cover at least `LEAST_SHARE` of it, as many as a
+    caption of a build names, then its place and its light. It is a function of the scene and `index`.
     """
     rng = np.random.default_rng(index)
-    sizes = np.bincount(scene.mask.ravel(), minlength=256)[: len(table.classes)] / scene.mask.size
-    named = grammar.scene_classes(table, rng, np.flatnonzero(sizes >= SEEN).tolist())
+    shares = np.bincount(scene.mask.ravel(), minlength=256)[: len(table.classes)] / scene.mask.size
+    named = grammar.scene_classes(table, rng, np.flatnonzero(shares >= LEAST_SHARE).tolist())
     return f"{grammar.describe(table, named, rng)} {scene.place} {scene.light}"
-
-
-def _png(array: np.ndarray) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
-def run(config: DrawConfig) -> None:
-    """Draw and write. Raises UserError for an unknown world or a folder in use."""
-    out = Path(config.out)
-    if config.world not in TABLES:
-        *most, last = TABLES
-        raise UserError(f"no drawn world {config.world!r}: there are {', '.join(most)} and {last}")
-    width = config.width or config.size * (2 if config.world == "streets" else 1)
-    if config.num_images < 1 or min(config.size, width) < 32:
-        raise UserError("--num-images must be above 0, --size and --width 32 or more")
-    if config.world != "streets" and width != config.size:
-        raise UserError(f"scenes of {config.world} are square: leave out --width")
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; choose another --out")
-    rows = draw_rows(config.world, config.num_images, config.seed, (config.size, width))
-    write_rows(rows, out, load_table(TABLES[config.world]))
-    print(f"made {config.num_images} scenes with exact masks in {out}")
-    print(f"next: attn2mask evaluate --checkpoint runs/segmenter --dataset {out}")

@@ -1,15 +1,13 @@
 """Scenes of the drawn worlds: images whose masks are exact, with what is in them for captions to say.
 
-``objects`` has one to three things of VOC's 20 classes before a calm backdrop. ``variety`` has all the kinds
-of them that can be drawn, most of which the embedded painter never saw. ``shifted`` has the things of
-``objects`` in a look that it never saw: pencil outlines, hatching and washed-out colors on toned paper.
-``studies`` shows Cityscapes' words as single things and plain grounds, never a street. ``streets`` shows
+`objects` has one to three things of VOC's 20 classes before a calm backdrop. `variety` has all the kinds
+of them that can be drawn, most of which the embedded painter never saw. `shifted` has the things of
+`objects` in a look that it never saw: pencil outlines, hatching and washed-out colors on toned paper.
+`studies` shows Cityscapes' words as single things and plain grounds, never a street. `streets` shows
 streets as from a car, every pixel one of Cityscapes' classes. Every scene is a function of its seed:
 
     scene = draw_scene("objects", np.random.default_rng([seed, index]))
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
@@ -18,42 +16,17 @@ import numpy as np
 from PIL import Image
 
 from attn2mask.builders.drawn import animals, furnishings, street, vehicles  # noqa: F401 (they register their kinds)
-from attn2mask.builders.drawn.camera import CITYSCAPES, UNLABELED
 from attn2mask.builders.drawn.canvas import PALETTE, SUPERSAMPLE, Pen, Style
 from attn2mask.builders.drawn.kinds import Kind, kinds_of
 from attn2mask.builders.drawn.street import BACKDROPS, GROUNDS, draw_backdrop, draw_ground
 from attn2mask.builders.drawn.streetscape import draw_street
+from attn2mask.builders.table_reader import load_table
 
-VOC_THINGS = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *(
-        "diningtable",
-        "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "pottedplant",
-        "sheep",
-        "sofa",
-        "train",
-        "tvmonitor",
-    ),
+VOC_THINGS = load_table("voc").names[1:]  # without the background
+STUDY_THINGS = tuple(
+    "building|wall|fence|pole|traffic light|traffic sign|vegetation|terrain|rider|truck".split("|")
 )
-STUDY_THINGS = (
-    *(
-        "building",
-        "wall",
-        "fence",
-        "pole",
-        "traffic light",
-        "traffic sign",
-        "vegetation",
-        "terrain",
-        "rider",
-        "truck",
-    ),
-)
-#: The kinds in ``objects`` and ``shifted``, two or three of each class: what the embedded painter learns.
+#: The kinds in `objects` and `shifted`, two or three of each class: what the embedded painter learns.
 #: More looks are beyond its size; the words of the others (a canoe, an armchair) it knows as further words
 #: of their class.
 PAINTED = frozenset(
@@ -65,21 +38,9 @@ PAINTED = frozenset(
 )
 WORLDS = ("objects", "variety", "shifted", "studies", "streets")
 
-_WATER, _AIR = ("water", "beach"), ("sky", "sky", "mountains", "sunset", "night", "plain", "field")
-_INDOORS = ("room", "floor", "kitchen", "rug", "plain", "pattern", "room")
-_OUTDOORS = (
-    "field",
-    "field",
-    "beach",
-    "road",
-    "dirt",
-    "snow",
-    "desert",
-    "mountains",
-    "night",
-    "sunset",
-    "plain",
-)
+_WATER, _AIR = "water beach".split(), "sky sky mountains sunset night plain field".split()
+_INDOORS = "room floor kitchen rug plain pattern room".split()
+_OUTDOORS = "field field beach road dirt snow desert mountains night sunset plain".split()
 _HABITAT = {
     "train": ("tracks", "tracks", "field", "mountains", "plain"),
     "aeroplane": ("sky", "sky", "runway", "mountains", "sunset", "plain"),
@@ -98,17 +59,16 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A drawn image.
+class DrawnScene:
+    """A drawn image with its exact mask.
 
     Attributes:
         image: (H, W, 3) uint8.
-        mask: (H, W) uint8; 0 is background, k is the k-th of ``VOC_THINGS`` counted from 1. Studies: 255 on
-            the thing. Streets: Cityscapes' train ids, 255 where unlabeled.
+        mask: (H, W) uint8. 0 is background, k is the k-th of `VOC_THINGS`, counted from 1. In `studies` the
+            thing is 255. In `streets` these are Cityscapes' train ids, and 255 is unlabeled.
         things: from back to front; empty for a plain ground and for streets.
         place: the phrase of the backdrop ("on a sandy beach", may be empty), or the ground's name.
-        light: the phrase of the time of day or weather in ``streets`` ("at dusk"), else empty.
-        names: the classes by mask id.
+        light: the phrase of the time of day or weather in `streets` ("at dusk"), else empty.
     """
 
     image: np.ndarray
@@ -116,23 +76,15 @@ class Scene:
     things: tuple[Thing, ...]
     place: str
     light: str = ""
-    names: tuple[str, ...] = ("background", *VOC_THINGS)
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """The visible classes with the share of the image's pixels that each has, largest first."""
-        counts = np.bincount(self.mask.ravel(), minlength=UNLABELED + 1)[:UNLABELED]
-        order = np.argsort(-counts, kind="stable")
-        return {self.names[k]: float(counts[k] / self.mask.size) for k in order if counts[k]}
 
 
 def shown_in(world: str, kind: Kind) -> bool:
-    """Whether scenes of ``world`` may show ``kind``."""
+    """Whether scenes of `world` may show `kind`."""
     return world == "variety" or kind.thing not in VOC_THINGS or kind.draw.__name__ in PAINTED
 
 
 def random_style(world: str, rng: np.random.Generator) -> Style:
-    """A look for one scene: a foreign one for ``shifted``, the painter's for all others."""
+    """A look for one scene: a foreign one for `shifted`, the painter's for all others."""
     if world == "shifted":
         return Style(
             outline=rng.uniform(1.2, 2.0),
@@ -159,10 +111,10 @@ def draw_scene(
     rng: np.random.Generator,
     size: int | tuple[int, int] = 128,
     things: tuple[str, ...] | None = None,
-) -> Scene:
-    """One scene of ``world``, ``size`` x ``size``, or (height, width), which may differ for ``streets``.
+) -> DrawnScene:
+    """One scene of `world`, `size` x `size`, or (height, width), which may differ for `streets`.
 
-    ``things`` fixes its classes, else they are drawn at random; streets have no such choice. Raises
+    `things` fixes its classes, else they are drawn at random; streets have no such choice. Raises
     ValueError for what a world has not.
     """
     if world not in WORLDS:
@@ -172,7 +124,7 @@ def draw_scene(
         if things is not None:
             raise ValueError("the things of a street can't be chosen")
         image, mask, place, light = draw_street((height, width), rng)
-        return Scene(image, mask, (), place, light, CITYSCAPES)
+        return DrawnScene(image, mask, (), place, light)
     if height != width:
         raise ValueError(f"scenes of {world!r} are square, not {height} x {width}")
     size = height
@@ -180,7 +132,7 @@ def draw_scene(
     if world == "studies" and things is None and rng.random() < 0.4:
         name = GROUNDS[rng.integers(len(GROUNDS))]
         image = draw_ground(name, (size, size), style, rng)
-        return Scene(_finish(image, style, rng), np.full((size, size), 255, np.uint8), (), name)
+        return DrawnScene(_finish(image, style, rng), np.full((size, size), 255, np.uint8), (), name)
     if things is None:
         pool = STUDY_THINGS if world == "studies" else VOC_THINGS
         count = 1 if world == "studies" else int(rng.choice([1, 2, 3], p=[0.55, 0.35, 0.10]))
@@ -205,7 +157,7 @@ def draw_scene(
     image = np.asarray(Image.fromarray(canvas).resize((size, size), Image.Resampling.BOX))
     center = SUPERSAMPLE // 2
     phrases = BACKDROPS[backdrop]
-    return Scene(
+    return DrawnScene(
         _finish(image, style, rng),
         ids[center::SUPERSAMPLE, center::SUPERSAMPLE].copy(),
         tuple(drawn),

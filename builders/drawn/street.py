@@ -1,10 +1,8 @@
 """The street and what is behind things: Cityscapes' things, plain surfaces, and scenery without things.
 
-``draw_ground`` fills an image with one surface of ``GROUNDS``. ``draw_backdrop`` draws a calm scene of
-``BACKDROPS`` that holds nothing with a class of its own, and says where its ground begins.
+`draw_ground` fills an image with one surface of `GROUNDS`. `draw_backdrop` draws a calm scene of
+`BACKDROPS` that holds nothing with a class of its own, and says where its ground begins.
 """
-
-from __future__ import annotations
 
 import colorsys
 from collections.abc import Callable
@@ -14,13 +12,8 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
-from attn2mask.builders.drawn.canvas import SUPERSAMPLE, Color, Pen, Style, shade, smooth
+from attn2mask.builders.drawn.canvas import SUPERSAMPLE, Color, Pen, Style, shade, smooth, tone
 from attn2mask.builders.drawn.kinds import kind
-
-
-def tone(color: Color, strength: float = 0.28) -> Color:
-    """A neighboring shade that can be told from ``color``: darker, or lighter where it is dark already."""
-    return shade(color, 1 + strength * 0.9) if sum(color) < 230 else shade(color, 1 - strength)
 
 
 def lean_green(pen: Pen) -> Color:
@@ -91,7 +84,7 @@ def plain_pole(pen: Pen) -> None:
 def signal(
     pen: Pen, x0: float, y0: float, x1: float, y1: float, aspect: float, case: Color, lit: int
 ) -> None:
-    """A housing with three round lamps one above another; lamp ``lit`` shines (3: all do)."""
+    """A housing with three round lamps one above another; lamp `lit` shines (3: all do)."""
     pen.rectangle(x0, y0, x1, y1, case, 0.05)
     step = (y1 - y0) / 3
     r = min(step * 0.4, (x1 - x0) * aspect * 0.4)
@@ -131,7 +124,7 @@ def hanging_light(pen: Pen) -> None:
 
 
 def sign_board(pen: Pen, shape: str, cy: float, ry: float, aspect: float, face: Color, rim: Color) -> None:
-    """A board of a ``shape`` about (0.5, cy) with a rim."""
+    """A board of a `shape` about (0.5, cy) with a rim."""
     for scale, color in ((1.0, rim), (0.78, face)):
         h, w = ry * scale, ry * scale / aspect
         if shape == "round":
@@ -400,7 +393,7 @@ def clumps(pen: Pen, spots: np.ndarray, rx: float, ry: float, color: Color) -> N
 
 
 def leaves(pen: Pen, spots: np.ndarray, size: float, color: Color, aspect: float, seen: bool = True) -> None:
-    """Pointed leaves about ``spots`` in lighter and darker shades; only those ``seen`` add to the mask."""
+    """Pointed leaves about `spots` in lighter and darker shades; only those `seen` add to the mask."""
     shades = (tone(color, 0.3), shade(color, 1.25), tone(color, 0.18))
     for i, (x, y) in enumerate(spots):
         c, s = np.cos(angle := pen.between(-2.6, -0.5)), np.sin(angle)
@@ -558,7 +551,7 @@ def _hsv(pen: Pen, hue: float, saturation: float, value: float, spread: float = 
 
 
 def _ramp(pen: Pen, y0: float, y1: float, top: Color, bottom: Color) -> None:
-    """Fill the rows from ``y0`` to ``y1`` with a gradient."""
+    """Fill the rows from `y0` to `y1` with a gradient."""
     w, h = pen.rgb.size
     a, b = round(y0 * h), round(y1 * h)
     if b > a:
@@ -568,7 +561,7 @@ def _ramp(pen: Pen, y0: float, y1: float, top: Color, bottom: Color) -> None:
 
 
 def _clouds(pen: Pen, color: Color, low: float, n: int) -> None:
-    """Soft flat-bottomed clouds above ``low``."""
+    """Soft flat-bottomed clouds above `low`."""
     for _ in range(n):
         x, y, r = pen.between(0, 1), pen.between(0.05, max(low - 0.08, 0.08)), pen.between(0.06, 0.12)
         for dx, dy, k in ((-1.1, 0.1, 0.65), (0, -0.15, 1), (1.1, 0.1, 0.7), (2.0, 0.25, 0.4)):
@@ -576,7 +569,7 @@ def _clouds(pen: Pen, color: Color, low: float, n: int) -> None:
 
 
 def _sky(pen: Pen, low: float, mood: str | None = None, clouds: bool = True) -> None:
-    """A sky down to ``low``: day, grey, dusk or night."""
+    """A sky down to `low`: day, grey, dusk or night."""
     mood = mood or pen.pick("day", "day", "day", "grey", "dusk")
     if mood == "day":
         top, bottom = _hsv(pen, pen.between(196, 218), 0.55, 0.86), _hsv(pen, 204, 0.22, 0.95)
@@ -759,7 +752,7 @@ GROUNDS = tuple(_GROUND)
 
 
 def draw_ground(name: str, size: tuple[int, int], style: Style, rng: np.random.Generator) -> np.ndarray:
-    """An image (H, W, 3) uint8 of ``size`` (width, height) that is all one surface of ``GROUNDS``."""
+    """An image (H, W, 3) uint8 of `size` (width, height) that is all one surface of `GROUNDS`."""
     pen = _canvas(size, style, rng)
     with pen.atop():
         _GROUND[name](pen)
@@ -798,7 +791,7 @@ BACKDROPS: dict[str, tuple[str, ...]] = {
 
 
 def _grass(pen: Pen, low: float) -> None:
-    """Grass from ``low`` down: mostly green, sometimes yellow or brown."""
+    """Grass from `low` down: mostly green, sometimes yellow or brown."""
     hue, s, v = pen.pick(
         (105, 0.48, 0.6),
         (90, 0.5, 0.68),
@@ -817,7 +810,7 @@ def _grass(pen: Pen, low: float) -> None:
 
 
 def _hills(pen: Pen, low: float, color: Color, height: float) -> None:
-    """Soft far hills that stand on ``low``."""
+    """Soft far hills that stand on `low`."""
     xs = np.linspace(-0.1, 1.1, 6)
     ys = low - height * pen.rng.uniform(0.2, 1, 6)
     pen.polygon(
@@ -1173,7 +1166,7 @@ _BACK: dict[str, Callable[[Pen, float], None]] = {
 def draw_backdrop(
     name: str, size: tuple[int, int], style: Style, rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
-    """An image (H, W, 3) uint8 of a scene of ``BACKDROPS``, and where its ground begins (0 top)."""
+    """An image (H, W, 3) uint8 of a scene of `BACKDROPS`, and where its ground begins (0 top)."""
     pen = _canvas(size, style, rng)
     horizon = pen.between(0.35, 0.75)
     with pen.atop():

@@ -1,4 +1,4 @@
-"""The world ``streets``: what a car's camera sees of a town, with exact masks of Cityscapes' 19 classes.
+"""The world `streets`: what a car's camera sees of a town, with exact masks of Cityscapes' 19 classes.
 
 A street is laid out in metres first: lanes to the left and right of the camera's own, parked cars, pavements,
 what fronts on them, now and then a crossing street. Then it is drawn, strip by strip from the outer ones to
@@ -7,8 +7,6 @@ inner one. What lies beyond a crossing is drawn before what crosses there, and t
 
 Its look is none of the other worlds': real proportions, muted paint, light of a time of day, haze, shadows.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -20,36 +18,94 @@ from attn2mask.builders.drawn.camera import NEAR, Camera, Light, RandomChoices
 from attn2mask.builders.drawn.canvas import Color, shade
 
 LIGHTS = (
-    Light(("at noon", "on a sunny day", "in daylight"),
-        (98, 148, 206), (206, 222, 236), (1.02, 1.0, 0.95), 420, sun=0.42, clouds=0.35),
-    Light(("in the morning", "early in the day"),
-        (134, 168, 206), (238, 224, 200), (1.0, 0.93, 0.82), 260, sun=0.34, clouds=0.3),
-    Light(("on a cloudy day", "under a grey sky", "under clouds"),
-        (164, 172, 182), (204, 208, 212), (0.86, 0.88, 0.9), 240, clouds=0.9),
-    Light(("at dusk", "in the evening", "at sunset"),
-        (84, 92, 138), (238, 168, 118), (0.66, 0.54, 0.53), 220, dark=0.55, clouds=0.5),
-    Light(("at night", "in the dark", "after dark"),
-        (12, 15, 32), (42, 42, 60), (0.3, 0.3, 0.38), 160, dark=1.0, clouds=0.2),
-    Light(("in the rain", "on a rainy day", "in wet weather"),
-        (124, 132, 142), (168, 174, 180), (0.62, 0.66, 0.71), 110, dark=0.4, clouds=1.0, wet=0.3),
-    Light(("in fog", "on a foggy day", "in the mist"),
-        (190, 194, 198), (200, 203, 205), (0.84, 0.85, 0.86), 42, dark=0.25),
-)  # fmt: skip
+    Light(
+        ("at noon", "on a sunny day", "in daylight"),
+        (98, 148, 206),
+        (206, 222, 236),
+        (1.02, 1.0, 0.95),
+        420,
+        sun=0.42,
+        clouds=0.35,
+    ),
+    Light(
+        ("in the morning", "early in the day"),
+        (134, 168, 206),
+        (238, 224, 200),
+        (1.0, 0.93, 0.82),
+        260,
+        sun=0.34,
+        clouds=0.3,
+    ),
+    Light(
+        ("on a cloudy day", "under a grey sky", "under clouds"),
+        (164, 172, 182),
+        (204, 208, 212),
+        (0.86, 0.88, 0.9),
+        240,
+        clouds=0.9,
+    ),
+    Light(
+        ("at dusk", "in the evening", "at sunset"),
+        (84, 92, 138),
+        (238, 168, 118),
+        (0.66, 0.54, 0.53),
+        220,
+        dark=0.55,
+        clouds=0.5,
+    ),
+    Light(
+        ("at night", "in the dark", "after dark"),
+        (12, 15, 32),
+        (42, 42, 60),
+        (0.3, 0.3, 0.38),
+        160,
+        dark=1.0,
+        clouds=0.2,
+    ),
+    Light(
+        ("in the rain", "on a rainy day", "in wet weather"),
+        (124, 132, 142),
+        (168, 174, 180),
+        (0.62, 0.66, 0.71),
+        110,
+        dark=0.4,
+        clouds=1.0,
+        wet=0.3,
+    ),
+    Light(
+        ("in fog", "on a foggy day", "in the mist"),
+        (190, 194, 198),
+        (200, 203, 205),
+        (0.84, 0.85, 0.86),
+        42,
+        dark=0.25,
+    ),
+)
 LIGHT_ODDS = (0.26, 0.13, 0.22, 0.13, 0.1, 0.1, 0.06)
 
 #: What a street may be: words for it, and what fronts on its pavements with the odds of each.
 PLACES: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {
-    "center": (("in the city center", "on a shopping street", "downtown"),
-        {"shops": 0.7, "flats": 0.22, "park": 0.08}),
-    "flats": (("between apartment buildings", "on a wide avenue", "in the city"),
-        {"flats": 0.66, "shops": 0.12, "park": 0.12, "wall": 0.1}),
-    "homes": (("in a residential street", "in the suburbs", "between small houses"),
-        {"homes": 0.82, "park": 0.1, "wall": 0.08}),
-    "park": (("along a park", "on a street with many trees"),
-        {"park": 0.56, "flats": 0.26, "homes": 0.1, "fence": 0.08}),
-    "edge": (("at the edge of town", "on a main road", "in an industrial area"),
-        {"fence": 0.34, "wall": 0.3, "works": 0.18, "park": 0.18}),
-}  # fmt: skip
+    "center": (
+        ("in the city centre", "on a shopping street", "downtown"),
+        {"shops": 0.7, "flats": 0.22, "park": 0.08},
+    ),
+    "flats": (
+        ("between apartment buildings", "on a wide avenue", "in the city"),
+        {"flats": 0.66, "shops": 0.12, "park": 0.12, "wall": 0.1},
+    ),
+    "homes": (
+        ("in a residential street", "in the suburbs", "between small houses"),
+        {"homes": 0.82, "park": 0.1, "wall": 0.08},
+    ),
+    "park": (
+        ("along a park", "on a street with many trees"),
+        {"park": 0.56, "flats": 0.26, "homes": 0.1, "fence": 0.08},
+    ),
+    "edge": (
+        ("at the edge of town", "on a main road", "in an industrial area"),
+        {"fence": 0.34, "wall": 0.3, "works": 0.18, "park": 0.18},
+    ),
+}
 PLACE_ODDS = (0.26, 0.24, 0.2, 0.14, 0.16)
 
 ASPHALT, LINE, STEEL = (96, 97, 100), (206, 206, 200), (152, 156, 158)
@@ -57,13 +113,30 @@ SLAB = ((150, 146, 140), (162, 150, 138), (136, 136, 138))
 GRASS = ((94, 112, 58), (110, 118, 66), (84, 104, 56), (130, 120, 84))
 LEAVES = (*((66, 88, 46), (78, 96, 52), (56, 78, 48), (92, 104, 54)) * 3, (140, 108, 46), (122, 74, 40), None)
 BRICK = ((138, 88, 70), (158, 112, 84), (176, 150, 112), (112, 78, 68))
-PLASTER = ((214, 206, 190), (196, 178, 148), (188, 186, 182), (206, 190, 164), (168, 156, 144),
-    (178, 140, 118))  # fmt: skip
+PLASTER = (
+    (214, 206, 190),
+    (196, 178, 148),
+    (188, 186, 182),
+    (206, 190, 164),
+    (168, 156, 144),
+    (178, 140, 118),
+)
 ROOF = ((96, 62, 54), (78, 76, 80), (112, 78, 62), (66, 66, 72))
 TRIM = ((40, 74, 62), (116, 36, 38), (44, 60, 98), (66, 62, 58), (170, 136, 72))
 FENCE = ((122, 96, 70), (150, 148, 142), (70, 80, 72), (60, 62, 66), (186, 182, 172))
-PAINT = ((176, 180, 184), (38, 40, 44), (212, 212, 208), (98, 102, 108), (34, 48, 86), (128, 32, 34),
-    (60, 64, 68), (150, 146, 134), (40, 70, 62), (186, 188, 190), (60, 96, 140))  # fmt: skip
+PAINT = (
+    (176, 180, 184),
+    (38, 40, 44),
+    (212, 212, 208),
+    (98, 102, 108),
+    (34, 48, 86),
+    (128, 32, 34),
+    (60, 64, 68),
+    (150, 146, 134),
+    (40, 70, 62),
+    (186, 188, 190),
+    (60, 96, 140),
+)
 LIVERY = ((196, 160, 52), (168, 40, 42), (206, 206, 200), (56, 96, 148), (70, 120, 84))
 
 LANE, BAY, CROSSING = 3.2, 2.1, 9.0  # metres: widths of a lane, of a parking bay, of a crossing street
@@ -73,14 +146,14 @@ SIDES = (-1, 1)
 class Street:
     """The plan of one street, and what stands in it in the order in which it is drawn.
 
-    Distances (``kerb``, ``edge``: where a pavement begins and ends) are from the middle of the camera's lane,
-    by side: -1 is left. ``crossing`` is the z where a crossing street begins, infinite where there is none.
+    Distances (`kerb`, `edge`: where a pavement begins and ends) are from the middle of the camera's lane,
+    by side: -1 is left. `crossing` is the z where a crossing street begins, infinite where there is none.
     """
 
     def __init__(self, camera: Camera, rng: np.random.Generator) -> None:
-        self.camera, self.dice = camera, RandomChoices(rng)
+        self.camera, self.random = camera, RandomChoices(rng)
         self.items: list[tuple[tuple[float, float, float], Callable[[], None]]] = []
-        d = self.dice
+        d = self.random
         self.place = list(PLACES)[rng.choice(len(PLACES), p=PLACE_ODDS)]
         wide = self.place in ("flats", "center", "edge")
         self.tracks = wide and d.chance(0.24)
@@ -116,16 +189,16 @@ class Street:
             draw()
 
     def add(self, strip: float, z: float, draw: Callable, *given, layer: int | None = None) -> None:
-        """Draw something later: ``strip`` is its distance from the camera's lane, ``z`` that of its far end.
+        """Draw something later: `strip` is its distance from the camera's lane, `z` that of its far end.
 
-        ``layer``: 0 the skyline, 1 beyond the crossing, 2 in it, 3 before it; by default 1 or 3, after z.
+        `layer`: 0 the skyline, 1 beyond the crossing, 2 in it, 3 before it; by default 1 or 3, after z.
         """
         layer = (3 if z <= self.crossing else 1) if layer is None else layer
         self.items.append(((layer, -strip, -z), lambda: draw(self.camera, *given)))
 
     def paint(self, *colors: Color) -> Color:
-        """About one of ``colors``."""
-        return self.dice.vary(self.dice.pick(*colors))
+        """About one of `colors`."""
+        return self.random.vary(self.random.pick(*colors))
 
     def shadow(self, x0: float, x1: float, z0: float, z1: float) -> None:
         """A shadow that the sun throws on the ground, where there is one."""
@@ -136,7 +209,7 @@ class Street:
 
     def pave(self) -> None:
         """Soil, pavements and the road."""
-        d, c, ground = self.dice, self.crossing, self.camera.ground
+        d, c, ground = self.random, self.crossing, self.camera.ground
         asphalt, slab = d.vary(ASPHALT, 10), self.paint(*SLAB)
 
         def strip(s: int, near: float, far: float, *look, z0: float = NEAR, z1: float = self.far) -> None:
@@ -164,7 +237,7 @@ class Street:
 
     def mark(self) -> None:
         """Lines between the lanes and along the kerbs, a stop line and a zebra crossing, a tram's rails."""
-        d, ground, stop = self.dice, self.camera.ground, self.crossing - 5.5
+        d, ground, stop = self.random, self.camera.ground, self.crossing - 5.5
         line = shade(LINE, 0.82 if d.chance(0.4) else 1.0)
         for k in range(-self.lanes[-1], self.lanes[1]):
             x, whole = (k + 0.5) * LANE, k == -1 and d.chance(0.25)
@@ -189,7 +262,7 @@ class Street:
 
     def front(self, s: int, what: str, z0: float, z1: float) -> None:
         """What fronts on one pavement between z0 and z1."""
-        d = self.dice
+        d = self.random
         if what in ("shops", "flats"):
             self.terrace(s, what == "shops", z0, z1)
         elif what in ("homes", "works"):
@@ -208,7 +281,7 @@ class Street:
 
     def terrace(self, s: int, shops: bool, z0: float, z1: float) -> None:
         """Houses side by side."""
-        d, z = self.dice, z0
+        d, z = self.random, z0
         while z < z1 - 4:
             end = min(z + d.between(7, 15 if shops else 24), z1)
             end = z1 if z1 - end < 5 else end
@@ -223,7 +296,7 @@ class Street:
 
     def detached(self, s: int, homes: bool, z0: float, z1: float) -> None:
         """Houses in gardens, or halls in yards."""
-        d, z = self.dice, z0 + self.dice.between(0, 3)
+        d, z = self.random, z0 + self.random.between(0, 3)
         strip = self.edge[s] + d.between(*((2.5, 6) if homes else (6, 12)))
         while z < z1 - 6:
             end, height = min(z + d.between(*((8, 12) if homes else (16, 34))), z1), d.between(4.5, 7)
@@ -236,7 +309,7 @@ class Street:
 
     def plant(self, s: int, distance: float, z: float, height: float) -> None:
         """A tree at a distance from the camera's lane."""
-        leaf = None if self.leaf is None else self.dice.vary(self.leaf, 7)
+        leaf = None if self.leaf is None else self.random.vary(self.leaf, 7)
         self.add(distance, z, roadside.tree, s * distance, z, height, leaf)
         self.shadow(s * distance - 1, s * distance + 3, z - 1, z + 1)
 
@@ -244,11 +317,17 @@ class Street:
         """A wall, fence or hedge at the outer edge of a pavement."""
         if how is None:
             return
-        d, x = self.dice, s * self.edge[s]
+        d, x = self.random, s * self.edge[s]
         stone, bricks = self.paint(*BRICK, (150, 146, 138), (126, 122, 116)), d.chance(0.6)
         tint = STEEL if how == "rail" else self.paint(*FENCE)
-        tall = {"wall": (1.8, 3.2), "low wall": (0.8, 1.2), "hedge": (1.0, 1.9), "planks": (1.3, 2.0),
-            "bars": (1.1, 1.7), "rail": (0.75, 0.85)}  # fmt: skip
+        tall = {
+            "wall": (1.8, 3.2),
+            "low wall": (0.8, 1.2),
+            "hedge": (1.0, 1.9),
+            "planks": (1.3, 2.0),
+            "bars": (1.1, 1.7),
+            "rail": (0.75, 0.85),
+        }
         height = d.between(*tall[how])
         for a, b in pairwise([*np.arange(z0, z1, 5.0), z1]):
             if "wall" in how:
@@ -260,7 +339,7 @@ class Street:
 
     def skyline(self) -> None:
         """Far buildings and trees along the horizon, beyond the end of the street."""
-        d, z = self.dice, self.far + 35
+        d, z = self.random, self.far + 35
         town, x = 0.62 if self.place in ("park", "edge", "homes") else 0.8, -1.1 * z
         while x < 1.1 * z:
             width = d.between(8, 20)
@@ -277,7 +356,7 @@ class Street:
 
     def furnish(self, s: int, z0: float, z1: float) -> None:
         """Lamps, trees, signs, parked bicycles and people on one pavement between z0 and z1."""
-        d, strip, z0 = self.dice, self.kerb[s] + 0.5, max(z0, 4.0)
+        d, strip, z0 = self.random, self.kerb[s] + 0.5, max(z0, 4.0)
         if d.chance(0.75):
             height, step, arm = d.between(5.5, 8.5), d.between(16, 26), -s * d.between(0.8, 2.0)
             for z in np.arange(z0 + d.between(0, step), z1, step):
@@ -318,7 +397,7 @@ class Street:
 
     def park(self, s: int) -> None:
         """Parked cars on one side."""
-        d, z, x = self.dice, self.dice.between(-3, 3), s * (self.kerb[s] - BAY / 2)
+        d, z, x = self.random, self.random.between(-3, 3), s * (self.kerb[s] - BAY / 2)
         full = d.between(0.4, 0.95) if self.bays[s] else 0.0
         while z < min(self.far, 70):
             body, tint = d.pick("hatchback", *traffic.CARS), self.paint(*PAINT)
@@ -329,7 +408,7 @@ class Street:
 
     def drive(self) -> None:
         """What drives in each lane."""
-        d, heavy = self.dice, {"edge": 0.3, "homes": 0.06}.get(self.place, 0.18)
+        d, heavy = self.random, {"edge": 0.3, "homes": 0.06}.get(self.place, 0.18)
         names = ("car", "truck", "bus", "tram", "motorcycle", "bicycle")
         for k in range(-self.lanes[-1], self.lanes[1] + 1):
             z, ahead = d.between(7, 38) if k == 0 else d.between(3, 30), k >= 0
@@ -355,7 +434,7 @@ class Street:
 
     def cross(self) -> None:
         """Traffic lights about the crossing street, and who passes in it."""
-        d, c = self.dice, self.crossing
+        d, c = self.random, self.crossing
         lights, lit = d.chance(0.75), int(d.rng.integers(3))
         for s in SIDES if lights else ():
             x, arm = s * (self.kerb[s] + 0.6), -d.between(2.5, 4.5) if s > 0 and d.chance(0.5) else 0.0
@@ -380,17 +459,17 @@ class Street:
 
 
 def draw_street(size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str, str]:
-    """A street scene of ``size`` (height, width): its image (H, W, 3) uint8, its mask (H, W) uint8 of train
+    """A street scene of `size` (height, width): its image (H, W, 3) uint8, its mask (H, W) uint8 of train
     ids with 255 where unlabeled, and phrases for its place ("along a park") and light ("at dusk").
     """
     light = LIGHTS[rng.choice(len(LIGHTS), p=LIGHT_ODDS)]
     plan, details = (np.random.default_rng(rng.integers(2**32, size=4)) for _ in range(2))
     camera = Camera(size, light, details)
-    street, dice = Street(camera, plan), RandomChoices(rng)
+    street, random = Street(camera, plan), RandomChoices(rng)
     street.draw()
-    if dice.chance(0.2):
-        camera.bonnet(dice.vary(dice.pick(*PAINT)))
+    if random.chance(0.2):
+        camera.bonnet(random.vary(random.pick(*PAINT)))
     image, mask = camera.develop()
-    if dice.chance(0.4):  # where they drive on the left
+    if random.chance(0.4):  # where they drive on the left
         image, mask = image[:, ::-1].copy(), mask[:, ::-1].copy()
-    return image, mask, dice.pick(*PLACES[street.place][0]), dice.pick(*light.phrases)
+    return image, mask, random.pick(*PLACES[street.place][0]), random.pick(*light.phrases)

@@ -1,10 +1,8 @@
-"""What drives and rides in a street, drawn by a ``Camera``: solids of a few faces, riders on two wheels.
+"""What drives and rides in a street, drawn by a `Camera`: solids of a few faces, riders on two wheels.
 
-A vehicle stands at (x, z), z that of its near end; ``ahead`` says that it drives away from the camera, which
+A vehicle stands at (x, z), z that of its near end; `ahead` says that it drives away from the camera, which
 sees its rear.
 """
-
-from __future__ import annotations
 
 from attn2mask.builders.drawn import animals, furnishings, street, vehicles  # noqa: F401 (they register their kinds)
 from attn2mask.builders.drawn.camera import CIRCLE, Camera, Face, quad
@@ -51,12 +49,12 @@ def block(
     color: Color,
     label: str,
 ) -> tuple[Face, Face]:
-    """An upright block; see ``tapered``."""
+    """An upright block; see `tapered`."""
     return tapered(camera, (x0, x1, z0, z1, y0), (x0, x1, z0, z1, y1), color, label)
 
 
 def tyres(camera: Camera, x: float, half: float, z: float, top: float, label: str) -> None:
-    """The two tyres at the near end of a vehicle ``half`` as wide to either side, up to ``top``."""
+    """The two tyres at the near end of a vehicle `half` as wide to either side, up to `top`."""
     for s in (-1, 1):
         a, b = x + s * half * 0.92, x + s * half * 0.6
         camera.face([(a, top, z), (b, top, z), (b, 0, z), (a, 0, z)], TYRE, label)
@@ -75,7 +73,7 @@ def wheels(camera: Camera, x: float, width: float, places: tuple[float, ...], r:
 def lamps(
     camera: Camera, end: Face, us: tuple[float, ...], v0: float, v1: float, rear: bool, on: bool = True
 ) -> None:
-    """A vehicle's lights on its end, which shine when it is dark and they are ``on``."""
+    """A vehicle's lights on its end, which shine when it is dark and they are `on`."""
     dark = on and camera.light.dark > 0.2
     color = (226, 40, 34) if rear and dark else (150, 34, 32) if rear else (236, 238, 232)
     for u in us:
@@ -101,7 +99,7 @@ CARS = {
 def car(
     camera: Camera, x: float, z: float, ahead: bool, body: str, paint: Color, parked: bool = False
 ) -> None:
-    """A car whose near end is at z, seen from behind where it drives ``ahead``."""
+    """A car whose near end is at z, seen from behind where it drives `ahead`."""
     length, width, height, belt, roof, foot = CARS[body]
     half, far = width / 2, z + length
     if not ahead:
@@ -149,7 +147,7 @@ def truck(camera: Camera, x: float, z: float, ahead: bool, paint: Color, load: C
             camera.panel(end, 0.49, 0.03, 0.51, 0.97, shade(load, 0.6))
             camera.panel(end, 0, 0.95, 1, 1, (60, 60, 62))
             lamps(camera, end, (0.1, 0.9), 0.95, 1.0, rear=True)
-        elif camera.dice.chance(0.5):
+        elif camera.random.chance(0.5):
             camera.panel(end, 0, 0, 1, 0.1, shade(load, 0.8))
         camera.panel(side, 0.2, 0.3, 0.8, 0.55, shade(paint, 0.8))
 
@@ -230,8 +228,12 @@ def rider_end(pen: Pen, helmet: bool) -> None:
 
 def ridden(camera: Camera, x: float, z: float, ahead: bool, motor: bool) -> None:
     """A bicycle or motorcycle with its rider, along the street."""
-    dice, name, box = camera.dice, "motorcycle" if motor else "bicycle", (x, z, 0.95 if motor else 0.8, 1.8)
-    helmet, paint, coat = motor or dice.chance(0.5), dice.pick(*FRAMES), dice.pick(*CLOTHES)
+    random, name, box = (
+        camera.random,
+        "motorcycle" if motor else "bicycle",
+        (x, z, 0.95 if motor else 0.8, 1.8),
+    )
+    helmet, paint, coat = motor or random.chance(0.5), random.pick(*FRAMES), random.pick(*CLOTHES)
     cycle = (lambda pen: cycle_end(pen, motor)), *box, name
     rider = (lambda pen: rider_end(pen, helmet)), *box, "rider"
     if ahead:
@@ -248,17 +250,17 @@ def ridden(camera: Camera, x: float, z: float, ahead: bool, motor: bool) -> None
 
 def cycle_side(camera: Camera, x: float, z: float, motor: bool, flip: bool, rider: bool) -> None:
     """A bicycle or motorcycle from the side, with or without its rider."""
-    dice, name, height = camera.dice, *(("motorcycle", 1.12) if motor else ("bicycle", 1.05))
-    kind = dice.pick(*(kinds_of("motorbike")[:2] if motor else kinds_of("bicycle")[:3]))
-    camera.sprite(kind.draw, x, z, height * kind.aspect, height, name, body=dice.pick(*FRAMES), flip=flip)
+    random, name, height = camera.random, *(("motorcycle", 1.12) if motor else ("bicycle", 1.05))
+    kind = random.pick(*(kinds_of("motorbike")[:2] if motor else kinds_of("bicycle")[:3]))
+    camera.sprite(kind.draw, x, z, height * kind.aspect, height, name, body=random.pick(*FRAMES), flip=flip)
     if rider:
         draw, width, height = (animals.saddle_rider, 0.6, 1.4) if motor else (animals.cyclist, 0.94, 1.45)
-        camera.sprite(draw, x, z, width, height, "rider", base=0.28, body=dice.pick(*CLOTHES), flip=flip)
+        camera.sprite(draw, x, z, width, height, "rider", base=0.28, body=random.pick(*CLOTHES), flip=flip)
 
 
 def across(camera: Camera, x: float, z: float, thing: str, flip: bool) -> None:
     """A vehicle in a crossing street, from the side."""
-    kind = camera.dice.pick(*(k for k in kinds_of(thing) if k.draw.__name__ in PASSING))
+    kind = camera.random.pick(*(k for k in kinds_of(thing) if k.draw.__name__ in PASSING))
     height = {"car": 1.55, "truck": 3.3, "bus": 3.1, "train": 3.6}[thing] * (1.3 if kind.aspect == 1.4 else 1)
-    body = camera.dice.pick("gray", "black", "white", "blue", "red", "white", "gray", "tan")
+    body = camera.random.pick("gray", "black", "white", "blue", "red", "white", "gray", "tan")
     camera.sprite(kind.draw, x, z, height * kind.aspect, height, thing, body=body, flip=flip)

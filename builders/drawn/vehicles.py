@@ -1,10 +1,8 @@
 """Vector drawings of vehicles: aeroplanes, bicycles, boats, buses, cars, motorbikes, trains and trucks.
 
 Every drawing works in units of its own height: x from 0 to its aspect, y from 0 (top) to 1 (wheels, keel), so
-circles are round and widths are alike along and across; ``vehicle`` sets the pen up for that.
+circles are round and widths are alike along and across; `vehicle` sets the pen up for that.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
@@ -19,7 +17,7 @@ Place = Callable[[float, float], tuple[float, float]]
 
 
 def vehicle(thing: str, *names: str, aspect: float = 1.0, place: str = "ground") -> Callable[[Draw], Draw]:
-    """Register a drawing made in units of its height: x from 0 to ``aspect``, y from 0 to 1."""
+    """Register a drawing made in units of its height: x from 0 to `aspect`, y from 0 to 1."""
 
     def register(draw: Draw) -> Draw:
         @wraps(draw)
@@ -41,7 +39,7 @@ def vehicle(thing: str, *names: str, aspect: float = 1.0, place: str = "ground")
 
 
 def apart(color: Color, other: Color, gap: float = 70) -> Color:
-    """``color``, made darker or lighter where it is too close to ``other`` to be seen on it."""
+    """`color`, made darker or lighter where it is too close to `other` to be seen on it."""
     brightness, ground = sum(color) / 3, sum(other) / 3
     if abs(brightness - ground) >= gap:
         return color
@@ -49,7 +47,7 @@ def apart(color: Color, other: Color, gap: float = 70) -> Color:
 
 
 def turn(pen: Pen, angle: float, size: float, cx: float, cy: float) -> None:
-    """From here on, draw turned by ``angle`` and scaled by ``size`` about (cx, cy)."""
+    """From here on, draw turned by `angle` and scaled by `size` about (cx, cy)."""
     c, s = size * np.cos(angle), size * np.sin(angle)
     linear = np.array([[c, -s], [s, c]])
     shift = np.array([cx, cy]) - linear @ np.array([cx, cy])
@@ -59,7 +57,7 @@ def turn(pen: Pen, angle: float, size: float, cx: float, cy: float) -> None:
 
 
 def soft(points: Points, cut: float = 0.18) -> np.ndarray:
-    """The polygon ``points`` with its corners cut off twice."""
+    """The polygon `points` with its corners cut off twice."""
     p = np.asarray(points, dtype=np.float64)
     for _ in range(2):
         after = np.roll(p, -1, 0)
@@ -83,7 +81,7 @@ def panel(
 def panes(
     pen: Pen, at: Place, u0: float, v0: float, u1: float, v1: float, n: int, gap: float = 0.16, color=None
 ) -> None:
-    """A row of ``n`` windows on a face; ``gap`` is the share of a window's pitch left between two."""
+    """A row of `n` windows on a face; `gap` is the share of a window's pitch left between two."""
     pitch = (u1 - u0) / n
     for i in range(n):
         left = u0 + (i + gap / 2) * pitch
@@ -96,7 +94,7 @@ def box(x0: float, y0: float, x1: float, y1: float) -> Place:
 
 
 def wheel(pen: Pen, cx: float, r: float, rim: Color | None = None, base: float = 1.0) -> None:
-    """A tyre of radius ``r`` with a rim, standing on y = ``base``."""
+    """A tyre of radius `r` with a rim, standing on y = `base`."""
     rim = rim or pen.light
     pen.ellipse(cx, base - r, r, r, pen.dark)
     pen.ellipse(cx, base - r, r * 0.58, r * 0.58, shade(rim, 0.8), outline=False)
@@ -107,9 +105,6 @@ def metal(pen: Pen) -> Color:
     """A grey for engines, forks and rims."""
     return shade(pen.color("gray"), pen.between(0.85, 1.4))
 
-
-# The drawings below keep their points packed: one shape, one or two lines.
-# fmt: off
 
 # ---- aeroplanes ------------------------------------------------------------
 
@@ -129,8 +124,9 @@ def airliner(pen: Pen) -> None:
         with pen.atop():
             pen.rectangle(0.0, y + r * 0.2, 1.9, y + r * 0.6, stripe, outline=False)
     panes(pen, box(0.45, y - r * 0.5, 1.52, y - r * 0.05), 0, 0, 1, 1, int(pen.between(7, 11)), 0.45)
-    pen.polygon([(1.62, y - r * 0.62), (1.74, y - r * 0.55), (1.81, y - r * 0.1), (1.64, y - r * 0.1)],
-        pen.glass)
+    pen.polygon(
+        [(1.62, y - r * 0.62), (1.74, y - r * 0.55), (1.81, y - r * 0.1), (1.64, y - r * 0.1)], pen.glass
+    )
     pen.polygon([(0.42, y - r * 0.2), (0.08, y + 0.12), (-0.02, y + 0.12), (0.14, y - r * 0.3)], wing)
     for x in pen.pick((1.1,), (1.16, 0.86)):
         pod = [(x - 0.22, 0.73), (x + 0.13, 0.71), (x + 0.13, 0.88), (x - 0.16, 0.86)]
@@ -154,8 +150,17 @@ def plane_from_below(pen: Pen) -> None:
         t = 0.19 * reach / 0.46
         pen.polygon([(0.24, 0.5), (0.1, 0.5 + side * t), (0.02, 0.5 + side * t), (0.07, 0.5)], wing)
     r = pen.between(0.055, 0.075)
-    pen.curve([(0.0, 0.5), (0.25, 0.5 - r * 0.9), (0.9, 0.5 - r), (1.08, 0.5), (0.9, 0.5 + r),
-        (0.25, 0.5 + r * 0.9)], pen.body)
+    pen.curve(
+        [
+            (0.0, 0.5),
+            (0.25, 0.5 - r * 0.9),
+            (0.9, 0.5 - r),
+            (1.08, 0.5),
+            (0.9, 0.5 + r),
+            (0.25, 0.5 + r * 0.9),
+        ],
+        pen.body,
+    )
     if pen.chance(0.7):
         pen.polygon([(0.98, 0.46), (1.02, 0.48), (1.02, 0.52), (0.98, 0.54)], pen.glass, outline=False)
         pen.polygon([(0.28, 0.485), (0.0, 0.47), (0.0, 0.53), (0.28, 0.515)], pen.accent, outline=False)
@@ -168,18 +173,28 @@ def seaplane(pen: Pen) -> None:
     strut = apart(metal(pen), pen.body, 40)
     for x, back in ((0.62, 0.08), (1.12, -0.06)):
         pen.line([(x, 0.6), (x + back, 0.88)], 0.035, strut)
-    pen.polygon(soft([(0.22, 0.82), (1.28, 0.8), (1.5, 0.82), (1.38, 0.95), (0.75, 1.0), (0.6, 0.94)]),
-        pen.accent)
+    pen.polygon(
+        soft([(0.22, 0.82), (1.28, 0.8), (1.5, 0.82), (1.38, 0.95), (0.75, 1.0), (0.6, 0.94)]), pen.accent
+    )
     pen.polygon([(0.4, 0.45), (0.16, 0.1), (0.02, 0.1), (0.02, 0.46)], pen.accent)
-    body = [(0.0, 0.4), (0.6, 0.36), (0.78, 0.24), (1.08, 0.24), (1.2, 0.38), (1.48, 0.42), (1.5, 0.58),
-        (1.3, 0.67)]
+    body = [
+        (0.0, 0.4),
+        (0.6, 0.36),
+        (0.78, 0.24),
+        (1.08, 0.24),
+        (1.2, 0.38),
+        (1.48, 0.42),
+        (1.5, 0.58),
+        (1.3, 0.67),
+    ]
     pen.polygon(soft([*body, (0.6, 0.65), (0.0, 0.48)]), pen.body)
     pen.polygon([(1.0, 0.27), (1.07, 0.27), (1.2, 0.42), (1.0, 0.42)], pen.glass)
     panes(pen, box(0.68, 0.3, 0.98, 0.43), 0, 0, 1, 1, 2, 0.2)
     pen.polygon([(0.3, 0.44), (0.0, 0.4), (-0.02, 0.46), (0.28, 0.5)], shade(pen.body, 0.7))
     pen.line([(0.9, 0.6), (0.95, 0.22)], 0.03, strut)
-    pen.polygon(soft([(0.56, 0.13), (1.24, 0.13), (1.26, 0.23), (0.52, 0.23)]),
-        shade(pen.body, pen.pick(0.7, 1.4)))
+    pen.polygon(
+        soft([(0.56, 0.13), (1.24, 0.13), (1.26, 0.23), (0.52, 0.23)]), shade(pen.body, pen.pick(0.7, 1.4))
+    )
     pen.ellipse(1.54, 0.49, 0.022, pen.between(0.24, 0.3), pen.dark, outline=False)
     pen.ellipse(1.51, 0.49, 0.06, 0.06, pen.accent)
 
@@ -238,8 +253,11 @@ def spoked(pen: Pen, cx: float, cy: float, r: float, width: float, spokes: int) 
 
 def saddle(pen: Pen, x: float, y: float) -> None:
     """A bicycle's saddle with its nose to the right."""
-    pen.polygon(soft([(x - 0.13, y - 0.05), (x + 0.03, y - 0.03), (x + 0.16, y), (x, y + 0.04),
-        (x - 0.1, y + 0.04)]), pen.dark, outline=False)
+    pen.polygon(
+        soft([(x - 0.13, y - 0.05), (x + 0.03, y - 0.03), (x + 0.16, y), (x, y + 0.04), (x - 0.1, y + 0.04)]),
+        pen.dark,
+        outline=False,
+    )
 
 
 def cranks(pen: Pen, x: float, y: float, r: float) -> None:
@@ -253,7 +271,7 @@ def cranks(pen: Pen, x: float, y: float, r: float) -> None:
 
 
 def cycle(pen: Pen, aspect: float, r: float, seat: float, head: float, style: str) -> None:
-    """A bicycle ``aspect`` long on wheels of radius r; y of saddle and head tube, style of bar and frame."""
+    """A bicycle `aspect` long on wheels of radius r; y of saddle and head tube, style of bar and frame."""
     tube, tyre = pen.between(0.05, 0.07), pen.between(0.045, 0.065) + (0.02 if style == "bmx" else 0)
     rear, front, axle = r + 0.01, aspect - r - 0.01, 1 - r
     spokes = int(pen.between(4, 7))
@@ -275,8 +293,11 @@ def cycle(pen: Pen, aspect: float, r: float, seat: float, head: float, style: st
         pen.line([fork, second, top], tube, frame)
         pen.line([(post2[0], post2[1]), (post2[0] - 0.02, seat)], 0.04, pen.dark)
         saddle(pen, post2[0], seat)
-        pen.line([(post2[0] - 0.02, seat + 0.17), (post2[0] - 0.12, seat - 0.02),
-            (post2[0] - 0.24, seat - 0.01)], 0.035, pen.dark)
+        pen.line(
+            [(post2[0] - 0.02, seat + 0.17), (post2[0] - 0.12, seat - 0.02), (post2[0] - 0.24, seat - 0.01)],
+            0.035,
+            pen.dark,
+        )
         cranks(pen, *second, 0.08)
     if style == "city":  # a low, curved tube to step through
         mid = ((neck[0] + bracket[0]) / 2 - 0.03, axle - 0.12)
@@ -296,8 +317,13 @@ def cycle(pen: Pen, aspect: float, r: float, seat: float, head: float, style: st
     x, y = neck
     if style == "road":
         pen.line([neck, (x - 0.02, y - 0.08), (x + 0.12, y - 0.09)], 0.04, pen.dark)
-        hook = [(x + 0.06, y - 0.09), (x + 0.2, y - 0.08), (x + 0.24, y + 0.02), (x + 0.15, y + 0.1),
-            (x + 0.03, y + 0.1)]
+        hook = [
+            (x + 0.06, y - 0.09),
+            (x + 0.2, y - 0.08),
+            (x + 0.24, y + 0.02),
+            (x + 0.15, y + 0.1),
+            (x + 0.03, y + 0.1),
+        ]
         pen.line(hook, 0.05, pen.accent, curved=True)
     elif style == "bmx":
         pen.line([neck, (x - 0.05, y - 0.1), (x - 0.02, 0.08)], 0.055, pen.dark)
@@ -352,35 +378,57 @@ def sailboat(pen: Pen) -> None:
     sail = pen.pick(pen.light, pen.body, pen.accent)
     pen.line([(mast, 0.02), (mast, deck + 0.03)], 0.03, pen.color("brown"))
     foot = deck - 0.05
-    pen.polygon([(mast - 0.025, 0.03), (mast - 0.1, 0.4), (pen.between(0.02, 0.1), foot),
-        (mast - 0.025, foot)], sail)
+    pen.polygon(
+        [(mast - 0.025, 0.03), (mast - 0.1, 0.4), (pen.between(0.02, 0.1), foot), (mast - 0.025, foot)], sail
+    )
     jib = [(mast + 0.03, 0.1), (0.7, 0.5), (pen.between(0.76, 0.82), foot + 0.02), (mast + 0.03, foot - 0.02)]
     pen.polygon(jib, pen.pick(sail, shade(sail, 0.8), pen.accent))
     if pen.chance(0.5):
         y = pen.between(0.4, 0.55)
         with pen.atop():
-            pen.polygon([(mast - 0.04, y), (mast - 0.04, y + 0.09), (0.0, y + 0.09), (0.0, y)],
-                pen.accent, outline=False)
+            pen.polygon(
+                [(mast - 0.04, y), (mast - 0.04, y + 0.09), (0.0, y + 0.09), (0.0, y)],
+                pen.accent,
+                outline=False,
+            )
     hull = [(0.04, deck), (0.3, deck + 0.03), (0.85, deck - 0.02), (0.7, 0.98), (0.45, 1.0), (0.14, 0.98)]
     pen.polygon(hull, pen.body)
     with pen.atop():
-        pen.line([(0.0, deck + 0.05), (0.3, deck + 0.075), (0.85, deck + 0.04)],
-            0.03, apart(pen.accent, pen.body, 40))
+        pen.line(
+            [(0.0, deck + 0.05), (0.3, deck + 0.075), (0.85, deck + 0.04)],
+            0.03,
+            apart(pen.accent, pen.body, 40),
+        )
 
 
 @vehicle("boat", "rowboat", "rowing boat", aspect=2.1, place="water")
 def rowboat(pen: Pen) -> None:
     """An open boat from a little above: rim, inside, benches and oars."""
     rim, low = 0.34, pen.between(0.5, 0.58)
-    hull = [(0.08, rim + 0.02), (1.0, rim + 0.14), (2.06, rim - 0.18), (1.86, 0.7), (1.55, 0.97), (0.9, 1.0),
-        (0.3, 0.96)]
+    hull = [
+        (0.08, rim + 0.02),
+        (1.0, rim + 0.14),
+        (2.06, rim - 0.18),
+        (1.86, 0.7),
+        (1.55, 0.97),
+        (0.9, 1.0),
+        (0.3, 0.96),
+    ]
     pen.polygon(soft(hull, 0.12), pen.body)
-    inside = [(0.1, rim + 0.06), (0.5, rim - 0.06), (1.2, rim - 0.08), (2.02, rim - 0.16), (1.6, low),
-        (1.0, low + 0.06)]
+    inside = [
+        (0.1, rim + 0.06),
+        (0.5, rim - 0.06),
+        (1.2, rim - 0.08),
+        (2.02, rim - 0.16),
+        (1.6, low),
+        (1.0, low + 0.06),
+    ]
     pen.polygon(soft([*inside, (0.4, low)], 0.12), shade(pen.body, 0.5))
     for x in (0.6, 1.25):
-        pen.polygon([(x, rim - 0.04), (x + 0.16, rim - 0.05), (x + 0.2, low + 0.05), (x + 0.02, low + 0.05)],
-            pen.accent)
+        pen.polygon(
+            [(x, rim - 0.04), (x + 0.16, rim - 0.05), (x + 0.2, low + 0.05), (x + 0.02, low + 0.05)],
+            pen.accent,
+        )
     with pen.atop():
         pen.line([(0.1, 0.62), (0.9, 0.74), (1.9, 0.55)], 0.045, apart(pen.accent, pen.body, 40), curved=True)
     wood = pen.color("brown")
@@ -394,11 +442,27 @@ def rowboat(pen: Pen) -> None:
 def canoe(pen: Pen) -> None:
     """Long and low with raised ends, and a paddle laid across."""
     top = pen.between(0.42, 0.5)
-    pen.polygon(soft([(0.02, top - 0.26), (0.3, top + 0.05), (1.15, top + 0.12), (2.0, top + 0.05),
-        (2.28, top - 0.26), (2.22, 0.78), (1.8, 0.97), (1.15, 1.0), (0.5, 0.97), (0.08, 0.78)], 0.14),
-        pen.body)
-    pen.curve([(0.3, top + 0.12), (1.15, top + 0.03), (2.0, top + 0.12), (1.15, top + 0.26)],
-        shade(pen.body, 0.45))
+    pen.polygon(
+        soft(
+            [
+                (0.02, top - 0.26),
+                (0.3, top + 0.05),
+                (1.15, top + 0.12),
+                (2.0, top + 0.05),
+                (2.28, top - 0.26),
+                (2.22, 0.78),
+                (1.8, 0.97),
+                (1.15, 1.0),
+                (0.5, 0.97),
+                (0.08, 0.78),
+            ],
+            0.14,
+        ),
+        pen.body,
+    )
+    pen.curve(
+        [(0.3, top + 0.12), (1.15, top + 0.03), (2.0, top + 0.12), (1.15, top + 0.26)], shade(pen.body, 0.45)
+    )
     with pen.atop():
         pen.line([(0.1, 0.72), (1.15, 0.86), (2.2, 0.72)], 0.06, apart(pen.accent, pen.body, 40), curved=True)
     x, wood = pen.between(0.7, 1.3), apart(pen.accent, pen.body, 40)
@@ -422,8 +486,9 @@ def speedboat(pen: Pen) -> None:
         pen.rectangle(x, deck - 0.16, x + 0.17, deck + 0.06, seat, radius=0.06)
     pen.polygon([(0.94, deck + 0.03), (0.98, deck - 0.27), (1.08, deck - 0.27), (1.5, deck)], pen.glass)
     pen.line([(0.98, deck - 0.27), (1.08, deck - 0.27), (1.5, deck)], 0.035, shade(pen.body, 0.6))
-    pen.polygon([(0.16, deck + 0.04), (1.2, deck), (2.0, deck - 0.14), (1.8, 0.74), (1.4, 1.0), (0.22, 1.0)],
-        pen.body)
+    pen.polygon(
+        [(0.16, deck + 0.04), (1.2, deck), (2.0, deck - 0.14), (1.8, 0.74), (1.4, 1.0), (0.22, 1.0)], pen.body
+    )
     band = [(0.1, 0.7), (1.2, 0.66), (2.0, 0.45), (1.9, 0.62), (1.3, 0.82), (0.1, 0.84)]
     with pen.atop():
         pen.polygon(band, apart(pen.accent, pen.body, 40), outline=False)
@@ -440,8 +505,17 @@ def fishing_boat(pen: Pen) -> None:
     cabin = pen.pick(pen.light, pen.accent)
     pen.rectangle(x, roof, x + 0.42, 0.72, cabin)
     pen.rectangle(x - 0.05, roof - 0.06, x + 0.49, roof + 0.02, apart(pen.accent, cabin, 40))
-    panes(pen, box(x, roof, x + 0.42, 0.72), 0.06, 0.18, 0.94, 0.5, int(pen.between(2, 4)),
-        0.25, apart(pen.glass, cabin))
+    panes(
+        pen,
+        box(x, roof, x + 0.42, 0.72),
+        0.06,
+        0.18,
+        0.94,
+        0.5,
+        int(pen.between(2, 4)),
+        0.25,
+        apart(pen.glass, cabin),
+    )
     hull = [(0.05, 0.66), (0.5, 0.7), (1.0, 0.66), (1.38, 0.52), (1.2, 0.86), (1.12, 1.0), (0.16, 1.0)]
     pen.polygon(hull, pen.body)
     with pen.atop():
@@ -465,10 +539,21 @@ def ship(pen: Pen) -> None:
     for k in range(decks):
         y1 = 0.62 - k * height
         right = 1.72 - 0.16 * k
-        pen.polygon([(left + 0.07 * k, y1 - height), (right - 0.06, y1 - height), (right, y1),
-            (left + 0.07 * k, y1)], upper)
-        panes(pen, box(left + 0.1 + 0.07 * k, y1 - height * 0.75, right - 0.12, y1 - height * 0.25),
-            0, 0, 1, 1, int(pen.between(7, 11)), 0.4, glass)
+        pen.polygon(
+            [(left + 0.07 * k, y1 - height), (right - 0.06, y1 - height), (right, y1), (left + 0.07 * k, y1)],
+            upper,
+        )
+        panes(
+            pen,
+            box(left + 0.1 + 0.07 * k, y1 - height * 0.75, right - 0.12, y1 - height * 0.25),
+            0,
+            0,
+            1,
+            1,
+            int(pen.between(7, 11)),
+            0.4,
+            glass,
+        )
     pen.polygon([(0.03, 0.6), (1.6, 0.6), (2.09, 0.5), (1.82, 1.0), (0.12, 1.0)], pen.body)
     with pen.atop():
         pen.rectangle(0.0, 0.88, 2.1, 1.0, shade(pen.accent, 0.75), outline=False)
@@ -597,12 +682,19 @@ def bus_in_perspective(pen: Pen) -> None:
 # ---- cars ------------------------------------------------------------
 
 
-def car(pen: Pen, profile: Points, cabin: tuple[float, float, float, float],
-    roof: float, belt: float, wheels: Points, windows: int = 2) -> None:
-    """Side view of a body ``profile`` on ``wheels``, given as (x, radius).
+def car(
+    pen: Pen,
+    profile: Points,
+    cabin: tuple[float, float, float, float],
+    roof: float,
+    belt: float,
+    wheels: Points,
+    windows: int = 2,
+) -> None:
+    """Side view of a body `profile` on `wheels`, given as (x, radius).
 
-    The side windows lie between the ``cabin``'s x (base and roof rear, roof and base front) at heights
-    ``roof`` and ``belt``.
+    The side windows lie between the `cabin`'s x (base and roof rear, roof and base front) at heights
+    `roof` and `belt`.
     """
     pen.polygon(soft(profile, 0.16), pen.body)
     base0, roof0, roof1, base1 = cabin
@@ -626,11 +718,23 @@ def sedan(pen: Pen) -> None:
     """Three boxes: bonnet, cabin, boot."""
     belt, r, top = pen.between(0.4, 0.45), pen.between(0.2, 0.22), 0.04
     rear, front = pen.between(0.6, 0.72), pen.between(1.2, 1.3)
-    profile = [(0.02, 0.86), (0.0, belt + 0.08), (0.1, belt), (rear - 0.3, belt - 0.02), (rear, top),
-        (front, top - 0.02)]
+    profile = [
+        (0.02, 0.86),
+        (0.0, belt + 0.08),
+        (0.1, belt),
+        (rear - 0.3, belt - 0.02),
+        (rear, top),
+        (front, top - 0.02),
+    ]
     profile += [(front + 0.38, belt), (2.05, belt + 0.06), (2.2, belt + 0.18), (2.18, 0.86)]
-    car(pen, profile, (rear - 0.16, rear + 0.04, front - 0.02, front + 0.26), top + 0.08, belt, ((0.46, r),
-        (1.74, r)))
+    car(
+        pen,
+        profile,
+        (rear - 0.16, rear + 0.04, front - 0.02, front + 0.26),
+        top + 0.08,
+        belt,
+        ((0.46, r), (1.74, r)),
+    )
 
 
 @vehicle("car", "hatchback", aspect=1.85)
@@ -640,8 +744,9 @@ def hatchback(pen: Pen) -> None:
     rear, front = pen.between(0.18, 0.3), pen.between(0.9, 1.02)
     profile = [(0.02, 0.88), (0.0, belt + 0.06), (0.06, belt - 0.05), (rear, top + 0.02), (front, top)]
     profile += [(front + 0.42, belt), (1.75, belt + 0.1), (1.85, belt + 0.22), (1.83, 0.88)]
-    car(pen, profile, (0.14, rear + 0.06, front - 0.02, front + 0.28), top + 0.1, belt, ((0.38, r),
-        (1.44, r)))
+    car(
+        pen, profile, (0.14, rear + 0.06, front - 0.02, front + 0.28), top + 0.1, belt, ((0.38, r), (1.44, r))
+    )
 
 
 @vehicle("car", "SUV", "jeep", aspect=1.8)
@@ -653,10 +758,23 @@ def suv(pen: Pen) -> None:
         pen.rectangle(0.3, 0.0, front - 0.1, 0.05, pen.dark)
     if pen.chance(0.5):
         pen.rectangle(0.0, 0.38, 0.1, 0.72, pen.dark, radius=0.04)
-    profile = [(0.08, 0.86), (0.06, top + 0.02), (front, top), (front + 0.24, belt), (1.7, belt + 0.04),
-        (1.78, belt + 0.14)]
-    car(pen, [*profile, (1.78, 0.86)], (0.15, 0.17, front - 0.04, front + 0.15),
-        top + 0.08, belt, ((0.42, r), (1.42, r)), 3)
+    profile = [
+        (0.08, 0.86),
+        (0.06, top + 0.02),
+        (front, top),
+        (front + 0.24, belt),
+        (1.7, belt + 0.04),
+        (1.78, belt + 0.14),
+    ]
+    car(
+        pen,
+        [*profile, (1.78, 0.86)],
+        (0.15, 0.17, front - 0.04, front + 0.15),
+        top + 0.08,
+        belt,
+        ((0.42, r), (1.42, r)),
+        3,
+    )
     pen.rectangle(1.68, 0.76, 1.8, 0.86, pen.dark)
 
 
@@ -665,12 +783,24 @@ def pickup(pen: Pen) -> None:
     """A cab with an open bed behind it."""
     belt, r = pen.between(0.4, 0.44), pen.between(0.2, 0.23)
     cab, front = pen.between(0.8, 0.9), pen.between(1.32, 1.4)
-    profile = [(0.02, 0.84), (0.01, belt + 0.08), (cab - 0.04, belt + 0.08), (cab, belt + 0.04),
-        (cab + 0.05, 0.0)]
+    profile = [
+        (0.02, 0.84),
+        (0.01, belt + 0.08),
+        (cab - 0.04, belt + 0.08),
+        (cab, belt + 0.04),
+        (cab + 0.05, 0.0),
+    ]
     profile += [(front, 0.0), (front + 0.28, belt), (2.1, belt + 0.06), (2.18, belt + 0.18), (2.18, 0.84)]
     windows = pen.pick(1, 2)
-    car(pen, profile, (cab + 0.09, cab + 0.12, front - 0.03, front + 0.18), 0.09, belt, ((0.42, r),
-        (1.76, r)), windows)
+    car(
+        pen,
+        profile,
+        (cab + 0.09, cab + 0.12, front - 0.03, front + 0.18),
+        0.09,
+        belt,
+        ((0.42, r), (1.76, r)),
+        windows,
+    )
     pen.rectangle(0.0, belt + 0.03, cab - 0.02, belt + 0.12, shade(pen.body, 0.5))
     pen.rectangle(2.1, 0.74, 2.2, 0.84, pen.dark)
 
@@ -680,13 +810,21 @@ def convertible(pen: Pen) -> None:
     """Low and open: a windscreen, seats and no roof."""
     belt, r, seat = pen.between(0.38, 0.42), pen.between(0.22, 0.24), pen.pick(pen.dark, pen.accent)
     for x in (0.6, 0.88):
-        pen.polygon(soft([(x - 0.04, belt - 0.22), (x + 0.12, belt - 0.22), (x + 0.22, 0.6), (x, 0.6)], 0.2),
-            seat)
-    pen.polygon([(1.14, belt - 0.34), (1.2, belt - 0.35), (1.56, belt + 0.05), (1.22, belt + 0.05)],
-        pen.glass)
+        pen.polygon(
+            soft([(x - 0.04, belt - 0.22), (x + 0.12, belt - 0.22), (x + 0.22, 0.6), (x, 0.6)], 0.2), seat
+        )
+    pen.polygon(
+        [(1.14, belt - 0.34), (1.2, belt - 0.35), (1.56, belt + 0.05), (1.22, belt + 0.05)], pen.glass
+    )
     pen.line([(1.17, belt - 0.34), (1.54, belt + 0.04)], 0.045, shade(pen.body, 0.6))
-    profile = [(0.04, 0.86), (0.0, belt + 0.1), (0.12, belt), (0.5, belt), (0.62, belt + 0.05),
-        (1.2, belt + 0.06)]
+    profile = [
+        (0.04, 0.86),
+        (0.0, belt + 0.1),
+        (0.12, belt),
+        (0.5, belt),
+        (0.62, belt + 0.05),
+        (1.2, belt + 0.06),
+    ]
     profile += [(1.44, belt), (2.0, belt + 0.06), (2.2, belt + 0.22), (2.17, 0.86)]
     car(pen, profile, (0.9, 0.9, 1.2, 1.2), belt + 0.1, belt + 0.1, ((0.46, r), (1.72, r)), 1)
 
@@ -695,8 +833,19 @@ def convertible(pen: Pen) -> None:
 def beetle(pen: Pen) -> None:
     """A small rounded old car: a dome over round wings."""
     r = pen.between(0.19, 0.21)
-    pen.curve([(0.1, 0.85), (0.16, 0.5), (0.5, 0.1), (0.9, 0.01), (1.25, 0.14), (1.42, 0.42), (1.72, 0.55),
-        (1.8, 0.85)], pen.body)
+    pen.curve(
+        [
+            (0.1, 0.85),
+            (0.16, 0.5),
+            (0.5, 0.1),
+            (0.9, 0.01),
+            (1.25, 0.14),
+            (1.42, 0.42),
+            (1.72, 0.55),
+            (1.8, 0.85),
+        ],
+        pen.body,
+    )
     at = face((0.52, 0.15), (1.14, 0.15), (1.3, 0.42), (0.36, 0.42))
     panes(pen, at, 0, 0, 1, 1, 2, 0.12)
     wing = shade(pen.body, 0.8)
@@ -716,8 +865,10 @@ def car_from_ahead(pen: Pen) -> None:
         pen.rectangle(x, 0.7, x + 0.22, 1.0, pen.dark, radius=0.05)
     for x in (0.0, 1.13):
         pen.rectangle(x, belt - 0.1, x + 0.12, belt + 0.01, shade(pen.body, 0.75), radius=0.03)
-    pen.polygon(soft([(0.08, belt + 0.06), (0.09 + lean, 0.02), (1.16 - lean, 0.02), (1.17, belt + 0.06)],
-        0.12), pen.body)
+    pen.polygon(
+        soft([(0.08, belt + 0.06), (0.09 + lean, 0.02), (1.16 - lean, 0.02), (1.17, belt + 0.06)], 0.12),
+        pen.body,
+    )
     pen.polygon([(0.2, belt - 0.01), (0.14 + lean, 0.1), (1.11 - lean, 0.1), (1.05, belt - 0.01)], pen.glass)
     low = [(0.1, belt), (1.15, belt), (1.23, belt + 0.14), (1.22, 0.9), (0.03, 0.9), (0.02, belt + 0.14)]
     pen.polygon(soft(low, 0.12), pen.body)
@@ -753,8 +904,15 @@ def engine(pen: Pen, x: float, y: float, size: float) -> None:
     """A finned engine block about (x, y)."""
     grey = metal(pen)
     pen.ellipse(x, y + size * 0.35, size * 0.75, size * 0.6, grey)
-    pen.polygon([(x - size * 0.15, y + size * 0.2), (x - size * 0.35, y - size), (x + size * 0.35, y - size),
-        (x + size * 0.5, y + size * 0.2)], shade(grey, 0.8))
+    pen.polygon(
+        [
+            (x - size * 0.15, y + size * 0.2),
+            (x - size * 0.35, y - size),
+            (x + size * 0.35, y - size),
+            (x + size * 0.5, y + size * 0.2),
+        ],
+        shade(grey, 0.8),
+    )
     for k in range(3):
         yy = y - size * (0.8 - 0.32 * k)
         pen.line([(x - size * 0.3, yy), (x + size * 0.38, yy)], 0.02, pen.dark)
@@ -777,13 +935,18 @@ def motorcycle(pen: Pen) -> None:
     fairing = pen.chance(0.45)
     tail = pen.between(0.26, 0.36)
     pen.polygon(soft([(0.08, tail), (0.5, 0.4), (0.74, 0.42), (0.66, 0.54), (0.3, 0.48)]), pen.body)
-    pen.polygon(soft([(0.16, tail - 0.03), (0.42, tail + 0.03), (0.72, 0.38), (0.7, 0.47), (0.44, 0.44)]),
-        pen.dark)
+    pen.polygon(
+        soft([(0.16, tail - 0.03), (0.42, tail + 0.03), (0.72, 0.38), (0.7, 0.47), (0.44, 0.44)]), pen.dark
+    )
     pen.curve([(0.64, 0.42), (0.72, 0.26), (0.98, 0.22), (1.1, 0.32), (1.04, 0.48), (0.76, 0.5)], pen.body)
     if fairing:
         pen.polygon([(1.02, 0.24), (1.12, 0.04), (1.2, 0.08), (1.3, 0.28)], pen.glass)
-        pen.polygon(soft([(1.0, 0.22), (1.2, 0.22), (1.4, 0.36), (1.22, 0.46), (1.12, 0.74), (0.8, 0.84),
-            (0.92, 0.5)]), pen.body)
+        pen.polygon(
+            soft(
+                [(1.0, 0.22), (1.2, 0.22), (1.4, 0.36), (1.22, 0.46), (1.12, 0.74), (0.8, 0.84), (0.92, 0.5)]
+            ),
+            pen.body,
+        )
         pen.polygon([(1.06, 0.42), (1.16, 0.42), (0.98, 0.76), (0.88, 0.76)], pen.accent, outline=False)
         pen.ellipse(1.29, 0.35, 0.06, 0.045, pen.light)
     else:
@@ -800,15 +963,21 @@ def scooter(pen: Pen) -> None:
     wheel(pen, 0.28, r, metal(pen))
     pen.line([(0.96, 0.2), (1.1, 1 - r)], 0.06, metal(pen))
     wheel(pen, 1.1, r, metal(pen))
-    pen.polygon(soft([(0.3, 0.76), (0.86, 0.76), (0.98, 0.66), (1.02, 0.74), (0.9, 0.88), (0.3, 0.88)]),
-        shade(pen.body, 0.6))
-    pen.polygon(soft([(0.02, 0.62), (0.14, 0.44), (0.52, 0.42), (0.64, 0.8), (0.34, 0.84), (0.08, 0.78)],
-        0.22), pen.body)
+    pen.polygon(
+        soft([(0.3, 0.76), (0.86, 0.76), (0.98, 0.66), (1.02, 0.74), (0.9, 0.88), (0.3, 0.88)]),
+        shade(pen.body, 0.6),
+    )
+    pen.polygon(
+        soft([(0.02, 0.62), (0.14, 0.44), (0.52, 0.42), (0.64, 0.8), (0.34, 0.84), (0.08, 0.78)], 0.22),
+        pen.body,
+    )
     pen.polygon(soft([(0.06, 0.38), (0.2, 0.3), (0.62, 0.34), (0.62, 0.44), (0.1, 0.47)], 0.22), pen.dark)
-    pen.polygon(soft([(0.84, 0.24), (0.98, 0.2), (1.08, 0.5), (1.02, 0.8), (0.88, 0.8), (0.96, 0.56)]),
-        pen.body)
-    pen.curve([(0.88, 0.78), (0.96, 0.62), (1.14, 0.58), (1.28, 0.72), (1.1, 0.74)],
-        pen.pick(pen.body, pen.accent))
+    pen.polygon(
+        soft([(0.84, 0.24), (0.98, 0.2), (1.08, 0.5), (1.02, 0.8), (0.88, 0.8), (0.96, 0.56)]), pen.body
+    )
+    pen.curve(
+        [(0.88, 0.78), (0.96, 0.62), (1.14, 0.58), (1.28, 0.72), (1.1, 0.74)], pen.pick(pen.body, pen.accent)
+    )
     pen.line([(0.9, 0.26), (0.88, 0.12), (0.76, 0.1)], 0.06, pen.dark)
     pen.ellipse(0.97, 0.17, 0.085, 0.085, pen.body)
     pen.ellipse(1.0, 0.17, 0.06, 0.065, pen.light, outline=False)
@@ -836,8 +1005,9 @@ def chopper(pen: Pen) -> None:
     t = np.linspace(np.pi * 0.95, np.pi * 1.7, 10)
     pen.line([(rear + (r + 0.02) * np.cos(a), 1 - r + (r + 0.02) * np.sin(a)) for a in t], 0.13, pen.body)
     pen.curve([(0.66, 0.52), (0.78, 0.32), (1.0, 0.24), (1.2, 0.3), (1.12, 0.5)], pen.body)
-    pen.polygon(soft([(0.3, 0.34), (0.42, 0.3), (0.5, 0.44), (0.76, 0.42), (0.76, 0.54), (0.42, 0.54)]),
-        pen.dark)
+    pen.polygon(
+        soft([(0.3, 0.34), (0.42, 0.3), (0.5, 0.44), (0.76, 0.42), (0.76, 0.54), (0.42, 0.54)]), pen.dark
+    )
     if pen.chance(0.6):
         pen.line([(0.3, 0.44), (0.2, 0.1)], 0.045, grey)
         pen.line([(0.24, 0.24), (0.2, 0.1)], 0.09, pen.dark)
@@ -912,8 +1082,10 @@ def bullet_train(pen: Pen) -> None:
             pen.rectangle(x0, y, x1, y + pen.between(0.08, 0.14), stripe, outline=False)
     panes(pen, box(0.0, top + 0.16, gap - 0.05, 0.5), 0, 0, 1, 1, 2, 0.25)
     panes(pen, box(gap + 0.1, top + 0.16, nose, 0.5), 0, 0, 1, 1, int(pen.between(3, 5)), 0.25)
-    pen.polygon([(nose + 0.12, top + 0.14), (nose + 0.3, top + 0.16), (nose + 0.58, 0.5), (nose + 0.2, 0.5)],
-        pen.glass)
+    pen.polygon(
+        [(nose + 0.12, top + 0.14), (nose + 0.3, top + 0.16), (nose + 0.58, 0.5), (nose + 0.2, 0.5)],
+        pen.glass,
+    )
     pen.ellipse(2.02, 0.71, 0.08, 0.04, pen.light, angle=0.5)
     if pen.chance(0.5):
         pen.line([(0.14, top), (0.26, 0.03), (0.44, 0.02)], 0.03, pen.dark)
@@ -938,8 +1110,17 @@ def commuter_train(pen: Pen) -> None:
     for x0, x1, n in ((0.06, 0.94, 2), (1.16, 1.86, pen.pick(1, 2))):
         middle = (x0 + x1) / 2
         pen.rectangle(middle - 0.1, top + 0.1, middle + 0.1, 0.8, door)
-        panes(pen, box(middle - 0.08, top + 0.15, middle + 0.08, 0.5),
-            0, 0, 1, 1, 2, 0.3, apart(pen.glass, door))
+        panes(
+            pen,
+            box(middle - 0.08, top + 0.15, middle + 0.08, 0.5),
+            0,
+            0,
+            1,
+            1,
+            2,
+            0.3,
+            apart(pen.glass, door),
+        )
         panes(pen, box(x0, top + 0.13, middle - 0.12, 0.5), 0, 0, 1, 1, n, 0.2)
         panes(pen, box(middle + 0.12, top + 0.13, x1, 0.5), 0, 0, 1, 1, n, 0.2)
     pen.polygon([(1.96, top + 0.1), (2.15 - slope * 0.8, top + 0.1), (2.18, 0.54), (1.96, 0.54)], pen.glass)
@@ -1023,8 +1204,10 @@ def train_in_perspective(pen: Pen) -> None:
     x, far = pen.between(1.0, 1.1), pen.between(0.36, 0.42)
     side = face((0.0, far), (x, 0.02), (x, 0.9), (0.0, far + 0.26))
     front = face((x, 0.02), (1.6, 0.06), (1.6, 0.84), (x, 0.9))
-    pen.polygon([(0.0, far + 0.26), (x, 0.86), (1.56, 0.84), (1.66, 0.99), (1.02, 1.0), (0.0, far + 0.34)],
-        shade(pen.color("gray"), 0.5))
+    pen.polygon(
+        [(0.0, far + 0.26), (x, 0.86), (1.56, 0.84), (1.66, 0.99), (1.02, 1.0), (0.0, far + 0.34)],
+        shade(pen.color("gray"), 0.5),
+    )
     pen.line([(0.02, far + 0.31), (1.12, 0.98)], 0.03, shade(pen.light, 0.7))
     pen.line([(1.5, 0.86), (1.62, 0.98)], 0.03, shade(pen.light, 0.7))
     dim, stripe = shade(pen.body, 0.78), apart(pen.accent, pen.body, 40)
@@ -1050,10 +1233,15 @@ def train_in_perspective(pen: Pen) -> None:
 def cab(pen: Pen, x: float, width: float, top: float, color: Color) -> None:
     """A lorry's upright cab with window, light and bumper."""
     w = width
-    pen.polygon(soft([(x, 0.86), (x, top), (x + w * 0.7, top), (x + w, top + 0.3), (x + w, 0.86)], 0.06),
-        color)
-    glass = [(x + w * 0.28, top + 0.08), (x + w * 0.66, top + 0.08), (x + w * 0.92, top + 0.3),
-        (x + w * 0.28, top + 0.3)]
+    pen.polygon(
+        soft([(x, 0.86), (x, top), (x + w * 0.7, top), (x + w, top + 0.3), (x + w, 0.86)], 0.06), color
+    )
+    glass = [
+        (x + w * 0.28, top + 0.08),
+        (x + w * 0.66, top + 0.08),
+        (x + w * 0.92, top + 0.3),
+        (x + w * 0.28, top + 0.3),
+    ]
     pen.polygon(glass, apart(pen.glass, color))
     pen.line([(x + w * 0.3, top + 0.38), (x + w * 0.48, top + 0.38)], 0.025, shade(color, 0.5))
     pen.rectangle(x + w - 0.09, 0.66, x + w, 0.74, pen.light, outline=False)
@@ -1113,8 +1301,10 @@ def dump_truck(pen: Pen) -> None:
         pen.polygon([(0.76, 0.19), (0.86, 0.44), (0.94, 0.4), (0.86, 0.15)], shade(load, 0.6), outline=False)
     else:
         if pen.chance(0.7):
-            pen.curve([(0.12, 0.34), (0.35, 0.1), (0.62, 0.04), (0.95, 0.14), (1.12, 0.34), (0.6, 0.4)],
-                pen.color("brown"))
+            pen.curve(
+                [(0.12, 0.34), (0.35, 0.1), (0.62, 0.04), (0.95, 0.14), (1.12, 0.34), (0.6, 0.4)],
+                pen.color("brown"),
+            )
         pen.polygon([(0.0, 0.26), (1.16, 0.26), (1.16, 0.7), (0.2, 0.72)], load)
         pen.polygon([(1.1, 0.06), (1.5, 0.06), (1.5, 0.12), (1.18, 0.14), (1.18, 0.6), (1.1, 0.6)], load)
         for x in (0.32, 0.6, 0.88):

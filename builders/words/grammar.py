@@ -1,12 +1,10 @@
 """The built-in offline grammar: captions in the manner of COCO's, for any class table and for the drawn
 worlds.
 
-``caption`` writes what a build paints when no captions are given: of single things in COCO's manner, or, for
-tables with a scene, of all that stands in one. ``sentence`` is what the former and the captions of drawn
+`caption` writes what a build paints when no captions are given: of single things in COCO's manner, or, for
+tables with a scene, of all that stands in one. `sentence` is what the former and the captions of drawn
 scenes share.
 """
-
-from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
@@ -100,8 +98,8 @@ def sentence(phrases: Sequence[str], place: str, rng: np.random.Generator) -> st
 
 
 def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
-    """A caption that names classes of ``table``, among them ``balance_class`` (a position in
-    ``table.classes``) if given: as many as its scene says, else 1 to 3.
+    """A caption that names classes of `table`, among them `balance_class` (a position in
+    `table.classes`) if given: as many as its scene says, else 1 to 3.
     """
     if table.caption_style is not None:
         return scene_caption(table, rng, balance_class)
@@ -123,7 +121,7 @@ def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | No
 
 
 def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
-    """A caption of a scene of ``table``: "a photo of two cars, a cyclist, trees and a road downtown at dusk".
+    """A caption of a scene of `table`: "a photo of two cars, a cyclist, trees and a road downtown at dusk".
 
     The classes stand before place, weather and light, so that a model's limit of tokens cuts these off first.
     """
@@ -142,8 +140,8 @@ def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: in
 def scene_classes(
     table: ClassTable, rng: np.random.Generator, among: Collection[int], balance_class: int | None = None
 ) -> list[int]:
-    """Of the classes ``among`` (positions in ``table.classes``; one at least) those that a caption of its
-    scene names, ``balance_class`` with them.
+    """Of the classes `among` (positions in `table.classes`; one at least) those that a caption of its
+    scene names, `balance_class` with them.
     """
     scene = table.caption_style
     chosen = [] if balance_class is None else [balance_class]

@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from attn2mask.builders import build, remask
-from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows, row, write_rows
+from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows, exact_row, write_rows
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.label import label_image, to_ids
 from attn2mask.builders.options import option
@@ -105,7 +105,7 @@ def judged_rows(data: Path) -> Iterator[dict]:
     samples = painted_samples(data)
     masks = load_referee().segment(np.stack([s["image"] for s in samples]))
     for sample, mask in zip(samples, masks, strict=True):
-        yield row(sample["sample_id"], sample["image"], mask)
+        yield exact_row(sample["sample_id"], sample["image"], mask)
 
 
 def write_once(folder: Path, make: Callable[[], Iterable[dict]]) -> None:
@@ -133,7 +133,7 @@ def make_data(config: AblationConfig, out: Path) -> None:
     def coarse() -> Iterator[dict]:
         for s in tqdm(painted_samples(default), "coarse masks", unit="row", mininterval=1):
             labels = label_image(s["image"], s["scores"], load_rules("default"), True)
-            yield row(s["sample_id"], s["image"], to_ids(labels.coarse, s["classes"], table))
+            yield exact_row(s["sample_id"], s["image"], to_ids(labels.coarse, s["classes"], table))
 
     write_once(data / "coarse", coarse)
     write_once(data / "referee", lambda: judged_rows(default))

@@ -18,10 +18,6 @@ def pen(rng: np.random.Generator, side: int = 96, style: Style | None = None) ->
     return Pen((side, side), transform, style or Style(), rng)
 
 
-def test_ids_are_vocs():
-    assert load_table("voc").names[1:] == VOC_THINGS
-
-
 @pytest.mark.parametrize("thing", VOC_THINGS)
 def test_every_class_has_two_kinds_or_more(thing):
     for world in ("objects", "shifted", "variety"):
@@ -79,19 +75,16 @@ def test_things_can_be_chosen():
 
 
 def test_the_mask_is_where_the_thing_was_drawn():
-    """Coverage is what was drawn, less what was erased; drawing atop adds nothing to it."""
+    """Coverage is what was drawn; drawing atop adds nothing to it."""
     rng = np.random.default_rng(8)
     drawn = pen(rng)
     drawn.rectangle(0.2, 0.2, 0.8, 0.8, (200, 10, 10))
     with drawn.atop():
         drawn.rectangle(0.0, 0.0, 1.0, 0.5, (10, 200, 10))
-    drawn.erase([(0.4, 0.4), (0.6, 0.4), (0.6, 0.6), (0.4, 0.6)])
     covered = drawn.finish()[1]
     inside = np.zeros_like(covered)
     low, high = int(96 * 0.26), int(96 * 0.74)
     inside[low:high, low:high] = True
-    hole = slice(int(96 * 0.42), int(96 * 0.58))
-    inside[hole, hole] = False
     assert (covered == inside).mean() > 0.98  # but for a pixel along the edges
 
 
