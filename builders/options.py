@@ -163,7 +163,6 @@ class CommandParser(HfArgumentParser):
 
     def __init__(self, command: type, prog: str, description: str):
         self._facts = facts_of(command)
-        self._headings: dict[str, argparse._ArgumentGroup] = {}
         self.positionals: list[argparse.Action] = []
         super().__init__(
             prog=prog,
@@ -171,6 +170,7 @@ class CommandParser(HfArgumentParser):
             allow_abbrev=False,
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
         )
+        self._headings = {"options": self._optionals}
         for heading in getattr(command, "GROUPS", ()):
             self._heading(heading)
         self._add_dataclass_arguments(command)
@@ -232,7 +232,7 @@ def parse(command: type[Options], argv: Sequence[str], prog: str, description: s
         values = _values(parser, [*_flags(parser, values["config"], given), *argv])
     del values["config"]
     for action in parser.positionals:
-        if not values[action.dest]:
+        if values[action.dest] in (None, []):
             parser.error(f"{action.metavar} is missing")
     for name, value in values.items():
         for text in value if isinstance(value, list) else [value]:

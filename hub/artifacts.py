@@ -1,5 +1,7 @@
-"""What is published: the files of builds, of a checkpoint or of a LoRA adapter, gathered and checked before
-the Hub is asked for anything.
+"""What is published: the files of builds, of a checkpoint or of a LoRA adapter.
+
+The files are gathered and checked before the Hub is asked for anything. Records and options are published
+without the local paths in them.
 """
 
 import json
@@ -10,60 +12,78 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn2mask.builders.errors import UserError
+import yaml
+
+from attn2mask.builders.errors import UserError, first_line
 from attn2mask.hub.cards.markdown import public_path, read_record
-from attn2mask.hub.hub_client import Kind, first_line
+from attn2mask.hub.hub_client import Kind
 
 if TYPE_CHECKING:
     from attn2mask.hub.cards.markdown import Card
 
-# Names of configs, which are folders of a repository; some have another use there.
-CONFIG_NAME, TAKEN = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII), ("assets", "data")
-# What a model's publishing may remove, where it does not bring it any more.
+# A config's name is a folder of the repository. Some folders have another use there.
+CONFIG_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+RESERVED_NAMES = ("assets", "data")
+# Options beside an artefact, which `--config` reads.
+BUILD_OPTIONS = ("build.yaml", "remask.yaml")
+MODEL_OPTIONS = ("train.yaml", "adapt.yaml")
+# Files that publishing a model may remove if it does not bring them again.
 MODEL_FILES = (
-    *("*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json"),
-    *("training_config.json", "adapter_config.json", "deeplabv3plus.py"),
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "preprocessor_config.json",
+    "training_config.json",
+    "adapter_config.json",
+    "deeplabv3plus.py",
+    *MODEL_OPTIONS,
 )
-FIGURES = ("assets/training.png", "assets/predictions.png", "assets/samples.png")
+MODEL_FIGURES = {"assets/training.png", "assets/predictions.png", "assets/samples.png"}
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What is to stand in a repository: `files`, or what is in them, by their path in it, and the card made
-    upon the one there.
+    """What a repository is to hold.
 
-    `owns(path, paths)` says whether `path`, one of the `paths` of the repository, is for this publication to
-    remove where it has no such file; `use` is a line of Python that loads what was published.
+    Attributes:
+        summary: the title of the commit.
+        files: the files, or their contents, by their path in the repository.
+        make_card: makes the card from the repository's name and the text of its present card.
+        owns: `owns(path, paths)` says whether `path`, one of the `paths` of the repository, may be removed if
+            it is not among the files.
+        loading_code: makes a line of Python that loads what was published, from name and revision.
     """
 
     kind: Kind
     summary: str
     files: dict[str, Path | bytes]
-    card: Callable[[str, str | None], "Card"]
+    make_card: Callable[[str, str | None], "Card"]
     owns: Callable[[str, Collection[str]], bool]
-    use: Callable[[str, str | None], str]
+    loading_code: Callable[[str, str | None], str]
 
 
-def gather_builds(builds: Sequence[Path], config: str | None = None) -> Publication:
-    """The builds as configs named after their tables. Raises UserError for a build that is not whole, and
-    for two of one name.
+def gather_builds(builds: Sequence[Path], config_name: str | None = None) -> Publication:
+    """The builds as configs of one dataset, named after their class tables or, a single one, `config_name`.
+
+    Raises UserError for a build that is not complete, and for two builds of one name.
     """
-    if config is not None and len(builds) != 1:
-        raise UserError(f"--config {config} names the config of one build, but {len(builds)} are given")
-    files: dict[str, Path] = {}
+    if config_name is not None and len(builds) != 1:
+        raise UserError(f"--config-name {config_name} names one build, but {len(builds)} are given")
+    files: dict[str, Path | bytes] = {}
     named: dict[str, Path] = {}
     for path in builds:
         path = Path(path)
-        name = config_name(path) if config is None else config
-        check_config(name)
+        name = table_name(path) if config_name is None else config_name
+        check_config_name(name)
         if name in named:
             raise UserError(
-                f"{named[name]} and {path} are both config {name}: publish one of them alone, with --config"
+                f"{named[name]} and {path} would both be config {name}: publish one alone, with --config-name"
             )
         named[name] = path
         files |= {f"{name}/{file.name}": file for file in checked_build(path)}
+        files |= {f"{name}/{file}": content for file, content in options_in(path, BUILD_OPTIONS).items()}
 
-    def card(repo_id: str, old: str | None) -> "Card":
+    def make_card(repo_id: str, old: str | None) -> "Card":
         from attn2mask.hub.cards.dataset import dataset_card
 
         return dataset_card(named, repo_id, old)
@@ -71,38 +91,41 @@ def gather_builds(builds: Sequence[Path], config: str | None = None) -> Publicat
     def owns(path: str, paths: Collection[str]) -> bool:
         folder, _, file = path.partition("/")
         if folder in named:
-            return file in ("build.json", "report.json") or fnmatchcase(file, "train-*.parquet")
-        # `voc-b-classes.png` belongs to config `voc-b`, where there is one, and not to `voc`.
+            records = ("build.json", "report.json", *BUILD_OPTIONS)
+            return file in records or fnmatchcase(file, "train-*.parquet")
+        # `assets/voc-b-classes.png` belongs to config `voc-b` if there is one, otherwise to config `voc`.
         known = {*named, *(p.split("/")[0] for p in paths if p.count("/") == 1 and p.endswith("/build.json"))}
         fitting = [name for name in known if file.startswith(f"{name}-")]
         return folder == "assets" and max(fitting, key=len, default="") in named
 
-    def use(repo_id: str, revision: str | None) -> str:
+    def loading_code(repo_id: str, revision: str | None) -> str:
         at = f', revision="{revision}"' if revision else ""
         return f'load_dataset("{repo_id}", "{next(iter(named))}", split="train"{at})'
 
-    return Publication("dataset", f"Publish {', '.join(named)}", files, card, owns, use)
+    return Publication("dataset", f"Publish {', '.join(named)}", files, make_card, owns, loading_code)
 
 
-def config_name(path: Path) -> str:
+def table_name(path: Path) -> str:
     """The name of a build's class table."""
     from attn2mask.builders.shards import BuildDirectory
 
     return BuildDirectory(path).record()["identity"]["table"]
 
 
-def check_config(name: str) -> None:
-    """Raises UserError for a class table's name, or another, that can't be a config's."""
-    if not CONFIG_NAME.fullmatch(name) or name in TAKEN:
+def check_config_name(name: str) -> None:
+    """Raise UserError for a name, of a class table or another, that a config cannot have."""
+    if not CONFIG_NAME.fullmatch(name) or name in RESERVED_NAMES:
         raise UserError(
-            f"{name!r} can't be the name of a config, which is of letters, digits, _ . and -, and not"
-            f" {' or '.join(TAKEN)}: rename the class table, or give `attn2mask publish dataset` --config"
+            f"{name!r} cannot be the name of a config. Letters, digits, _ . and - are allowed, but not the"
+            f" names {' and '.join(RESERVED_NAMES)}: rename the class table, or give --config-name"
         )
 
 
 def checked_build(path: Path) -> list[Path]:
-    """The files of a complete build that are published. Raises UserError for one that is not as it was
-    written: rows missing, shards damaged, or files among them that are not its own.
+    """The shards and records of a complete build.
+
+    Raises UserError for a build that is not as it was written: rows are missing, shards are damaged, or other
+    files lie among them.
     """
     from pyarrow import ArrowException
     from pyarrow.parquet import read_metadata
@@ -116,7 +139,7 @@ def checked_build(path: Path) -> list[Path]:
         state, file = build.state(shard), build.shard_file(shard)
         if state == "missing":
             raise UserError(
-                f"{path} is not complete: shard {shard.number} of {len(shards)} is not made;"
+                f"{path} is not complete: shard {shard.number} of {len(shards)} is missing;"
                 " run the same `attn2mask build` again"
             )
         try:
@@ -124,23 +147,26 @@ def checked_build(path: Path) -> list[Path]:
         except (OSError, ArrowException):
             sound = False
         if not sound:
-            raise UserError(f"{file} is damaged: run the same `attn2mask build` again, which makes it anew")
+            raise UserError(f"{file} is damaged: run the same `attn2mask build` again, which replaces it")
     files = [build.shard_file(shard) for shard in shards]
-    left = sorted(file.name for file in (path / "data").iterdir() if file not in files)
-    if left:
-        raise UserError(f"{path / 'data'} holds {left[0]}, which is no shard of the build: move it away")
+    foreign = sorted(file.name for file in (path / "data").iterdir() if file not in files)
+    if foreign:
+        raise UserError(
+            f"{path / 'data'} holds {foreign[0]}, which is not a shard of the build: move it away"
+        )
     records = [path / "build.json", path / "report.json"]
     for file in records:
         try:
             json.loads(file.read_bytes())
         except (OSError, ValueError) as error:
-            raise UserError(f"{file} can't be read: run the same `attn2mask build` again") from error
+            raise UserError(f"{file} cannot be read: run the same `attn2mask build` again") from error
     return [*files, *records]
 
 
 def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
-    """A checkpoint with the reports of its scores, or a LoRA adapter. Raises UserError for one that does not
-    load, or not for others.
+    """A checkpoint with the reports of its evaluations, or a LoRA adapter.
+
+    Raises UserError for a folder that does not load, or that others could not load.
     """
     from attn2mask.builders.provenance import LORA_WEIGHTS
     from attn2mask.hub.cards.adapter import adapter_card
@@ -149,14 +175,17 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
 
     folder = Path(folder)
     is_adapter = (folder / LORA_WEIGHTS).is_file()
-    measured = {} if is_adapter else reports(folder, metrics)
+    evaluations = {} if is_adapter else reports(folder, metrics)
     files: dict[str, Path | bytes] = dict(adapter_files(folder) if is_adapter else checkpoint_files(folder))
-    # Records go without the places of this machine.
     records = {name: path for name, path in files.items() if name in (CONFIG, "adapter_config.json")}
-    records |= {f"metrics/{name}.json": path for name, path in measured.items()}
-    files |= {name: without_places(path) for name, path in records.items()}
+    records |= {f"metrics/{name}.json": path for name, path in evaluations.items()}
+    files |= {name: record_without_paths(path) for name, path in records.items()}
+    files |= options_in(folder, MODEL_OPTIONS)
+    for name, path in evaluations.items():
+        for content in options_in(path.parent, [f"{path.stem}.yaml"]).values():
+            files[f"metrics/{name}.yaml"] = content
 
-    def card(repo_id: str, old: str | None) -> "Card":
+    def make_card(repo_id: str, old: str | None) -> "Card":
         if is_adapter:
             return adapter_card(folder, repo_id, old)
         return model_card(folder, repo_id, metrics, old)
@@ -164,13 +193,13 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
     def owns(path: str, paths: Collection[str]) -> bool:
         if path.startswith((f"{PEER}/", "metrics/")):
             return True
-        # What the card drew from a report goes with the report; other results are somebody's.
-        reports = [Path(p).stem for p in paths if p.startswith("metrics/")]
-        drawn = {f"assets/{name}-{figure}.png" for name in reports for figure in ("iou", "pictures")}
-        drawn |= {f".eval_results/{name}.yaml" for name in reports} | set(FIGURES)
-        return path in drawn or ("/" not in path and any(fnmatchcase(path, p) for p in MODEL_FILES))
+        # Figures and results that the card made from a report are removed with it; others are somebody's.
+        names = [Path(p).stem for p in paths if p.startswith("metrics/")]
+        made = {f"assets/{name}-{figure}.png" for name in names for figure in ("iou", "pictures")}
+        made |= {f".eval_results/{name}.yaml" for name in names} | MODEL_FIGURES
+        return path in made or ("/" not in path and any(fnmatchcase(path, p) for p in MODEL_FILES))
 
-    def use(repo_id: str, revision: str | None) -> str:
+    def loading_code(repo_id: str, revision: str | None) -> str:
         at = f', revision="{revision}"' if revision else ""
         if is_adapter:
             return f'pipe.load_lora_weights("{repo_id}"{at})'
@@ -178,28 +207,47 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
         return f'pipeline("image-segmentation", model="{repo_id}"{at}{code})'
 
     what = "adapter" if is_adapter else "checkpoint"
-    return Publication("model", f"Publish the {what}", files, card, owns, use)
+    return Publication("model", f"Publish the {what}", files, make_card, owns, loading_code)
 
 
-def without_places(path: Path) -> bytes:
-    """A record as it goes to the Hub: of a path that begins at a machine's root, or home, the last part."""
+def options_in(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """Those of the option files `names` that `folder` holds, without local paths. Their comments stay."""
+    found = {}
+    for name in names:
+        if not (folder / name).is_file():
+            continue
+        try:
+            text = (folder / name).read_text("utf-8")
+            options = without_paths(yaml.safe_load(text))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{folder / name} cannot be read: {first_line(error)}") from error
+        comments = "".join(f"{line}\n" for line in text.splitlines() if line.startswith("#"))
+        found[name] = (comments + yaml.safe_dump(options, sort_keys=False, allow_unicode=True)).encode()
+    return found
 
-    def cut(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: cut(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [cut(inner) for inner in value]
-        return public_path(value) if isinstance(value, str) else value
 
-    return f"{json.dumps(cut(read_record(path)), indent=2)}\n".encode()
+def record_without_paths(path: Path) -> bytes:
+    """A JSON record without local paths."""
+    return f"{json.dumps(without_paths(read_record(path)), indent=2)}\n".encode()
+
+
+def without_paths(value: Any) -> Any:
+    """`value` with each path that begins at the machine's root, or home, reduced to its last part."""
+    if isinstance(value, dict):
+        return {key: without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_paths(inner) for inner in value]
+    return public_path(value) if isinstance(value, str) else value
 
 
 def checkpoint_files(folder: Path) -> dict[str, Path]:
-    """Both networks of a checkpoint that loads, its processor and configuration; its states and logs stay."""
+    """Both networks of a checkpoint, its image processor and its record. The state and logs of the training
+    are left out. Raises UserError for a checkpoint that does not load.
+    """
     from attn2mask.training.checkpoint import CONFIG, PEER, load_checkpoint
 
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: publish what training wrote")
+        raise UserError(f"{folder} is not a folder: give one that `attn2mask train` or `adapt` wrote")
     peer = load_checkpoint(folder).peer
     files = {"preprocessor_config.json": folder / "preprocessor_config.json"}
     if (folder / CONFIG).exists():
@@ -210,7 +258,9 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
         code = {f"{name.split('.')[0]}.py" for name in config.get("auto_map", {}).values()}
         for name in ("config.json", *sorted(code)):
             if not (network / name).is_file():
-                raise UserError(f"checkpoint {folder} lacks {part}{name}, without which others can't load it")
+                raise UserError(
+                    f"checkpoint {folder} lacks {part}{name}, without which others cannot load it"
+                )
             files[part + name] = network / name
         weights = (*network.glob("model*.safetensors"), *network.glob("model*.safetensors.index.json"))
         files |= {part + file.name: file for file in sorted(weights)}
@@ -218,7 +268,7 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
 
 
 def adapter_files(folder: Path) -> dict[str, Path]:
-    """A painter's LoRA in diffusers' format, with its records."""
+    """The LoRA of a painter in diffusers' format, with its records. Raises UserError if it does not load."""
     from safetensors import SafetensorError, safe_open
 
     from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
@@ -228,7 +278,7 @@ def adapter_files(folder: Path) -> dict[str, Path]:
         with safe_open(weights, "pt") as file:
             tensors = list(file.keys())
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{weights} can't be read: {first_line(error)}") from error
+        raise UserError(f"{weights} cannot be read: {first_line(error)}") from error
     if not any("lora" in name for name in tensors):
         raise UserError(f"{weights} holds no LoRA weights")
     names = (LORA_WEIGHTS, "adapter_config.json", LORA_RECORD)

@@ -1,4 +1,4 @@
-"""The Hub as seen from here: what a repository holds, asked patiently; one line where it cannot be had."""
+"""Hub client: read a repository, retry transient errors, and turn failures into one-line UserErrors."""
 
 import json
 import time
@@ -8,45 +8,49 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from attn2mask.builders.errors import UserError
-from attn2mask.hub.cards.markdown import as_list, split
+from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.options import option
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
 Kind = Literal["dataset", "model"]
-KINDS = ("dataset", "model", "space")  # what a name may belong to
-Answer = TypeVar("Answer")
+KINDS = ("dataset", "model", "space")  # all kinds of repositories that a name may belong to
+Result = TypeVar("Result")
 
-TRIES, LONGEST_WAIT = 6, 16  # of what the Hub answers with 429 or 5xx, or not at all; seconds between them
+TRIES = 6  # how often a request is sent if the Hub answers with a status in TRANSIENT, or not at all
+LONGEST_WAIT = 16  # seconds between two of them
 TRANSIENT = (408, 429, 500, 502, 503, 504)
-CHANGED = 412  # the Hub's answer where the parent of a commit is not the newest one any more
-# What a repository may hold without being anybody's data.
-BARE = {".gitattributes", ".gitignore", "README.md", "LICENSE"}
+CONFLICT = 412  # the Hub's answer if the parent of a commit is no longer the newest commit
+# Files that do not make a repository somebody's.
+NEUTRAL_FILES = {".gitattributes", ".gitignore", "README.md", "LICENSE"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions:
+    """How to publish: the options that `attn2mask publish dataset` and `attn2mask publish model` share."""
+
+    private: bool = option("make a new repository private; an existing public one is refused", False)
+    revision: str | None = option(
+        "branch; it is created from main if it does not exist", None, default_text="main", metavar="BRANCH"
+    )
+    create_pr: bool = option("open a pull request instead of writing to the branch", False)
+    dry_run: bool = option("only list every file and print the card; publish nothing", False)
+    force: bool = option("publish even if the repository holds files of other origin", False)
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(PublishOptions):
     """Where to publish, and how.
 
     Attributes:
-        repo_id: "owner/name", or a name alone for a repository of one's own.
-        private: of a repository that is made now; a public one is refused.
-        revision: the branch, made from main where it is not there; main unless given.
-        create_pr: open a pull request instead.
-        dry_run: only print every file and the card.
-        force: publish into a repository that holds what is not this project's.
+        repo_id: "owner/name", or "name" for a repository of the user.
 
     Raises UserError for a name that the Hub does not allow.
     """
 
     repo_id: str
-    private: bool = False
-    revision: str | None = None
-    create_pr: bool = False
-    dry_run: bool = False
-    force: bool = False
 
     def __post_init__(self) -> None:
         from huggingface_hub.errors import HFValidationError
@@ -65,8 +69,15 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Remote:
-    """A revision of a repository; `is_new` where its branch is still to be made, from main."""
+class Repository:
+    """A repository of the Hub at one revision.
+
+    Attributes:
+        sha: the newest commit.
+        files: by path.
+        card: the text of README.md; None without one.
+        is_new: the branch does not exist yet, and this is main.
+    """
 
     sha: str
     files: dict[str, "RepoFile"]
@@ -75,18 +86,18 @@ class Remote:
     is_new: bool
 
 
-def look(api: "HfApi", kind: Kind, target: Target) -> Remote | None:
-    """What a repository holds at a branch, or at main where the branch is still to be made; None where there
-    is no repository.
+def read_repository(api: "HfApi", kind: Kind, target: Target) -> Repository | None:
+    """The repository at the target's branch, or at main if the branch does not exist; None if there is no
+    repository.
 
-    Raises UserError where the name is that of a repository of another kind, unless forced, and where its card
-    is no text.
+    Raises UserError if the name belongs to a repository of another kind (unless `force` is set), and if its
+    card is not UTF-8 text.
     """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
     def info(kind: str, revision: str | None = None) -> Any:
-        return patiently(lambda: api.repo_info(repo_id, repo_type=kind, revision=revision))
+        return with_retries(lambda: api.repo_info(repo_id, repo_type=kind, revision=revision))
 
     repo_id = target.repo_id
     try:
@@ -102,107 +113,111 @@ def look(api: "HfApi", kind: Kind, target: Target) -> Remote | None:
             with suppress(RepositoryNotFoundError):
                 info(other)
                 raise UserError(
-                    f"{repo_id} is a {other}, and you publish a {kind}: choose another name, or give --force"
+                    f"{repo_id} is a {other}, but you publish a {kind}: choose another name, or give --force"
                     f" for a {kind} of the same name"
                 ) from None
         return None
-    tree = patiently(
+    tree = with_retries(
         lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=found.sha, repo_type=kind))
     )
     files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     card = None
     if "README.md" in files:
-        file = patiently(
+        file = with_retries(
             lambda: api.hf_hub_download(repo_id, "README.md", repo_type=kind, revision=found.sha)
         )
         try:
             card = Path(file).read_bytes().decode()
         except UnicodeDecodeError as error:
-            raise UserError(f"README.md of {repo_id} is no UTF-8 text ({error}): mend it first") from error
-    return Remote(found.sha, files, card, bool(found.private), is_new)
+            raise UserError(
+                f"README.md of {repo_id} is not UTF-8 text ({error}): correct it first"
+            ) from error
+    return Repository(found.sha, files, card, bool(found.private), is_new)
 
 
-def refuse(remote: Remote | None, kind: Kind, target: Target) -> None:
-    """Raises UserError for a repository that should not be written."""
+def check_writable(repository: Repository | None, kind: Kind, target: Target) -> None:
+    """Raise UserError for a repository that must not be written, as the target's options say."""
+    from attn2mask.hub.cards.markdown import as_list, split
+
     repo_id = target.repo_id
-    if remote is None:
+    if repository is None:
         if target.create_pr:
-            raise UserError(f"there is no {kind} {repo_id} to open a pull request in: leave out --create-pr")
+            raise UserError(f"there is no {kind} {repo_id} for a pull request: leave out --create-pr")
         return
-    if target.private and not remote.private:
-        raise UserError(f"{repo_id} is there already, and public: make it private in its settings first")
+    if target.private and not repository.private:
+        raise UserError(f"{repo_id} exists and is public: make it private in its settings first")
     mark = "build.json" if kind == "dataset" else "training_config.json"
-    is_ours = any(path.split("/")[-1] == mark for path in remote.files)
-    if remote.card is not None:
-        is_ours |= "attn2mask" in as_list(split(remote.card)[0].get("tags"))
-    others = sorted(set(remote.files) - BARE)
+    is_ours = any(path.split("/")[-1] == mark for path in repository.files)
+    if repository.card is not None:
+        is_ours |= "attn2mask" in as_list(split(repository.card)[0].get("tags"))
+    others = sorted(set(repository.files) - NEUTRAL_FILES)
     if others and not is_ours and not target.force:
         raise UserError(
-            f"{repo_id} holds what attn2mask did not publish, such as {others[0]}: choose another repository,"
-            " or give --force to publish beside it"
+            f"{repo_id} holds files that attn2mask did not publish, such as {others[0]}: choose another"
+            " repository, or give --force to publish beside them"
         )
 
 
-def make_room(api: "HfApi", kind: Kind, target: Target) -> None:
-    """Make the repository and, where it is named, the branch, unless they are there."""
+def create_repository(api: "HfApi", kind: Kind, target: Target) -> None:
+    """Create the repository, and the branch if the target names one, unless they exist."""
     repo_id, branch, private = target.repo_id, target.revision, target.private or None
-    patiently(lambda: api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
+    with_retries(lambda: api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
     if branch is not None and branch != "main":
-        patiently(lambda: api.create_branch(repo_id, repo_type=kind, branch=branch, exist_ok=True))
+        with_retries(lambda: api.create_branch(repo_id, repo_type=kind, branch=branch, exist_ok=True))
 
 
 class Unreachable(UserError):
-    """No token, or no network."""
+    """There is no token, or no network."""
 
 
 def token() -> str:
-    """The token that huggingface_hub finds. Raises UserError without one."""
+    """The token that huggingface_hub finds. Raises UserError without one, and for one that cannot be sent."""
     from huggingface_hub import get_token
 
     found = get_token()
     if not found:
-        raise Unreachable("no token of the Hub: log in with `hf auth login`, or set HF_TOKEN")
+        raise Unreachable("there is no token of the Hub: log in with `hf auth login`, or set HF_TOKEN")
     if not (found.isascii() and found.isprintable()) or " " in found:
-        # Clients show a header that can't be sent, and the token in it.
-        raise UserError("the token of the Hub holds characters that no token has: set it anew")
+        # The client's error about such a header would show the token.
+        raise UserError("the token of the Hub holds characters that no token has: set it again")
     return found
 
 
 def log_in(target: Target) -> tuple["HfApi", Target, dict[str, Any]]:
-    """The client, the target with the repository's full name, and who the token belongs to."""
+    """The client, the target with the full name of its repository, and the user whose token it is."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils import httpx
 
     api = HfApi(token=token(), library_name="attn2mask")
-    me = patiently(api.whoami, at_once=(httpx.ConnectError,))
-    own = target.repo_id if "/" in target.repo_id else f"{me['name']}/{target.repo_id}"
-    return api, replace(target, repo_id=own), me
+    user = with_retries(api.whoami, no_retry=(httpx.ConnectError,))
+    repo_id = target.repo_id if "/" in target.repo_id else f"{user['name']}/{target.repo_id}"
+    return api, replace(target, repo_id=repo_id), user
 
 
 def address(endpoint: str, kind: Kind, repo_id: str) -> str:
-    """Where a browser finds a repository."""
+    """The address of a repository's page."""
     return f"{endpoint}/{'datasets/' * (kind == 'dataset')}{repo_id}"
 
 
-def patiently(ask: Callable[[], Answer], at_once: tuple[type[Exception], ...] = ()) -> Answer:
-    """Ask the Hub up to `TRIES` times, where it is busy or the connection breaks; raises what it ends with.
+def with_retries(request: Callable[[], Result], no_retry: tuple[type[Exception], ...] = ()) -> Result:
+    """The result of `request`, which is called up to `TRIES` times while its errors are transient.
 
-    `at_once`: what is raised without another try.
+    Raises the last error, and those of the types `no_retry` at once.
     """
     for attempt in range(TRIES - 1):
         try:
-            return ask()
+            return request()
         except Exception as error:
-            if isinstance(error, at_once) or not is_transient(error):
+            if isinstance(error, no_retry) or not is_transient(error):
                 raise
-            time.sleep(pause(attempt, error))
-    return ask()
+            time.sleep(wait_seconds(attempt, error))
+    return request()
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether asking again may help: an answer in `TRANSIENT`, none at all, or one that is not whole.
+    """Whether a retry may help: the Hub's status is in `TRANSIENT`, there was no answer, or half of one.
 
-    Uploads and downloads wrap what stopped them.
+    Errors of uploads and downloads are judged by their cause.
     """
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
@@ -214,55 +229,49 @@ def is_transient(error: BaseException | None) -> bool:
     return isinstance(error, (httpx.TransportError, json.JSONDecodeError))
 
 
-def is_changed(error: BaseException) -> bool:
-    """Whether a commit was refused since its parent is not the newest one any more."""
+def is_conflict(error: BaseException) -> bool:
+    """Whether the Hub rejected a commit because its parent is no longer the newest commit."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    return isinstance(error, HfHubHTTPError) and error.response.status_code == CHANGED
+    return isinstance(error, HfHubHTTPError) and error.response.status_code == CONFLICT
 
 
-def pause(attempt: int, error: BaseException) -> float:
-    """Seconds to wait: what the Hub asks for, or twice as long as before."""
+def wait_seconds(attempt: int, error: BaseException) -> float:
+    """Seconds to wait before the next attempt: those that the Hub asks for, or twice as long each time."""
     asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
     return float(asked) if asked.isdigit() else min(2.0**attempt, LONGEST_WAIT)
 
 
 @contextmanager
-def one_line(repo_id: str) -> Iterator[None]:
-    """Around calls of the client alone: turns what it raises into UserError, with one line."""
+def errors_in_one_line(repo_id: str) -> Iterator[None]:
+    """Turn errors of the Hub's client into UserErrors. Use it around calls of the client only."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
 
     endpoint = HfApi().endpoint
-    again = "the same command tries again, and sends only what is missing"
+    again = "run the same command again; it sends only what is missing"
     try:
         yield
     except (httpx.TransportError, ConnectionError, LocalEntryNotFoundError) as error:
-        reason = first_line(error.__cause__ or error)
-        raise Unreachable(f"no connection to {endpoint} ({reason}); {again}") from error
+        raise Unreachable(f"no connection to {endpoint} ({first_line(error)}); {again}") from error
     except HfHubHTTPError as error:
-        status, said = error.response.status_code, first_line(error.server_message or error)
+        status, reason = error.response.status_code, error.server_message or first_line(error)
         if status == 401:
-            message = f"{endpoint} does not take the token: log in with `hf auth login` ({said})"
+            message = f"{endpoint} does not accept the token: log in with `hf auth login` ({reason})"
         elif status == 403:
-            message = f"no right to write to {repo_id}: {said}"
-        elif status == CHANGED:
+            message = f"no right to write to {repo_id}: {reason}"
+        elif status == CONFLICT:
             message = f"{repo_id} is being changed by somebody else; {again}"
         elif status in TRANSIENT:
-            message = f"{endpoint} answers {status}; {again}"
+            message = f"{endpoint} answers with status {status}; {again}"
         else:
-            message = f"{repo_id}: {said} ({status})"
+            message = f"{repo_id}: {reason} ({status})"
         raise UserError(message) from error
     except RuntimeError as error:
         if error.__cause__ is None:
             raise
-        # Of an upload, which wraps what stopped it.
-        raise UserError(f"{first_line(error)} {first_line(error.__cause__)}; {again}") from error
-    except ValueError as error:  # what the Hub says of a card's metadata, or an answer that can't be read
+        # An upload's error names the file; its cause says what happened.
+        raise UserError(f"{error} ({first_line(error)}); {again}") from error
+    except ValueError as error:  # what the Hub says about a card's metadata, or an unreadable answer
         raise UserError(f"{repo_id}: {' '.join(str(error).split())}") from error
-
-
-def first_line(error: object) -> str:
-    """The first line of what an error says, or its name."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import huggingface_hub
@@ -21,12 +20,8 @@ from transformers import ResNetConfig
 
 from attn2mask.builders import build
 from attn2mask.builders.build import BuildConfig
-from attn2mask.builders.drawn.scenes import draw_scene
-from attn2mask.builders.images import encode_png
 from attn2mask.builders.provenance import license_of
-from attn2mask.builders.rules import load_rules
-from attn2mask.builders.sample import Sample
-from attn2mask.builders.shards import BuildDirectory
+from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cards.markdown import Card, split
 from attn2mask.hub.cli import main
@@ -34,44 +29,6 @@ from attn2mask.training.checkpoint import load_checkpoint, make_processor, save_
 from attn2mask.training.models import build_network
 
 DATA, MODEL = "org/data", "org/model"
-
-
-def make_build(path: Path, name: str, rows: int = 5, seed: int = 0, like: str = "voc") -> Path:
-    """A build of drawn scenes, in shards of two rows, as `attn2mask build` leaves it, whose classes are the
-    last ones of the table `like`.
-    """
-    table = replace(load_table(like), name=name)
-    rest = 0 if table.background else table.ignore_index
-    depth = np.uint16 if table.ignore_index > 255 else np.uint8
-
-    def sample(index: int) -> Sample:
-        scene = draw_scene("objects", np.random.default_rng([seed, index]), 32)
-        thing = scene.mask > 0
-        ids = np.where(thing, len(table.names) - 1 - scene.mask.astype(int) % len(table.classes), rest)
-        classes = tuple(int(k) for k in np.unique(ids[thing]))
-        return Sample(
-            f"{name}-{seed}-{index:08d}", encode_png(scene.image), encode_png(ids.astype(depth)),
-            encode_png(np.full_like(scene.mask, 255)), "a photo of things", "things", classes,
-            tuple(table.names[k] for k in classes), index, (0.1,) * len(classes),
-            np.zeros((len(classes), 2, 2), np.uint8), (), (), 0.4, 1.0,
-        )  # fmt: skip
-
-    config = BuildConfig(
-        name, num_images=rows, shard_size=2, seed=seed, steps=20, guidance_scale=3.0, height=32, width=32
-    )
-    facts = {"model": "embedded", "pipeline": "StableDiffusionPipeline", "scheduler": {"class": "DDIM"}}
-    record = {
-        "command": "build", "num_images": rows,
-        "identity": build.identity(config, table, load_rules("default"), None) | facts,
-        "captions": {"source": "built-in grammar", "naming_a_class": 0},
-        "batch_size": 8, "device": "cpu", "dtype": "float32", **build.licenses(config, ""),
-        **build.provenance(), "table": asdict(table),
-    }  # fmt: skip
-    path.mkdir(exist_ok=True)
-    build.make_dataset(
-        BuildDirectory(path), record, table, False, lambda shard, _: (sample(i) for i in shard.rows)
-    )
-    return path
 
 
 def make_checkpoint(folder: Path, architecture: str, seed: int = 0, peer: bool = True) -> Path:
@@ -82,7 +39,7 @@ def make_checkpoint(folder: Path, architecture: str, seed: int = 0, peer: bool =
     ).save_pretrained(backbone)
     networks = [build_network(architecture, str(backbone), load_table("voc"), seed + n) for n in range(2)]
     shutil.rmtree(backbone)
-    config = {"table": "voc", "step": 3, "settings": {"architecture": architecture}}
+    config = {"table": "voc", "step": 3, "options": {"architecture": architecture}}
     save_checkpoint(folder, networks[0], networks[1] if peer else None, make_processor(32), config)
     for name in ("state.safetensors", "log.jsonl", "best/model.safetensors", "events.out.tfevents.1"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -91,9 +48,9 @@ def make_checkpoint(folder: Path, architecture: str, seed: int = 0, peer: bool =
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> dict[str, Path]:
+def built(tmp_path_factory, make_build) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("builds")
-    return {name: make_build(folder / name, name) for name in ("voc", "kitchen")}
+    return {name: make_build(folder / name, name, 5, scores=False) for name in ("voc", "kitchen")}
 
 
 @pytest.fixture
@@ -110,8 +67,8 @@ def trained(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(autouse=True)
 def small_figures(monkeypatch) -> None:
-    """In place of those that take seconds; tests/test_cards.py looks at these."""
-    for name in ("hub.dataset_card.figure", "builders.sheet.sheet"):
+    """In place of those that take seconds, which test_cards.py checks."""
+    for name in ("hub.cards.dataset.class_chart", "builders.show.sheet"):
         monkeypatch.setattr(f"attn2mask.{name}", lambda *_: Image.new("RGB", (4, 4)))
 
 
@@ -154,9 +111,12 @@ def fresh(hub: LoopbackHub, home: Path, code: str, token: str | None = None) -> 
         "assert not [name for name in sys.modules if name.startswith('attn2mask.')]\n"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=home,
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=home,
         env=hub.environment(home / "hf", token),
-    )  # fmt: skip
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -164,13 +124,14 @@ def fresh(hub: LoopbackHub, home: Path, code: str, token: str | None = None) -> 
 def rows_of(path: Path) -> list[dict]:
     directory = BuildDirectory(path)
     record = directory.record()
-    return [row for shard in build.plan(record["num_images"], 2) for row in directory.rows(shard)]
+    return [row for shard in plan(record["num_images"], 2) for row in directory.rows(shard)]
 
 
 def expected(name: str, path: Path) -> dict[str, bytes]:
     """The files of a build as they stand in the repository."""
     files = {f"{name}/{file.name}": file.read_bytes() for file in sorted((path / "data").iterdir())}
-    return files | {f"{name}/{file}": (path / file).read_bytes() for file in ("build.json", "report.json")}
+    records = ("build.json", "build.yaml", "report.json")
+    return files | {f"{name}/{file}": (path / file).read_bytes() for file in records}
 
 
 # Datasets.
@@ -219,12 +180,14 @@ def shown_rows(path: Path) -> list[dict]:
     ]
 
 
-def test_streets_and_many_classes_stand_beside_voc(hub, publish, built, tmp_path):
+def test_streets_and_many_classes_stand_beside_voc(hub, publish, built, make_build, tmp_path):
     """Configs without background and with masks of 16 bits, published later: all load, and the card speaks of
     each, but learns nothing of one from another.
     """
     tables = {"cityscapes": "cityscapes", "imagenet_s_300": "imagenet_s_300"}
-    builds = {name: make_build(tmp_path / name, name, 3, like=like) for name, like in tables.items()}
+    builds = {
+        name: make_build(tmp_path / name, name, 3, like=like, scores=False) for name, like in tables.items()
+    }
     assert publish("dataset", built["voc"], DATA)[0] == 0
     assert publish("dataset", *builds.values(), DATA)[0] == 0
     code = f"""{SHOWN}
@@ -275,7 +238,7 @@ def test_publishing_twice_sends_nothing_and_makes_no_commit(hub, publish, built)
     assert all(request.method in ("GET", "HEAD") for request in hub.log[seen:])
 
 
-def test_a_build_that_grew_sends_what_is_new(hub, publish, tmp_path):
+def test_a_build_that_grew_sends_what_is_new(hub, publish, make_build, tmp_path):
     path = make_build(tmp_path / "voc", "voc", rows=4)
     publish("dataset", path, DATA)
     before = hub.files("dataset", DATA)
@@ -292,10 +255,10 @@ def test_a_build_that_grew_sends_what_is_new(hub, publish, tmp_path):
     assert not [p for p in first if before[p] in bodies]
 
 
-def test_orphans_of_the_same_config_go_and_nothing_else(hub, publish, tmp_path, built):
+def test_orphans_of_the_same_config_go_and_nothing_else(hub, publish, make_build, tmp_path):
     """Fewer shards, another config of a name that starts alike, and a file that a person put there."""
     alike = make_build(tmp_path / "voc-b", "voc-b", rows=2)
-    publish("dataset", make_build(tmp_path / "large", "voc", rows=6), alike, DATA)
+    publish("dataset", make_build(tmp_path / "large", "voc", rows=6, scores=False), alike, DATA)
     hub.put("dataset", DATA, {"notes.md": b"mine", "voc/mine.txt": b"mine", "assets/voc-old.png": b"old"})
     before = hub.files("dataset", DATA)
     status, out, _ = publish("dataset", make_build(tmp_path / "small", "voc", rows=2, seed=3), DATA)
@@ -322,10 +285,10 @@ def test_what_a_person_wrote_into_the_card_stays(hub, publish, built):
 
 
 def test_config_names_one_build(hub, publish, built):
-    assert publish("dataset", built["voc"], DATA, "--config", "small")[0] == 0
+    assert publish("dataset", built["voc"], DATA, "--config-name", "small")[0] == 0
     assert "small/train-00000.parquet" in hub.files("dataset", DATA)
-    status, _, error = publish("dataset", *built.values(), DATA, "--config", "small")
-    assert (status, "--config small names the config of one build, but 2 are given" in error) == (2, True)
+    status, _, error = publish("dataset", *built.values(), DATA, "--config-name", "small")
+    assert (status, "--config-name small names one build, but 2 are given" in error) == (2, True)
 
 
 def test_a_branch_is_made_and_main_left_alone(hub, publish, built):
@@ -351,7 +314,7 @@ def test_a_pull_request_is_opened_once(hub, publish, built):
     hub.fault = Fault(1, "lost")
     publish("dataset", built["voc"], DATA)  # the answer to any request may be lost
     status, _, error = publish("dataset", built["voc"], "org/none", "--create-pr")
-    assert (status, "there is no dataset org/none to open a pull request in" in error) == (2, True)
+    assert (status, "there is no dataset org/none for a pull request" in error) == (2, True)
     status, _, error = publish(*command, "--revision", "v2")
     assert (status, "leave out --revision v2" in error) == (2, True)
 
@@ -362,7 +325,7 @@ def test_private_is_for_new_repositories(hub, publish, built):
     assert publish("dataset", built["voc"], DATA, "--private")[0] == 0
     hub.repos["dataset", DATA].private = False
     status, _, error = publish("dataset", built["voc"], DATA, "--private")
-    assert (status, "there already, and public" in error) == (2, True)
+    assert (status, "exists and is public" in error) == (2, True)
 
 
 def test_a_dry_run_shows_all_and_changes_nothing(hub, publish, voc, monkeypatch):
@@ -385,8 +348,9 @@ def test_a_dry_run_shows_all_and_changes_nothing(hub, publish, voc, monkeypatch)
     assert states["voc/train-00009.parquet"] == "removed"
     assert all(request.method in ("GET", "HEAD") for request in hub.log[seen:])
     monkeypatch.delenv("HF_TOKEN")
-    status, out, _ = publish("dataset", voc, DATA, "--dry-run")
-    assert (status, "not compared with what is there: no token" in out) == (0, True)
+    status, _, warning = publish("dataset", voc, DATA, "--dry-run")
+    said = f"attn2mask: warning: the files are not compared with those of {DATA}: there is no token"
+    assert (status, warning.startswith(said)) == (0, True)
 
 
 def test_a_change_in_between_is_never_overwritten(hub, publish, built):
@@ -462,7 +426,7 @@ def test_whichever_request_fails_all_is_there_or_nothing_changed(publish, hub, b
             whole = files == complete
             assert whole or hub.files("dataset", repo) == former, step
             assert whole or status == 2
-            assert status == 0 or "the same command tries again" in error
+            assert status == 0 or "run the same command again" in error
         hub.fault = None
         stored = set(hub.lfs)
         seen = len(hub.log)
@@ -532,7 +496,7 @@ def test_a_token_appears_nowhere_but_in_its_header(hub, built, trained, tmp_path
     ("token", "message"),
     [
         ("", "no token of the Hub: log in with `hf auth login`"),
-        ("hf_unknown", "does not take the token"),
+        ("hf_unknown", "does not accept the token"),
         ("hf_with\x01control", "holds characters that no token has"),
         (READER, f"no right to write to {DATA}"),
     ],
@@ -563,7 +527,7 @@ def test_a_name_without_a_namespace_is_ones_own(hub, publish, built):
 def test_a_repository_of_another_kind(hub, publish, built):
     hub.repo("model", DATA)
     status, _, error = publish("dataset", built["voc"], DATA)
-    assert (status, f"{DATA} is a model, and you publish a dataset" in error) == (2, True)
+    assert (status, f"{DATA} is a model, but you publish a dataset" in error) == (2, True)
     assert list(hub.repos) == [("model", DATA)]
     assert publish("dataset", built["voc"], DATA, "--force")[0] == 0
     assert ("dataset", DATA) in hub.repos
@@ -573,7 +537,7 @@ def test_somebody_elses_data(hub, publish, built):
     hub.put("dataset", DATA, {"README.md": b"---\ntags: [cats]\n---\n# Cats\n", "cats.csv": b"cat"})
     before = hub.files("dataset", DATA)
     status, _, error = publish("dataset", built["voc"], DATA)
-    assert (status, "holds what attn2mask did not publish, such as cats.csv" in error) == (2, True)
+    assert (status, "holds files that attn2mask did not publish, such as cats.csv" in error) == (2, True)
     assert hub.files("dataset", DATA) == before
     assert publish("dataset", built["voc"], DATA, "--force")[0] == 0
     after = hub.files("dataset", DATA)
@@ -585,8 +549,9 @@ def test_no_network(publish, built, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     status, _, error = publish("dataset", built["voc"], DATA)
     assert (status, "no connection to http://127.0.0.1:9 (" in error) == (2, True)
-    status, out, _ = publish("dataset", built["voc"], DATA, "--dry-run")
-    assert (status, "not compared with what is there: no connection" in out) == (0, True)
+    status, _, warning = publish("dataset", built["voc"], DATA, "--dry-run")
+    said = f"attn2mask: warning: the files are not compared with those of {DATA}: no connection"
+    assert (status, warning.startswith(said)) == (0, True)
 
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyError])
@@ -602,7 +567,7 @@ def test_a_fault_of_our_own_is_no_mistake_of_the_user(publish, built, monkeypatc
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        (b"\xff", "README.md of org/model is no UTF-8 text"),
+        (b"\xff", "README.md of org/model must be UTF-8 text"),
         (b"---\na: [\n---\n", "the card's metadata is no YAML"),
         (b"---\nlanguage: klingon\n---\n", 'Invalid metadata in README.md. - "language" must be'),
     ],
@@ -640,12 +605,12 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("rows missing", "is not complete: shard 1 of 3 is not made"),
+        ("rows missing", "is not complete: shard 1 of 3 is missing"),
         ("a byte changed", "train-00001.parquet is damaged"),
         ("a shard gone", "train-00001.parquet is damaged"),
-        ("growing", "is not complete: shard 2 of 5 is not made"),
-        ("a leftover", "holds train-00007.parquet, which is no shard of the build"),
-        ("no report", "report.json can't be read"),
+        ("growing", "is not complete: shard 2 of 5 is missing"),
+        ("a leftover", "holds train-00007.parquet, which is not a shard of the build"),
+        ("no report", "report.json cannot be read"),
         ("no build", "holds no build"),
     ],
 )
@@ -658,20 +623,22 @@ def test_builds_that_are_not_whole(hub, publish, voc, how, message):
 
 def test_two_builds_of_one_name_and_names_that_are_no_folders(hub, publish, built, tmp_path):
     status, _, error = publish("dataset", built["voc"], built["voc"], DATA)
-    assert (status, "are both config voc" in error) == (2, True)
+    assert (status, "would both be config voc" in error) == (2, True)
     for name in ("my table", "assets", "../up"):
-        status, _, error = publish("dataset", built["voc"], DATA, "--config", name)
-        assert (status, f"{name!r} can't be the name of a config" in error) == (2, True)
+        status, _, error = publish("dataset", built["voc"], DATA, "--config-name", name)
+        assert (status, f"{name!r} cannot be the name of a config" in error) == (2, True)
     assert not hub.log
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["thing", "a", "b"], "takes `dataset` or `model` first, not 'thing'"),
-        (["dataset", "only"], "the following arguments are required"),
-        (["model", "a", DATA, "--config", "x"], "unrecognized arguments"),
-        (["model", "no/such", MODEL], "no/such is no folder"),
+        (["thing", "a", "b"], "no command 'publish thing'; the commands are publish dataset, publish model"),
+        (["dataset", "only"], "REPO is missing"),
+        (["dataset"], "BUILD is missing"),
+        (["model", "a", DATA, "--config-name", "x"], "unrecognized arguments"),
+        (["model", "a", DATA, "more"], "unrecognized arguments: more"),
+        (["model", "no/such", MODEL], "no/such is not a folder"),
     ],
 )
 def test_mistakes_of_the_command_line(publish, argv, message):
@@ -681,11 +648,26 @@ def test_mistakes_of_the_command_line(publish, argv, message):
 
 def test_help(capsys):
     assert main(["publish"]) == main(["publish", "--help"]) == 0
-    assert "publish dataset DIR [DIR ...] REPO" in capsys.readouterr().out
-    for kind in ("dataset", "model"):
+    assert "  publish dataset BUILD ... REPO " in capsys.readouterr().out
+    for words in ("dataset BUILD [BUILD ...] REPO", "model DIR REPO"):
         with pytest.raises(SystemExit):
-            main(["publish", kind, "--help"])
-        assert "--dry-run" in capsys.readouterr().out
+            main(["publish", words.split()[0], "--help"])
+        text = capsys.readouterr().out
+        assert f"usage: attn2mask publish {words} [--option VALUE ...]\n" in text
+        assert "--dry-run" in text
+
+
+def test_options_come_from_a_yaml_file_too(hub, publish, built, tmp_path):
+    """A positional argument on the command line stands for all of those in the file."""
+    file = tmp_path / "publish.yaml"
+    builds = "\n".join(f"- {path}" for path in built.values())
+    file.write_text(f"builds:\n{builds}\nrepo: {DATA}\nprivate: true\n")
+    assert publish("dataset", "--config", file)[0] == 0
+    assert hub.repos["dataset", DATA].private
+    files = hub.files("dataset", DATA)
+    assert {"voc/build.yaml", "kitchen/build.yaml"} <= set(files)
+    assert publish("dataset", built["voc"], "org/other", "--config", file)[0] == 0
+    assert "kitchen/build.yaml" not in hub.files("dataset", "org/other")
 
 
 # Models.
@@ -754,7 +736,7 @@ def test_the_same_checkpoint_twice(hub, publish, trained):
         ("config.json", None, "holds no config.json"),
         ("model.safetensors", b"broken", "checkpoint"),
         ("peer/model.safetensors", None, "no file named model.safetensors"),
-        ("deeplabv3plus.py", None, "lacks deeplabv3plus.py, without which others can't load it"),
+        ("deeplabv3plus.py", None, "lacks deeplabv3plus.py, without which others cannot load it"),
         ("metrics.json", b"{", "metrics.json can't be read: Expecting property name"),
         ("metrics.json", b"[]", "metrics.json can't be read: it holds no names with values"),
         ("metrics.json", b"{}", "metrics.json is no report of `attn2mask evaluate`"),
@@ -819,24 +801,24 @@ def test_an_adapter_of_a_painter(hub, publish, tmp_path):
     assert set(load_file(tmp_path / "back.safetensors")) == set(weights)
     (folder / "pytorch_lora_weights.safetensors").write_bytes(b"broken")
     status, _, error = publish("model", folder, MODEL)
-    assert (status, "pytorch_lora_weights.safetensors can't be read" in error) == (2, True)
+    assert (status, "pytorch_lora_weights.safetensors cannot be read" in error) == (2, True)
 
 
 # With the long commands.
 
 
 @pytest.fixture
-def built_at_once(monkeypatch, tmp_path) -> Path:
+def built_at_once(monkeypatch, make_build, tmp_path) -> Path:
     """`attn2mask build`, with its painting done in no time."""
 
     def run(config: BuildConfig) -> BuildDirectory:
-        return BuildDirectory(make_build(tmp_path / "made", "voc", rows=2))
+        return BuildDirectory(make_build(tmp_path / "made", "voc", rows=2, scores=False))
 
     monkeypatch.setattr(build, "run", run)
     return tmp_path / "made"
 
 
-def test_build_publishes_only_where_it_is_told(hub, publish, built_at_once):
+def test_build_publishes_only_if_it_is_asked_to(hub, publish, built_at_once):
     assert main(["build", "voc"]) == 0
     assert not hub.log
     assert main(["build", "voc", "--push-to-hub", DATA]) == 0
@@ -866,7 +848,7 @@ def test_build_refuses_a_name_that_no_config_can_have_before_it_paints(hub, buil
     table = tmp_path / "kitchen.yaml"
     table.write_text("name: my kitchen\nbackground: true\nclasses:\n  - {name: chair}\n")
     assert main(["build", str(table), "--push-to-hub", DATA]) == 2
-    assert "'my kitchen' can't be the name of a config" in capsys.readouterr().err
+    assert "'my kitchen' cannot be the name of a config" in capsys.readouterr().err
     assert not built_at_once.exists()
     assert not hub.log
     assert main(["build", str(table)]) == 0
@@ -884,8 +866,6 @@ def test_the_license_of_a_painter_is_what_its_card_names(hub, publish, tmp_path,
     (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     assert license_of(str(tmp_path)) == license_of(str(tmp_path / "lora.safetensors")) == "cc-by-4.0"
     assert license_of("embedded") == "apache-2.0"
-    config = BuildConfig("voc", model="org/painter", lora="org/silent")
-    assert build.licenses(config, sha) == {"license": "openrail", "lora_license": None}
 
 
 def test_training_records_the_revision_of_rows_of_the_hub(hub, publish, monkeypatch):
@@ -897,20 +877,20 @@ def test_training_records_the_revision_of_rows_of_the_hub(hub, publish, monkeypa
     assert rows_record(DATA) == {"revision": None}
 
 
-def test_training_publishes_only_where_it_is_told(hub, publish, trained, monkeypatch, capsys):
+def test_training_publishes_only_if_it_is_asked_to(hub, publish, trained, monkeypatch, capsys):
     from attn2mask.training import train
 
     monkeypatch.setattr(train, "train", lambda config: None)
     folder = str(trained["upernet"])
-    assert train.main(["--output-dir", folder]) == 0
+    assert main(["train", "--output-dir", folder]) == 0
     assert not hub.log
-    assert train.main(["--output-dir", folder, "--push-to-hub", MODEL]) == 0
+    assert main(["train", "--output-dir", folder, "--push-to-hub", MODEL]) == 0
     assert "peer/model.safetensors" in hub.files("model", MODEL)
     monkeypatch.setenv("RANK", "1")
     seen = len(hub.log)
-    assert train.main(["--output-dir", folder, "--push-to-hub", MODEL]) == 0
+    assert main(["train", "--output-dir", folder, "--push-to-hub", MODEL]) == 0
     assert len(hub.log) == seen
     monkeypatch.delenv("RANK")
     monkeypatch.setenv("HF_TOKEN", READER)
-    assert train.main(["--output-dir", folder, "--push-to-hub", MODEL]) == 2
+    assert main(["train", "--output-dir", folder, "--push-to-hub", MODEL]) == 2
     assert "no right to write" in capsys.readouterr().err
