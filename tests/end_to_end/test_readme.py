@@ -182,12 +182,9 @@ def test_python_block_compiles(text):
 
 
 def test_every_command_is_in_a_document():
-    lines = [shlex.split(command, comments=True) for _, _, command in CONSOLE]
-    assert {words[1] for words in lines if words[0] == "attn2mask"} >= {
-        name.split()[0] for name in COMMANDS
-    } - {"aliases", "demo"}
-    for name in ("aliases", "demo"):  # WordNet is not everywhere, and `make demo` is the demo's command
-        assert any(re.search(rf"attn2mask {name}\b|make {name}\b", read(d)) for d in DOCUMENTS)
+    text = "\n".join(read(document) for document in DOCUMENTS)
+    for name in COMMANDS:
+        assert re.search(rf"attn2mask {name}\b", text), name
 
 
 def slug(heading: str) -> str:
