@@ -1,9 +1,9 @@
-"""From captions to prompts: find the class words, replace some by aliases, tell at which tokens they stand.
+"""From captions to prompts: find the class words, replace some by aliases, and locate their tokens.
 
-A prompt is a pure function of (table, captions, options, seed, index, attempt), so that no number of
-processes, shards or restarts changes a dataset. Words are followed by their characters from the caption to
-the tokenizer's own offsets, never found again in the result: an alias may hold another class's name, and a
-tokenizer may split any word.
+A prompt is a pure function of (table, captions, options, seed, index, attempt). Therefore the number of
+processes, shards or restarts does not change a dataset. The position of a word is tracked by its characters,
+from the caption to the tokenizer's offsets. Words are never searched for in the finished prompt, because an
+alias may contain the name of another class, and a tokenizer may split any word.
 
     source = PromptSource(load_table("voc"), read_captions("captions.jsonl")[0], [pipe.tokenizer], seed=0)
     source.prompt(index=0, attempt=0)
@@ -22,28 +22,25 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.words.captions import Caption
 from attn2mask.builders.words.english import UNCOUNTABLE, article, means_many, plural
 
-# Streams of random numbers that must not meet: the captions' order, a prompt's draws, an image's noise.
+# Independent streams of random numbers: the order of the captions, the choices of a prompt, the noise of an
+# image.
 _ORDER, _PROMPT, _IMAGE = range(3)
-# Captions of the grammar tried for one prompt, when all class words of each lie beyond the token limit.
+# The most captions of the grammar that are tried for one prompt if class words lie beyond the token limit.
 _GRAMMAR_TRIES = 100
 
 _ARTICLE_BEFORE = re.compile(r"\b(an?)\s+\Z", re.IGNORECASE)
 _WORD_BEFORE = re.compile(r"([^\W_]+)\s+\Z")
 _SENTENCE_START = re.compile(r"(?:\A|[.!?]\s)[\s\"'\u201c\u2018(]*\Z")
-# Words straight before a noun after which an uncountable one fits too: "with plants" -> "with greenery", but
-# not "two plants".
-# fmt: off
-_UNCOUNTABLE_AFTER = {
-    "a", "an", "the", "some", "his", "her", "its", "their", "our", "my", "your", "no", "any", "with", "of",
-    "and", "or", "in", "on", "by", "to", "near", "behind", "beside", "between", "among", "under", "over",
-    "through", "at", "from", "for", "against", "around",
-}
-# fmt: on
+# Words after which an uncountable noun fits, too: "with plants" -> "with greenery", but not "two plants".
+_UNCOUNTABLE_AFTER = set(
+    "a an the some his her its their our my your no any with of and or in on by to near behind beside between"
+    " among under over through at from for against around".split()
+)
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """A class word in a text: text[start:end] == `text`. `is_base`: it is or holds a base name."""
+    """A class word in a text, at text[start:end]. `is_base`: the word is or contains a base name."""
 
     start: int
     end: int
@@ -54,12 +51,12 @@ class Occurrence:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the painter is told, and where its class words stand.
+    """The text that the painter gets, and the positions of its class words.
 
-    `classes` are mask ids in the order of first appearance, each once. Parallel to it: `words`, the form at
-    the first occurrence that the painter reads, and `spans`, the token positions (the tokenizer's own; CLIP's
-    start-of-text is 0) of all its occurrences. `dropped` gives a reason for every class of the caption that
-    is not in the prompt's classes.
+    `classes` are mask ids in the order of first appearance, each once. Parallel to them are `words`, the form
+    of the class word at its first occurrence within the token limit, and `spans`, the token positions of all
+    its occurrences (CLIP's start-of-text is 0). `dropped` gives a reason for every class of the caption that
+    is not in `classes`.
     """
 
     text: str
@@ -72,10 +69,10 @@ class Prompt:
 
 
 def find_occurrences(table: ClassTable, text: str) -> list[Occurrence]:
-    """All class words of a text, in order: whole words in any case, longest first, none inside a compound.
+    """All class words of a text, in order. They are whole words in any case; the longest form wins.
 
-    A compound takes its words wherever it begins: "school bus stop" holds no bus. A hyphen binds: "cat-like"
-    is no cat.
+    The words of a compound are not class words: "school bus stop" holds no bus. Nor is a part of a word with
+    a hyphen: "cat-like" holds no cat.
     """
     lexicon, longest = table.lexicon, table.longest_form
     words = list(tokens(text))
@@ -89,7 +86,7 @@ def find_occurrences(table: ClassTable, text: str) -> list[Occurrence]:
             key += between + words[last][2]
             if key in lexicon and not _hyphen_at(text, words[last][1]):
                 forms.append((first, last + 1, key))
-    # Compounds before all else; then from the left, the longest at each place.
+    # Compounds come first, then forms from left to right, the longest at each position first.
     forms.sort(key=lambda form: (lexicon[form[2]].class_index is not None, form[0], -form[1]))
     taken: set[int] = set()
     found = []
@@ -106,10 +103,10 @@ def find_occurrences(table: ClassTable, text: str) -> list[Occurrence]:
 def augment(
     table: ClassTable, text: str, rng: np.random.Generator, probability: float
 ) -> tuple[str, list[Occurrence]]:
-    """Replaces each occurrence of a base name, with `probability`, by a random alias of its class.
+    """Replace each occurrence of a base name, with `probability`, by a random alias of its class.
 
-    Number, article and capitals are mended. Returns the new text and its occurrences: the aliases put in and
-    the base names left, not the aliases that stood there before.
+    The number of the new word, its article and its capitals are corrected. Returns the new text and the
+    occurrences of base names in it, replaced or not. Aliases that were in the text before do not count.
     """
     out, cursor, occurrences = "", 0, []
     for old in find_occurrences(table, text):
@@ -127,7 +124,7 @@ def augment(
                 alias = aliases[rng.integers(len(aliases))]
                 number = table.lexicon[spelling(word)].number
                 if _ARTICLE_BEFORE.search(out):
-                    number = "one"  # also for "a women", a frequent slip
+                    number = "one"  # also for "a women", a frequent mistake
                 elif number == "either":
                     number = "many" if means_many(text[: old.start], text[old.end :]) else "one"
                 out, word = _put(out, plural(alias) if number == "many" else alias, old, text)
@@ -141,10 +138,11 @@ def augment(
 def token_spans(
     tokenizer: PreTrainedTokenizerBase, text: str, char_spans: Sequence[tuple[int, int]]
 ) -> list[tuple[int, ...]]:
-    """The token positions of each stretch of characters, cut at the tokenizer's limit as the pipeline does.
+    """The token positions of each span of characters. The text is cut at the token limit, as the pipeline
+    does.
 
-    Positions count the special tokens (CLIP's start-of-text is 0). A stretch that is cut off, even in part,
-    gets (). Needs a fast tokenizer, which keeps offsets.
+    Positions count the special tokens (CLIP's start-of-text is 0). A span that is cut off, even in part, gets
+    (). The tokenizer must be a fast one, because only these give offsets.
     """
     encoding = tokenizer(
         text,
@@ -152,7 +150,7 @@ def token_spans(
         max_length=tokenizer.model_max_length,
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
-        return_overflowing_tokens=True,  # what was cut off follows as further sequences
+        return_overflowing_tokens=True,  # the tokens beyond the limit follow as further sequences
     )
     pieces = [
         (part, position, start, end)
@@ -176,13 +174,13 @@ def image_seed(seed: int, index: int, attempt: int) -> int:
 
 
 class PromptSource:
-    """Prompts of one build, from captions or (captions=None) from the built-in grammar.
+    """The prompts of one build, from captions or, if `captions` is None, from the built-in grammar.
 
-    Attempt 0 of the indices walks through the captions that name a class, in an order shuffled anew for each
-    round; later attempts draw others. With `balance` the classes take turns in the same way, and each walks
-    through its own captions. `selected` is the number of captions that name a class, and `counts` how many
-    name each (0 throughout for the grammar). `alias_probability` is from 0 to 1. Raises UserError when no
-    caption names a class, and for the grammar when the model can't read the name of one.
+    Attempt 0 goes through the captions that name a class, in a new random order in each round; later attempts
+    draw other captions. With `balance`, the classes take turns, also in a new order in each round, and each
+    goes through its own captions. `selected` is the number of captions that name a class (0 for the grammar).
+    `alias_probability` is from 0 to 1. Raises UserError if no caption names a class, and, for the grammar, if
+    no name of a class fits the model's token limit.
     """
 
     def __init__(
@@ -215,18 +213,15 @@ class PromptSource:
         if captions is None:
             self._check_readable()
         self.selected = len(naming)
-        self.counts = {
-            label.name: len(numbers) for label, numbers in zip(table.classes, by_class, strict=True)
-        }
         self._naming, self._by_class = naming, by_class
-        # Classes that can take a turn: those with a caption, or all of them for the grammar.
+        # The classes that can take a turn: those with a caption, or all of them for the grammar.
         self._turns = [k for k, numbers in enumerate(by_class) if numbers or captions is None]
 
     def prompt(self, index: int, attempt: int) -> Prompt:
-        """The prompt of sample `index` (from 0) at its `attempt` (from 0), with at least one class.
+        """The prompt of sample `index` (from 0) in its `attempt` (from 0), with at least one class.
 
-        Where all class words of a caption are cut off, the next caption takes its place, and `dropped` says
-        so. Raises UserError when that holds for every caption.
+        If all class words of a caption are cut off, the next caption is used, and `dropped` says so. Raises
+        UserError if this is so for every caption.
         """
         dropped: list[str] = []
         for caption, rng in self._candidates(index, attempt):
@@ -234,10 +229,10 @@ class PromptSource:
             if prompt.classes:
                 return replace(prompt, dropped=(*dropped, *prompt.dropped))
             dropped += [f"caption {caption.source}: {reason}" for reason in prompt.dropped]
-        raise UserError(f"no caption makes a prompt for this model, the last tried: {dropped[-1]}")
+        raise UserError(f"no caption gives a prompt for this model; the last one failed: {dropped[-1]}")
 
     def _check_readable(self) -> None:
-        """Raises UserError for a class all of whose names alone are longer than the model's prompt."""
+        """Raises UserError for a class whose names are all too long for the model's token limit."""
         for label in self.table.classes:
             for tokenizer in self.tokenizers:
                 if not any(token_spans(tokenizer, word, [(0, len(word))])[0] for word in label.base):
@@ -247,7 +242,7 @@ class PromptSource:
                     )
 
     def _candidates(self, index: int, attempt: int) -> Iterator[tuple[Caption, np.random.Generator]]:
-        """Captions for a sample, best first, each with the random numbers of its augmentation."""
+        """Captions for a sample, the preferred one first, each with a generator for its augmentation."""
         turn, round_ = None, index
         if self.balance:
             round_, place = divmod(index, len(self._turns))
@@ -271,15 +266,15 @@ class PromptSource:
 
     def _compose(self, caption: Caption, rng: np.random.Generator) -> Prompt:
         text, occurrences = augment(self.table, " ".join(caption.text.split()), rng, self.alias_probability)
-        stretches = [(occurrence.start, occurrence.end) for occurrence in occurrences]
-        placed = [token_spans(tokenizer, text, stretches) for tokenizer in self.tokenizers]
+        char_spans = [(occurrence.start, occurrence.end) for occurrence in occurrences]
+        placed = [token_spans(tokenizer, text, char_spans) for tokenizer in self.tokenizers]
         words: dict[int, str] = {}
         spans: dict[int, tuple[int, ...]] = {}
         lost: dict[int, str] = {}
         for occurrence, (span, *others) in zip(occurrences, zip(*placed, strict=True), strict=True):
             k = occurrence.class_index
             if any(other != span for other in others):
-                lost[k] = "its word has different places for the model's text encoders"
+                lost[k] = "its word has other token positions in the second text encoder"
             elif not span:
                 lost[k] = f"its word lies beyond the model's {self.tokenizers[0].model_max_length} tokens"
             else:
@@ -299,7 +294,7 @@ class PromptSource:
 
 
 def _put(out: str, word: str, old: Occurrence, text: str) -> tuple[str, str]:
-    """The text before a replaced word and the new word, with article and capitals mended."""
+    """The text before a replaced word, and the new word, with corrected article and capitals."""
     shouted = old.text.isupper() and (len(old.text) > 2 or text.isupper())  # "DOG", but not "TV"
     begins = _SENTENCE_START.search(out) is not None
     if shouted:
@@ -312,10 +307,10 @@ def _put(out: str, word: str, old: Occurrence, text: str) -> tuple[str, str]:
     capital = before.group(1)[0].isupper()
     if word.lower() in UNCOUNTABLE:
         return out[: before.start(1)], word[0].upper() + word[1:] if capital else word
-    mended = article(word)
+    new = article(word)
     if capital:
-        mended = mended.upper() if shouted else mended.capitalize()
-    return out[: before.start(1)] + mended + out[before.end(1) :], word
+        new = new.upper() if shouted else new.capitalize()
+    return out[: before.start(1)] + new + out[before.end(1) :], word
 
 
 def _hyphen_at(text: str, position: int) -> bool:

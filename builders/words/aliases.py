@@ -1,13 +1,14 @@
-"""`attn2mask aliases`: synonyms and hyponyms for the classes of a table, proposed from WordNet, to be edited.
+"""`attn2mask aliases`: proposes synonyms and hyponyms for the classes of a table, from WordNet.
 
-    attn2mask aliases kitchen.yaml          # writes kitchen-aliases.yaml
+    attn2mask aliases kitchen.yaml          # writes kitchen-aliases.yaml, for you to edit
     attn2mask build kitchen-aliases.yaml
 
-The proposals are the synonyms and direct hyponyms of the main sense of each name. What is likely to go wrong
-stands in comments instead: words that mostly mean another thing, and a name's other senses. Words that
-another class has, or could have, are left out, so that the new table is always one that can be built.
+The proposals are the synonyms and direct hyponyms of the main sense of each class name. Doubtful words are
+written as comments: words that mostly mean another thing, and the other senses of a name. Words that belong
+to two classes, or could, are left out. Therefore the new table can always be built.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,21 +26,23 @@ from attn2mask.builders.words.english import plural
 from attn2mask.builders.words.grammar import nouns
 from attn2mask.builders.words.wordnet import Sense, WordNet, find_wordnet
 
-# Further senses of a name that are shown, and words of each.
+logger = logging.getLogger(__name__)
+
+# The most other senses of a name that are listed, and the most words of each.
 OTHER_SENSES, OTHER_WORDS = 3, 8
 
 
 @dataclass(frozen=True)
 class AliasesConfig:
-    """The options of `aliases`."""
+    """The options of `attn2mask aliases`."""
 
-    table: str = option("a YAML file with your classes", positional=True)
+    table: str = option("YAML file with your classes", positional=True)
     out: str | None = option("file to write", None, default_text="TABLE-aliases.yaml", metavar="FILE")
-    most: int = option("number of words proposed for a sense", 20, at_least=1)
+    most: int = option("largest number of words to propose for each sense", 20, at_least=1)
     wordnet: str | None = option(
-        "folder of WordNet",
+        "folder of WordNet's files index.noun and data.noun",
         None,
-        default_text="Debian's or nltk's copy, where one is installed",
+        default_text="the copy of Debian or of nltk",
         metavar="DIR",
     )
 
@@ -49,7 +52,7 @@ class AliasesConfig:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What WordNet says of one name of a class: `words` to take, and `remarks` for who edits them."""
+    """WordNet's proposals for one name of a class: `words` to use, and `remarks` for the person who edits."""
 
     name: str
     sense: Sense
@@ -58,7 +61,10 @@ class Proposal:
 
 
 def propose(wordnet: WordNet, label: LabelClass, most: int) -> list[Proposal]:
-    """Proposals for a class, one for each of the main senses of its name and singular base names."""
+    """Proposals for a class, one for each main sense of its name and of its singular base names.
+
+    A proposal has at most `most` words.
+    """
     own = {spelling(word) for word in (label.name, *label.base, *label.aliases)}
     found: dict[int, Proposal] = {}
     for name in dict.fromkeys((label.name, *nouns(label))):
@@ -70,7 +76,7 @@ def propose(wordnet: WordNet, label: LabelClass, most: int) -> list[Proposal]:
         for word in _words(wordnet, sense):
             if spelling(word) in own:
                 continue
-            # A synonym's main sense is this one, a hyponym's one of those below it.
+            # The main sense of a synonym is this sense; that of a hyponym is one of the senses below it.
             right = wordnet.main_sense(word) in (main, *sense.hyponyms)
             (words if right else doubtful).append(word)
         remarks = [f"mostly another thing: {', '.join(doubtful)}"] if doubtful else []
@@ -86,7 +92,7 @@ def propose(wordnet: WordNet, label: LabelClass, most: int) -> list[Proposal]:
 
 
 def without_collisions(table: ClassTable, proposals: list[list[Proposal]]) -> list[list[Proposal]]:
-    """The proposals of all classes, in the table's order, less words that one class has or two could have."""
+    """The proposals of all classes, in the order of the table, without words that two classes would share."""
     counts = Counter(
         form
         for of_class in proposals
@@ -111,7 +117,9 @@ def without_collisions(table: ClassTable, proposals: list[list[Proposal]]) -> li
 
 
 def written(content: dict[str, Any], proposals: list[list[Proposal]], head: str) -> str:
-    """The YAML text of a table with the proposals as further aliases; `head` is its first comment."""
+    """The YAML text of the table `content` with the proposals as further aliases; `head` is its first
+    comment.
+    """
     lines = [f"# {head}"]
     for key, value in content.items():
         if key != "classes":
@@ -137,19 +145,22 @@ def written(content: dict[str, Any], proposals: list[list[Proposal]], head: str)
 
 
 def run(config: AliasesConfig) -> None:
-    """Write the table with the proposals. Raises UserError for what the user can mend."""
+    """Write the table with the proposals. Raises UserError for mistakes that the user can correct."""
     if config.table in TABLES:
-        raise UserError(f"{config.table} ships with its aliases: give a YAML file of your own")
+        raise UserError(f"{config.table} has its aliases already: give a YAML file of your own")
     source = Path(config.table)
     table = load_table(config.table)
     out = Path(config.out) if config.out else source.with_name(f"{source.stem}-aliases{source.suffix}")
-    taken = UserError(f"{out} exists, and may hold what you edited: remove it, or choose another --out")
+    taken = UserError(f"{out} exists, and may hold your edits: remove it, or choose another --out")
     if out.exists():
         raise taken
+    logger.info("Looking up the words of %s in WordNet", config.table)
     wordnet = find_wordnet(config.wordnet)
     proposals = [propose(wordnet, label, config.most) for label in table.classes]
     proposals = without_collisions(table, proposals)
-    head = f"{source.name} with proposals from {wordnet.version}: strike out what does not fit your images."
+    head = (
+        f"{source.name} with proposals from {wordnet.version}: delete the words that do not fit your images."
+    )
     text = written(yaml.safe_load(source.read_bytes()), proposals, head)
     parse_table(yaml.safe_load(text), str(out))
     try:
@@ -160,14 +171,14 @@ def run(config: AliasesConfig) -> None:
     count = sum(len(proposal.words) for of_class in proposals for proposal in of_class)
     unknown = [label.name for label, of_class in zip(table.classes, proposals, strict=True) if not of_class]
     known = len(table.classes) - len(unknown)
-    print(f"{out}: {count} words from {wordnet.path} for {known} classes, to be edited")
+    print(f"{out}: {count} words from {wordnet.path} for {known} classes")
     if unknown:
         print(f"WordNet does not know {', '.join(unknown)}")
     print(f"next: edit {out}, then attn2mask build {out}")
 
 
 def _words(wordnet: WordNet, sense: Sense) -> Iterator[str]:
-    """Synonyms, then direct hyponyms' words, each once, without scientific names."""
+    """The synonyms, then the words of the direct hyponyms, each once, without scientific names."""
     senses = (sense, *map(wordnet.sense, sense.hyponyms))
     for word in dict.fromkeys(word for one in senses for word in one.words):
         if not wordnet.is_scientific(word):
@@ -183,11 +194,11 @@ def _comment(text: str, indent: str) -> list[str]:
 
 
 def _yaml(mapping: dict[str, Any]) -> list[str]:
-    """Lines of YAML, one a key, unless its value is long."""
+    """Lines of YAML, one for each key, unless its value is long."""
     return [line for key, value in mapping.items() for line in f"{_flow(key)}: {_flow(value)}".splitlines()]
 
 
 def _flow(value: Any) -> str:
-    """A value of YAML as it stands after a key or in a list, what it holds in brackets."""
+    """A value in YAML's flow style, to stand after a key or in a list."""
     text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=100, sort_keys=False)
     return text.strip()[1:-1]

@@ -1,7 +1,7 @@
-"""Captions from a file or the Hub: JSONL, plain text, COCO's captions JSON, or a Hub dataset's text column.
+"""Reads captions: from JSONL, plain text, COCO's captions JSON, or the text column of a dataset of the Hub.
 
-A corpus of captions always has a few bad lines. They are counted and named in one warning, and the rest is
-used; only a file that can't be read as what it claims to be, or holds no caption at all, is an error.
+Every large file of captions has a few broken lines. One warning counts and lists them, and the other lines
+are used. It is an error only if the file cannot be read in its format, or if it holds no caption.
 """
 
 import json
@@ -11,28 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from attn2mask.builders.classes import SURROGATE
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.errors import UserError, first_line
 
 _KEYS = ("caption", "text")
-_SHOWN = 20  # numbers of broken lines that a warning lists
+_SHOWN = 20  # the most broken lines that a warning lists
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption, verbatim, and where it is from: its id in the source ("301804") or file and line
-    ("file.txt:12").
-    """
+    """A caption, verbatim, and its id in the source ("301804"), or else its file and line ("file.txt:12")."""
 
     text: str
     source: str
 
 
 def read_captions(source: str) -> tuple[list[Caption], list[str]]:
-    """Reads all captions of a source, in its order; returns them with warnings, one line each.
+    """Read all captions of a source, in its order. Returns them with a list of warnings, one line each.
 
-    `source` is a file ending in .jsonl (objects with a `caption` or `text`), .txt (a caption a line) or .json
-    (COCO's captions, `{"annotations": [{"id", "caption"}]}`), or else "owner/name" of a Hub dataset with such
-    a column. Raises UserError when it can't be read or holds no caption.
+    `source` is a file that ends in .jsonl (objects with `caption` or `text`), .txt (one caption per line) or
+    .json (COCO's captions, `{"annotations": [{"id", "caption"}]}`), or "owner/name" of a dataset of the Hub
+    with a column `caption` or `text`. Raises UserError if it cannot be read or holds no caption.
     """
     path = Path(source)
     if not path.exists() and not path.suffix and source.count("/") == 1 and all(source.split("/")):
@@ -54,7 +52,7 @@ def read_captions(source: str) -> tuple[list[Caption], list[str]]:
         else:
             captions.append(caption)
     if not captions:
-        raise UserError(f"captions {source}: no caption in it ({len(broken)} broken {unit})")
+        raise UserError(f"captions {source} hold no caption ({len(broken)} broken {unit})")
     warnings = []
     if broken:
         shown = ", ".join(map(str, broken[:_SHOWN])) + (", ..." if len(broken) > _SHOWN else "")
@@ -81,12 +79,12 @@ def _coco(path: Path) -> Iterator[tuple[int, Caption | None]]:
         annotations = json.loads(_read(path))["annotations"]
     except (ValueError, RecursionError) as error:
         where = f"line {error.lineno}, {error.msg}" if isinstance(error, json.JSONDecodeError) else error
-        raise UserError(f"captions {path} is no valid JSON: {where}") from error
+        raise UserError(f"captions {path} is not valid JSON: {where}") from error
     except (KeyError, TypeError):
         annotations = None
     if not isinstance(annotations, list):
         raise UserError(
-            f"captions {path}: COCO's captions JSON holds a list named annotations, this file does not"
+            f"captions {path}: COCO's captions JSON has a list named annotations, but this file has none"
         )
     for number, row in enumerate(annotations, 1):
         yield number, _caption(row, f"{path.name}:{number}")
@@ -98,22 +96,19 @@ def _hub_rows(name: str) -> Iterator[tuple[int, Caption | None]]:
     try:
         splits = load_dataset(name)
     except Exception as error:  # the Hub's clients raise errors of several libraries
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"captions {name!r} is no file, and as a Hub dataset it can't be read: {reason}"
+            f"captions {name!r} is not a file, and cannot be read as a Hub dataset: {first_line(error)}"
         ) from error
     split = splits["train"] if "train" in splits else next(iter(splits.values()))
     column = next((key for key in _KEYS if key in split.column_names), None)
     if column is None:
-        raise UserError(
-            f"captions {name}: no column named caption or text, but {', '.join(split.column_names)}"
-        )
+        raise UserError(f"captions {name} has no column caption or text, but {', '.join(split.column_names)}")
     for number, text in enumerate(split[column]):
         yield number, _caption({column: text}, f"{name}:{number}")
 
 
 def _caption(row: Any, place: str) -> Caption | None:
-    """The caption of one JSON object, or None where it has none."""
+    """The caption of one JSON object, or None if it has none."""
     if not isinstance(row, dict):
         return None
     text = next((row[key] for key in _KEYS if key in row), None)
@@ -126,7 +121,7 @@ def _caption(row: Any, place: str) -> Caption | None:
 
 
 def _lines(path: Path) -> Iterable[tuple[int, str]]:
-    """Lines that are not blank, with their numbers from 1."""
+    """The lines that are not blank, with their numbers from 1."""
     lines = _read(path).replace("\r\n", "\n").split("\n")
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
@@ -135,9 +130,9 @@ def _read(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"captions {path} can't be read: {error.strerror}") from error
+        raise UserError(f"captions {path} cannot be read: {error.strerror}") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"captions {path}: line {line} is not UTF-8 text; save the file as UTF-8") from error
+        raise UserError(f"captions {path}: line {line} is not UTF-8: save the file as UTF-8") from error

@@ -1,30 +1,33 @@
-"""The little English that prompts need: plurals, articles, and whether a noun in a text means one or many.
+"""The little English that prompts need: plurals, articles, and whether a noun means one or many.
 
-Rules with short lists of exceptions, after what the class tables hold; not a grammar. A noun that the rules
-read wrongly costs a clumsy prompt, never a wrong mask, since a word's place in the prompt is tracked by
-characters.
+These are rules with short lists of exceptions, chosen for the words of the class tables. A noun that the
+rules misread makes a clumsy prompt, but never a wrong mask, because the position of a word in the prompt is
+tracked by its characters.
 """
 
 import re
 
-# fmt: off
-# Nouns with no plural, which take no article: "a plant" becomes "greenery".
+# Nouns without a plural. They take no article: "a plant" becomes "greenery".
 UNCOUNTABLE = {
-    "flora", "greenery", "vegetation", "foliage", "shrubbery", "grass", "turf", "soil", "sand", "dirt",
-    "traffic", "dough", "hay", "binoculars", "field glasses", "swimming trunks", "bathing trunks",
+    *"flora greenery vegetation foliage shrubbery grass turf soil sand dirt traffic dough hay".split(),
+    "binoculars",
+    "field glasses",
+    "swimming trunks",
+    "bathing trunks",
     "parallel bars",
 }
-_IRREGULAR = {
-    "aircraft": "aircraft", "angus": "angus", "bison": "bison", "bmx": "bmxs", "bonsai": "bonsai",
-    "cactus": "cacti", "child": "children", "foot": "feet", "goose": "geese", "half": "halves",
-    "homo sapiens": "homo sapiens", "knife": "knives", "leaf": "leaves", "loaf": "loaves", "louse": "lice",
-    "mouse": "mice", "ox": "oxen", "person": "people", "reindeer": "reindeer", "salmon": "salmon",
-    "scarf": "scarves", "sheep": "sheep", "shelf": "shelves", "shrimp": "shrimp", "tooth": "teeth",
-    "trout": "trout", "wolf": "wolves",
-}
-# fmt: on
+# Nouns whose plural is the same word, and nouns with another plural than the rules give.
+_SAME = {"homo sapiens", *"aircraft angus bison bonsai reindeer salmon sheep shrimp trout".split()}
+_IRREGULAR = dict(
+    pair.split("/")
+    for pair in """
+    bmx/bmxs cactus/cacti child/children foot/feet goose/geese half/halves knife/knives leaf/leaves
+    loaf/loaves louse/lice mouse/mice ox/oxen person/people scarf/scarves shelf/shelves tooth/teeth
+    wolf/wolves
+    """.split()
+)
 _IRREGULAR_ENDS = {"woman": "women", "man": "men", "fish": "fish", "craft": "craft"}
-_REGULAR = {"human", "talisman", "ottoman", "caiman", "german", "doberman"}  # though they end so
+_REGULAR = set("human talisman ottoman caiman german doberman".split())  # not irregular, though they end so
 _ES = re.compile(
     r".*(?:s|x|z|sh|(?<!monar)(?<!stoma)ch|buffalo|mango|mosquito|potato|tomato|torpedo|volcano)"
 )
@@ -33,23 +36,14 @@ _ES = re.compile(
 _A_BEFORE_VOWEL = re.compile(r"eu|ewe|one\b|ukulele|uni(?!n|m)|ur[aeiou]|us[aeu]|ut[aeio]", re.I)
 _AN_BEFORE_CONSONANT = re.compile(r"heir|herb|hono|hour|(?:suv|led|lcd|mp3|x-ray|rv|hd)s?\b", re.I)
 
-# Words before a noun that tell one from many, words that end the search for them, and verbs that tell one.
-# fmt: off
-_SINGULAR = {"a", "an", "one", "1", "this", "that", "each", "every", "another", "either", "single", "lone"}
-_PLURAL = {
-    "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "dozen",
-    "dozens", "hundred", "hundreds", "several", "many", "few", "some", "these", "those", "both", "all",
-    "various", "multiple", "numerous", "different", "of", "are", "were", "have",
-}
-_BREAK = {
-    "the", "its", "their", "with", "in", "on", "at", "by", "to", "near", "while", "from", "for", "behind",
-    "beside", "over", "under",
-}
-_ONE_DOES = {
-    "is", "was", "has", "does", "stands", "sits", "lies", "lays", "looks", "stares", "walks", "runs", "eats",
-    "grazes", "jumps",
-}
-# fmt: on
+# Words before a noun that say one or many, words that end the search for them, and verbs of one.
+_SINGULAR = set("a an one 1 this that each every another either single lone".split())
+_PLURAL = set(
+    "two three four five six seven eight nine ten eleven twelve dozen dozens hundred hundreds several many"
+    " few some these those both all various multiple numerous different of are were have".split()
+)
+_BREAK = set("the its their with in on at by to near while from for behind beside over under".split())
+_ONE_DOES = set("is was has does stands sits lies lays looks stares walks runs eats grazes jumps".split())
 _LAST_WORD = re.compile(r"(.*?)([^\W_]*)", re.DOTALL)
 _WORD = re.compile(r"[^\W_]+")
 
@@ -63,6 +57,8 @@ def plural(noun: str) -> str:
     for word, prefix in ((noun, ""), (last, before)):
         if word.lower() in UNCOUNTABLE:
             return noun
+        if word.lower() in _SAME:
+            return prefix + word.lower()
         if word.lower() in _IRREGULAR:
             return prefix + _IRREGULAR[word.lower()]
     lower = last.lower()
@@ -75,17 +71,17 @@ def plural(noun: str) -> str:
 
 
 def article(phrase: str) -> str:
-    """ "a" or "an", by how the phrase begins: "an eagle", "a ewe", "an suv"."""
+    """The article of a phrase, "a" or "an", by its sound: "an eagle", "a ewe", "an suv"."""
     if phrase[:1].lower() in tuple("aeiou"):
         return "a" if _A_BEFORE_VOWEL.match(phrase) else "an"
     return "an" if _AN_BEFORE_CONSONANT.match(phrase) else "a"
 
 
 def means_many(before: str, after: str) -> bool:
-    """Whether a noun with one form ("sheep") means several, by the text around it.
+    """Whether a noun with one form for both ("sheep") means several, given the text around it.
 
-    The nearest of the determiners and numbers up to four words before it decides, then the verb after it;
-    with neither ("Sheep grazing on a hill") it means several.
+    The nearest determiner or number up to four words before the noun decides. If there is none, the verb
+    after it decides. Without either ("Sheep grazing on a hill") the noun means several.
     """
     words = _WORD.findall(re.split(r"[.;:!?]", before)[-1].lower())[-4:][::-1]
     for distance, word in enumerate(words):

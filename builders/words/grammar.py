@@ -1,9 +1,7 @@
-"""The built-in offline grammar: captions in the manner of COCO's, for any class table and for the drawn
-worlds.
+"""The built-in grammar: captions in the style of COCO's, for any class table and for the drawn worlds.
 
-`caption` writes what a build paints when no captions are given: of single things in COCO's manner, or, for
-tables with a scene, of all that stands in one. `sentence` is what the former and the captions of drawn
-scenes share.
+`caption` writes the captions of a build that is given none: of one to three things, or, for a table with a
+caption style, of a whole scene. `sentence` is what these captions and those of the drawn scenes share.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,42 +11,21 @@ import numpy as np
 from attn2mask.builders.classes import ClassTable, LabelClass, spelling
 from attn2mask.builders.words.english import UNCOUNTABLE, article, plural
 
-USUAL = 0.9  # share of a scene's usual classes that a caption names
+USUAL = 0.9  # probability that a caption names a class that is usual in the table's caption style
 NUMBERS = {2: ("two", "two", "a couple of"), 3: ("three", "three", "several")}
 OPENINGS = ("", "", "", "", "", "a picture of ", "a photo of ", "there is ", "a close up of ", "a view of ")
-ADJECTIVES = ("large", "small", "big", "little", "old", "new", "nice", "colorful", "bright")
-VERBS = (
-    "",
-    "",
-    "",
-    "",
-    "standing",
-    "sitting",
-    "shown",
-    "seen",
-    "resting",
-    "waiting",
-    "that is",
-    "parked",
-    "placed",
-)
+ADJECTIVES = tuple("large small big little old new nice colorful bright".split())
+VERBS = tuple("||||standing|sitting|shown|seen|resting|waiting|that is|parked|placed".split("|"))
 JOINTS = ("and", "and", "and", "next to", "beside", "with", "near", "by")
 
-#: Where a thing may be; a table of things draws from all of them, whatever the class.
-PLACES = (
-    *("in a grassy field", "on the grass", "in a meadow", "in a park", "on the beach", "by the sea"),
-    *(
-        "on a road",
-        "on a city street",
-        "in a parking lot",
-        "on a dirt road",
-        "in a living room",
-        "in a bedroom",
-    ),
-    *("on a wooden floor", "on a rug", "in a kitchen", "on a tiled floor", "in the snow", "in the desert"),
-    *("in front of mountains", "at night", "at sunset", "in front of a plain background", "", ""),
+# Where a thing may be. Captions of tables of things draw from all of them, whatever the class.
+PLACES = tuple(
+    "in a grassy field|on the grass|in a meadow|in a park|on the beach|by the sea|on a road|on a city street"
+    "|in a parking lot|on a dirt road|in a living room|in a bedroom|on a wooden floor|on a rug|in a kitchen"
+    "|on a tiled floor|in the snow|in the desert|in front of mountains|at night|at sunset"
+    "|in front of a plain background||".split("|")
 )
-#: Where the classes of some words usually are: their captions choose here three times out of four.
+# Where the classes of some base names usually are. Three of four captions of such a class choose from these.
 HAUNTS = {
     "boat": ("on the water", "in the ocean", "on a lake", "on a river", "on the beach"),
     "airplane": ("in the sky", "in a blue sky", "on a runway", "at an airport", "in the clouds"),
@@ -63,7 +40,7 @@ HAUNTS = {
 
 
 def nouns(label: LabelClass) -> list[str]:
-    """The singular base names of a class: its base names less those that are another's plural."""
+    """The base names of a class without those that are the plural of another; all of them if none is left."""
     base = list(label.base)
     many = {spelling(plural(word)) for word in base} | {"people", "men", "women", "busses"}
     single = [word for word in base if spelling(word) not in many or plural(word) == word]
@@ -71,7 +48,7 @@ def nouns(label: LabelClass) -> list[str]:
 
 
 def phrase(noun: str, count: int, rng: np.random.Generator, adjective: str = "") -> str:
-    """A noun phrase: "a red bus", "two dogs", "three sheep", "greenery"."""
+    """A noun phrase for `count` things: "a red bus", "two dogs", "three sheep", "greenery"."""
     words = f"{adjective} {noun}" if adjective else noun
     if count > 1:
         options = NUMBERS[min(count, 3)]
@@ -82,7 +59,7 @@ def phrase(noun: str, count: int, rng: np.random.Generator, adjective: str = "")
 
 
 def sentence(phrases: Sequence[str], place: str, rng: np.random.Generator) -> str:
-    """Noun phrases and a place joined to a caption in COCO's manner."""
+    """A caption in the style of COCO's, made of one to three noun phrases and a place (may be empty)."""
     opening = OPENINGS[rng.integers(len(OPENINGS))]
     verb = VERBS[rng.integers(len(VERBS))]
     if len(phrases) == 3:
@@ -98,8 +75,9 @@ def sentence(phrases: Sequence[str], place: str, rng: np.random.Generator) -> st
 
 
 def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
-    """A caption that names classes of `table`, among them `balance_class` (a position in
-    `table.classes`) if given: as many as its scene says, else 1 to 3.
+    """A caption that names classes of `table`: as many as its caption style asks for, or else one to three.
+
+    `balance_class` (a position in `table.classes`) is one of them if it is given.
     """
     if table.caption_style is not None:
         return scene_caption(table, rng, balance_class)
@@ -121,15 +99,15 @@ def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | No
 
 
 def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
-    """A caption of a scene of `table`: "a photo of two cars, a cyclist, trees and a road downtown at dusk".
+    """A caption in the caption style of `table`: "a photo of two cars and a road downtown at dusk".
 
-    The classes stand before place, weather and light, so that a model's limit of tokens cuts these off first.
+    The classes come before place, weather and light, so that the token limit of a model cuts these off first.
     """
-    scene = table.caption_style
+    style = table.caption_style
     named = describe(table, scene_classes(table, rng, range(len(table.classes)), balance_class), rng)
     opening, *rest = (
         options[rng.integers(len(options))] if options and rng.random() < 0.6 else ""
-        for options in (scene.openings, scene.places, scene.weather, scene.light)
+        for options in (style.openings, style.places, style.weather, style.light)
     )
     text = " ".join(filter(None, [opening, named, *rest]))
     if rng.random() < 0.5:
@@ -140,28 +118,29 @@ def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: in
 def scene_classes(
     table: ClassTable, rng: np.random.Generator, among: Collection[int], balance_class: int | None = None
 ) -> list[int]:
-    """Of the classes `among` (positions in `table.classes`; one at least) those that a caption of its
-    scene names, `balance_class` with them.
+    """The classes that a caption names, chosen from `among` (positions in `table.classes`, at least one).
+
+    `balance_class` is one of them if it is given.
     """
-    scene = table.caption_style
+    style = table.caption_style
     chosen = [] if balance_class is None else [balance_class]
-    for thing, (least, most) in ((True, scene.things), (False, scene.stuff)):
-        others = [k for k in among if table.classes[k].thing == thing and k not in (*chosen, *scene.usual)]
+    for thing, (least, most) in ((True, style.things), (False, style.stuff)):
+        others = [k for k in among if table.classes[k].thing == thing and k not in (*chosen, *style.usual)]
         count = int(rng.integers(least, most + 1)) - sum(table.classes[k].thing == thing for k in chosen)
         chosen += [int(k) for k in rng.permutation(others)[: max(count, 0)]]
-    chosen += [k for k in scene.usual if k in among and k not in chosen and rng.random() < USUAL]
+    chosen += [k for k in style.usual if k in among and k not in chosen and rng.random() < USUAL]
     return chosen or [int(rng.choice(list(among)))]
 
 
 def describe(table: ClassTable, classes: Collection[int], rng: np.random.Generator) -> str:
-    """Classes in a scene's words, things first: "two cars, a cyclist, trees and a road"."""
+    """Classes (positions) in the words of the table's style, things first: "two cars, trees and a road"."""
     ordered = sorted(classes, key=lambda k: not table.classes[k].thing)
     phrases = [_scene_phrase(table, k, rng) for k in ordered]
     return " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
 
 
 def _scene_phrase(table: ClassTable, class_index: int, rng: np.random.Generator) -> str:
-    """How a scene names a class: by one of the table's phrases, else by a base name, once or twice."""
+    """How a caption of a scene names a class: by one of the table's phrases, or else by a base name."""
     label = table.classes[class_index]
     options = table.caption_style.phrases[class_index] if table.caption_style.phrases else ()
     if options:

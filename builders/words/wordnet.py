@@ -1,7 +1,7 @@
-"""WordNet's nouns, read from its own files: what Debian's wordnet-base and nltk's corpus both hold.
+"""Reads WordNet's nouns from its own files, which Debian's wordnet-base and nltk's corpus both contain.
 
-Words and their senses are found in the files as they lie there, without a library. A sense (a "synset") is
-known by its offset in data.noun. The formats are wndb(5WN) and lexnames(5WN) of WordNet 3.0.
+No library is needed. A sense (a "synset") is identified by its offset in data.noun. The formats are those of
+wndb(5WN) and lexnames(5WN) of WordNet 3.0.
 """
 
 import os
@@ -15,8 +15,8 @@ from pathlib import Path
 from attn2mask.builders.errors import UserError
 
 FILES = ("index.noun", "data.noun")
-# Kinds of what can be seen: animals, artefacts, food, objects and plants; besides them bodies, persons and
-# substances.
+# Kinds of nouns that can be seen in an image, by the number of their lexicographer's file: THINGS are
+# animals, artifacts, food, objects and plants. SEEN are these, and bodies, persons and substances.
 THINGS = frozenset((5, 6, 13, 17, 20))
 SEEN = THINGS | {8, 18, 27}
 ALL = frozenset(range(100))
@@ -26,8 +26,8 @@ ALL = frozenset(range(100))
 class Sense:
     """A meaning: its words, the offsets of its direct hyponyms, and its definition.
 
-    `kind` is the number of the lexicographer's file that it is from; `is_name` tells a writer called Crane
-    from what a crane is.
+    `kind` is the number of its lexicographer's file. `is_name` is True for an instance with a name of its
+    own, such as the writer Crane.
     """
 
     words: tuple[str, ...]
@@ -38,9 +38,9 @@ class Sense:
 
 
 class WordNet:
-    """The nouns in a folder with index.noun and data.noun, or in a zip file of nltk that holds such a folder.
+    """The nouns in a folder with index.noun and data.noun, or in nltk's zip file of such a folder.
 
-    Raises UserError where they can't be read.
+    Raises UserError if they cannot be read.
     """
 
     def __init__(self, path: Path):
@@ -50,7 +50,7 @@ class WordNet:
             index, data = ((folder / name).read_bytes() for name in FILES)
         except (OSError, KeyError, zipfile.BadZipFile) as error:
             reason = getattr(error, "strerror", None) or error
-            raise UserError(f"WordNet's {' and '.join(FILES)} in {path} can't be read: {reason}") from error
+            raise UserError(f"WordNet's {' and '.join(FILES)} in {path} cannot be read: {reason}") from error
         self._index, self._data = b"\n" + index, data
 
     def senses(self, word: str) -> tuple[int, ...]:
@@ -58,10 +58,10 @@ class WordNet:
         return self._entry(word)[0]
 
     def main_sense(self, word: str) -> int | None:
-        """What a noun in a caption most likely means; None where WordNet knows nothing but names.
+        """The most likely sense of a noun in a caption; None if WordNet has only names for it.
 
-        Of the senses whose uses WordNet counted the most frequent that can be seen. The order of the others
-        says nothing: of them things go before persons.
+        This is the most frequent sense that can be seen, of those whose uses WordNet has counted. If there is
+        none, things are preferred to persons, because the order of uncounted senses has no meaning.
         """
         offsets, counted = self._entry(word)
         senses = {offset: sense for offset in offsets if not (sense := self.sense(offset)).is_name}
@@ -72,7 +72,7 @@ class WordNet:
         return None
 
     def sense(self, offset: int) -> Sense:
-        """The sense at an offset; raises UserError where the files hold none there."""
+        """The sense at an offset; raises UserError if there is none."""
         # offset, kind, "n", number of words (hexadecimal), (word, id) of each, number of pointers, (symbol,
         # offset, part of speech, "0000") of each, | definition
         try:
@@ -91,17 +91,17 @@ class WordNet:
             raise UserError(f"WordNet in {self.path} is broken: it has no sense at {offset}") from error
 
     def is_scientific(self, word: str) -> bool:
-        """Whether it is a name of zoology or botany, as "Canis familiaris": WordNet has "genus Canis"."""
+        """Whether a word is a scientific name, such as "Canis familiaris": WordNet has "genus Canis"."""
         return word[:1].isupper() and bool(self.senses(f"genus {word.split()[0]}"))
 
     @cached_property
     def version(self) -> str:
-        """What its license calls it: "WordNet 3.0"."""
+        """Its name and version, from its license: "WordNet 3.0"."""
         named = re.search(rb"WordNet (?:Release )?(\d[\d.]*)", self._data[:4000])
         return f"WordNet {named[1].decode()}" if named else "WordNet"
 
     def _entry(self, word: str) -> tuple[tuple[int, ...], int]:
-        """The offsets of a noun's senses, and how many of them, the first, were counted in texts."""
+        """The offsets of a noun's senses, and how many of the first of them WordNet has counted in texts."""
         spelt = word.lower().replace(" ", "_")
         for key in dict.fromkeys((spelt, spelt.replace("-", "_"), spelt.replace("_", "-"))):
             start = self._index.find(f"\n{key} n ".encode())
@@ -114,7 +114,7 @@ class WordNet:
 
 
 def find_wordnet(path: str | None = None) -> WordNet:
-    """WordNet in `path`, or else where Debian's or nltk's copy lies; raises UserError where there is none."""
+    """WordNet in `path`, or else the copy of Debian or nltk; raises UserError if there is none."""
     if path is not None:
         return WordNet(Path(path))
     for place in places():
@@ -122,12 +122,12 @@ def find_wordnet(path: str | None = None) -> WordNet:
             return WordNet(place)
     raise UserError(
         "WordNet is not installed: `apt install wordnet-base`, or `pip install nltk` and "
-        "`python -m nltk.downloader wordnet`, or give its folder by --wordnet"
+        "`python -m nltk.downloader wordnet`, or give its folder with --wordnet"
     )
 
 
 def places() -> list[Path]:
-    """Where WordNet may lie: $WNSEARCHDIR, Debian's folder, then nltk's, unpacked or as it was downloaded."""
+    """Where WordNet may be: $WNSEARCHDIR, Debian's folder, then nltk's folders and its zip file."""
     own, nltk = (os.environ.get(name, "").split(os.pathsep) for name in ("WNSEARCHDIR", "NLTK_DATA"))
     shared = ("/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/lib")
     prefixes = (Path.home(), *(Path(sys.prefix, inner) for inner in ("", "share", "lib")), *map(Path, shared))

@@ -4,7 +4,7 @@ import torch
 
 from attn2mask.builders.crf import DenseCRF, Refined
 from attn2mask.builders.masks import coarse_mask
-from attn2mask.builders.reliability import MARGIN, agreement, margin, two_threshold
+from attn2mask.builders.reliability import agreement, margin, two_threshold
 from attn2mask.builders.rules import load_rules
 
 CRF = load_rules("default").crf
@@ -27,9 +27,15 @@ def test_agreement():
 
 
 def test_margin():
-    assert MARGIN == 0.9
     assert margin(ROW, graded=False).tolist() == [[255, 0, 255, 0]]
     assert margin(ROW, graded=True).tolist() == [[250, 51, 235, 10]]
+
+
+def test_the_margin_is_a_winner_of_95_percent():
+    """The bound of CLIP-ES, if two labels take part."""
+    winner = np.array([[0.949, 0.951]], np.float32)
+    refined = Refined(np.zeros((1, 2), np.int32), np.array([0, 1]), np.stack([winner, 1 - winner]))
+    assert margin(refined, graded=False).tolist() == [[0, 255]]
 
 
 def test_margin_of_a_single_label():

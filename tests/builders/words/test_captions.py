@@ -65,12 +65,12 @@ def test_broken_lines_are_counted_and_named(tmp_path: Path):
     [
         ("a.jsonl", b'{"caption": "a"}\n{"caption": "\xff"}', "line 2 is not UTF-8"),
         ("a.txt", "A dog".encode("utf-16"), "line 1 is not UTF-8"),
-        ("a.txt", b"\n \n", "no caption in it (0 broken lines)"),
-        ("a.jsonl", b"{\n{", "no caption in it (2 broken lines)"),
-        ("a.json", b'{"annotations": [', "is no valid JSON: line 1"),
-        ("a.json", b"[1]", "COCO's captions JSON holds a list named annotations"),
-        ("a.json", b'{"annotations": 3}', "COCO's captions JSON holds a list named annotations"),
-        ("a.json", b'{"annotations": []}', "no caption in it"),
+        ("a.txt", b"\n \n", "hold no caption (0 broken lines)"),
+        ("a.jsonl", b"{\n{", "hold no caption (2 broken lines)"),
+        ("a.json", b'{"annotations": [', "is not valid JSON: line 1"),
+        ("a.json", b"[1]", "COCO's captions JSON has a list named annotations"),
+        ("a.json", b'{"annotations": 3}', "COCO's captions JSON has a list named annotations"),
+        ("a.json", b'{"annotations": []}', "hold no caption"),
         ("a.csv", b"A dog", "give a .jsonl, .txt or COCO .json file"),
     ],
 )
@@ -83,10 +83,10 @@ def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes, complain
 
 
 def test_no_such_file(tmp_path: Path):
-    with pytest.raises(UserError, match="can't be read: No such file"):
+    with pytest.raises(UserError, match="cannot be read: No such file"):
         read_captions("data/missing.jsonl")
     (tmp_path / "folder.txt").mkdir()
-    with pytest.raises(UserError, match="can't be read: Is a directory"):
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
         read_captions(str(tmp_path / "folder.txt"))
     with pytest.raises(UserError, match="give a"):
         read_captions("missing")
@@ -101,16 +101,14 @@ def test_a_hub_dataset(monkeypatch: pytest.MonkeyPatch):
 
     wrong = datasets.DatasetDict({"test": rows.remove_columns("text")})
     monkeypatch.setattr(datasets, "load_dataset", lambda name: wrong)
-    with pytest.raises(UserError, match="no column named caption or text, but label"):
+    with pytest.raises(UserError, match="has no column caption or text, but label"):
         read_captions("org/captions")
 
     def fail(name: str):
         raise ConnectionError("the Hub is away\nsecond line")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(
-        UserError, match=r"is no file, and as a Hub dataset it can't be read: the Hub is away$"
-    ):
+    with pytest.raises(UserError, match=r"cannot be read as a Hub dataset: the Hub is away$"):
         read_captions("org/captions")
 
 

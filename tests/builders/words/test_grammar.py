@@ -49,16 +49,15 @@ def test_a_scene_is_described_by_what_is_in_it():
     assert scene_classes(table, rng, [names.index("wall")]) == [names.index("wall")]
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_words_of_a_scene(name):
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "voc"])
+def test_words_of_a_caption_style(name):
     """A phrase names its class and no other; what stands beside the classes names none."""
     table = load_table(name)
-    if table.caption_style is None:
-        return
-    scene = table.caption_style
-    for text in (*scene.openings, *scene.places, *scene.weather, *scene.light):
+    style = table.caption_style
+    assert any(style.phrases)
+    for text in (*style.openings, *style.places, *style.weather, *style.light):
         assert not find_occurrences(table, text), text
-    for k, phrases in enumerate(scene.phrases):
+    for k, phrases in enumerate(style.phrases):
         for text in phrases:
             assert [o.class_index for o in find_occurrences(table, text) if o.is_base] == [k], text
 
