@@ -1,0 +1,34 @@
+"""The card of a build, a checkpoint or an adapter, as the page shows it."""
+
+import re
+from pathlib import Path
+
+from attn2mask.builders.shards import BuildDirectory
+from attn2mask.hub.cards.markdown import Card
+from attn2mask.hub.preview.pieces import data_uri
+
+IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}
+
+
+def card_of(folder: Path, repo: str) -> Card:
+    """The card that publishing `folder` as the new repository `repo` would write."""
+    if (folder / "build.json").is_file():
+        from attn2mask.hub.cards.dataset import dataset_card
+
+        return dataset_card({BuildDirectory(folder).table.name: folder}, repo)
+    if (folder / "config.json").is_file():
+        from attn2mask.hub.cards.segmenter import model_card
+
+        return model_card(folder, repo)
+    from attn2mask.hub.cards.adapter import adapter_card
+
+    return adapter_card(folder, repo)
+
+
+def card_parts(card: Card) -> tuple[str, str]:
+    """A card's metadata (YAML), and its Markdown with the figures inside."""
+    _, metadata, text = re.split(r"^---\s*$", card.text, maxsplit=2, flags=re.MULTILINE)
+    for name, content in card.files.items():
+        if kind := IMAGE_TYPES.get(Path(name).suffix):
+            text = re.sub(rf'(?<=[("]){re.escape(name)}(?=[)" ])', data_uri(content, kind), text)
+    return metadata.strip(), text.strip()

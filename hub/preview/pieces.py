@@ -1,0 +1,74 @@
+"""Pieces of HTML: tiles with images, the legend of a mask, a prompt with its class words."""
+
+import base64
+import re
+from collections.abc import Iterable
+from html import escape
+
+import numpy as np
+
+from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.images import decode_png
+
+SMALL = 320  # pixels; images whose longer side is below it are enlarged without smoothing
+
+
+def error_message(error: UserError) -> str:
+    """The error, in place of what the user asked for."""
+    return f'<div class="problem">{escape(str(error))}</div>'
+
+
+def tiles(images: Iterable[tuple[bytes, str]]) -> str:
+    """PNG images with captions, in a grid."""
+    figures = []
+    for png, caption in images:
+        small = ' class="small"' if max(decode_png(png).shape[:2]) < SMALL else ""
+        figures.append(
+            f'<figure class="tile"><img{small} src="{data_uri(png)}" alt="{escape(caption)}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
+    return f'<div class="tiles">{"".join(figures)}</div>'
+
+
+def legend(ids: np.ndarray, table: ClassTable, words: dict[int, tuple[str, float]]) -> str:
+    """The classes in the mask `ids` (H, W), or in the prompt, with their colors and shares of the pixels.
+
+    The largest class comes first. `words` holds the word and the peak of its attention for classes that are
+    in the prompt.
+    """
+    shares = {int(k): n / ids.size for k, n in zip(*np.unique(ids, return_counts=True), strict=True)}
+    items = []
+    for k in sorted({*shares, *words}, key=lambda k: -shares.get(k, 0)):
+        ignored = k == table.ignore_index
+        name, color = ("ignored", "#e5e7eb") if ignored else (table.names[k], class_color(k, table))
+        word = f" as \u201c{words[k][0]}\u201d, peak {words[k][1]:.3f}" if k in words else ""
+        items.append(
+            f'<li style="--class:{color}"><i></i>{escape(name)} '
+            f"<span>{shares.get(k, 0):.1%}{escape(word)}</span></li>"
+        )
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def marked_prompt(prompt: str, words: dict[str, int], table: ClassTable) -> str:
+    """The prompt with its class words underlined in the colors of their classes. `words` maps word to id."""
+    if not words:
+        return escape(prompt)
+    forms = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    parts = re.split(rf"\b({forms})\b", prompt)
+    return "".join(
+        f'<mark style="--class:{class_color(words[part], table)}">{escape(part)}</mark>'
+        if odd % 2
+        else escape(part)
+        for odd, part in enumerate(parts)
+    )
+
+
+def class_color(mask_id: int, table: ClassTable) -> str:
+    """The color of a class in CSS."""
+    return "#" + "".join(f"{channel:02x}" for channel in table.palette[mask_id])
+
+
+def data_uri(content: bytes, kind: str = "image/png") -> str:
+    """A file as an address that holds its content."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
