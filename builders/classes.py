@@ -1,15 +1,15 @@
-"""Class tables: which classes a mask may hold, their ids and colors, and the words that name them.
+"""Class tables: the classes of a mask, their ids and colors, and the words that name them in captions.
 
-Tables are data (`builders/tables/`), so a user's own YAML is on equal terms with the three that ship: VOC,
-Cityscapes and ImageNet-S. A table is checked as a whole when it is read: two classes that share a word would
-make every mask of that word a coin toss, so that is an error and not a preference.
+Tables are YAML files. Those of VOC, Cityscapes and ImageNet-S are in `builders/tables/`; a user's own file
+works in the same way. A table is checked when it is read. Two classes must not share a word, because a mask
+of that word could belong to either of them.
 
     name: kitchen
-    background: true                    # false: pixels that no class explains are ignored; other: its name
+    background: true                    # false: pixels of no class are ignored; other: the background's name
     classes:
       - {name: mug, base: [mug, mugs, cup], aliases: [beaker], color: [192, 0, 0], thing: true}
-      - {name: kettle}                  # the rest has defaults
-    compounds: [cup holder]             # what holds a class word and does not count
+      - {name: kettle}                  # all other keys have defaults
+    compounds: [cup holder]             # phrases that hold a class word, but do not mean the class
     ignore: 255
     caption_style: {aspect: 2, places: [in a kitchen], light: [at night]}  # see `CaptionStyle`
 """
@@ -27,14 +27,18 @@ from attn2mask.builders.words.english import plural
 Color = tuple[int, int, int]
 
 _TOKEN = re.compile(r"[\w\u0300-\u036f]+")  # combining marks belong to their word
-SURROGATE = re.compile("[\ud800-\udfff]")  # what JSON and YAML can spell, and no text can hold
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON and YAML can write these, but they are not valid text
 
 
 @dataclass(frozen=True)
 class LabelClass:
-    """One class. `base`: words looked for in captions, plurals listed; `aliases`: singulars to replace them.
+    """One class of a table.
 
-    `color` is RGB, 0 to 255; `thing` is False for stuff (road, sky).
+    Attributes:
+        base: words that name the class in captions, plurals included.
+        aliases: synonyms and hyponyms, in the singular, that may replace a base name in a prompt.
+        color: RGB, 0 to 255.
+        thing: False for stuff, such as road and sky.
     """
 
     name: str
@@ -46,13 +50,17 @@ class LabelClass:
 
 @dataclass(frozen=True)
 class CaptionStyle:
-    """What images of a table's domain are like: their shape, and of what the grammar's captions speak.
+    """What the images of a table look like, and what the built-in grammar writes in their captions.
 
-    `aspect` is width over height (1: the model's own shape); with `balance` the classes take turns. A caption
-    names nine of ten of the `usual` classes, which hardly an image lacks, from the least to the most of the
-    other `things` and `stuff`, and beside them some of an opening, a place, the weather and the light.
-    `usual` are positions in the table's classes. `phrases` are parallel to them: how a caption names each,
-    empty where its base names do.
+    Attributes:
+        aspect: width over height of the images; 1 stands for the size of the model.
+        balance: whether all classes get the same number of prompts, in turns.
+        usual: classes that nearly every image shows, as positions in the classes of the table. A caption
+        names
+            each with a probability of 0.9.
+        things, stuff: the least and the largest number of other things and of other stuff in a caption.
+        openings, places, weather, light: phrases. A caption may have one of each kind.
+        phrases: how a caption names each class of the table; empty if its base names are used.
     """
 
     aspect: float = 1.0
@@ -69,8 +77,11 @@ class CaptionStyle:
 
 @dataclass(frozen=True)
 class Form:
-    """One spelling in the lexicon: its class (None: a compound, which counts as nothing), whether it selects
-    a caption (it is or contains a base name), and whether it means one, many, or either ("sheep").
+    """A spelling in the lexicon.
+
+    `class_index` is None for a compound, which means no class. `is_base` says whether the spelling is or
+    contains a base name, so that it selects a caption. `number` says whether it means one thing, many, or
+    either ("sheep").
     """
 
     class_index: int | None
@@ -80,7 +91,7 @@ class Form:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Classes in the order of their mask ids, without the background, which has id 0 where there is one."""
+    """Classes in the order of their mask ids, without the background. If there is one, it has id 0."""
 
     name: str
     classes: tuple[LabelClass, ...]
@@ -101,7 +112,9 @@ class ClassTable:
 
     @property
     def ignore_index(self) -> int:
-        """The table's own, else 255, or 65535 for tables of more than 254 names, whose masks are 16-bit."""
+        """The ignore value of masks: the table's own, or 255, or 65535 for more than 254 names (16-bit
+        masks).
+        """
         return self.ignore or (255 if len(self.names) <= 254 else 65535)
 
     @property
@@ -115,17 +128,17 @@ class ClassTable:
         return self.names.index(name)
 
     def facts(self) -> dict[str, Any]:
-        """All of it, for records and digests; a table without a caption style does not mention one."""
+        """The table as plain values, for records and digests; without a key for a caption style it lacks."""
         facts = asdict(self)
-        return (
-            facts
-            if self.caption_style
-            else {name: fact for name, fact in facts.items() if name != "caption_style"}
-        )
+        if self.caption_style is None:
+            del facts["caption_style"]
+        return facts
 
     @cached_property
     def lexicon(self) -> dict[str, Form]:
-        """Every known word, as `spelling` gives it; what the table lists goes before plurals of aliases."""
+        """The form of every known spelling. Words that the table lists take precedence over plurals of
+        aliases.
+        """
         listed = {spelling(compound): Form(None) for compound in self.compounds}
         derived: dict[str, Form] = {}
         for index, label in enumerate(self.classes):
@@ -147,7 +160,7 @@ class ClassTable:
 
 
 def tokens(text: str) -> Iterator[tuple[int, int, str]]:
-    """The words of a text: (start, end, word in lower case), with text[start:end] the word as it stands."""
+    """The words of a text as (start, end, word in lower case), with text[start:end] as it is written."""
     # Lower-cased word by word: str.lower may change a text's length ("İ" becomes two characters) and so shift
     # its offsets.
     for match in _TOKEN.finditer(text):
@@ -155,12 +168,14 @@ def tokens(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def gap(between: str) -> str:
-    """What stands between two words, so that "hot-dog" and "hot  dog" are spelt alike, but not "hot, dog"."""
+    """The separator of two words in a spelling. It is the same in "hot-dog" and "hot  dog", but not in "hot,
+    dog".
+    """
     return " " if between.isspace() or between == "-" else between.replace("\u2019", "'")
 
 
 def spelling(phrase: str) -> str:
-    """The key of a word or phrase in the lexicon: "Double-Decker  Bus" -> "double decker bus"."""
+    """The normalized form of a word or phrase in the lexicon: "Double-Decker  Bus" -> "double decker bus"."""
     parts, end = [], None
     for start, stop, word in tokens(phrase):
         parts += [gap(phrase[end:start])] if end is not None else []
@@ -170,7 +185,7 @@ def spelling(phrase: str) -> str:
 
 
 def default_color(mask_id: int) -> Color:
-    """PASCAL VOC's color of an id: its bit i is bit 7 - i // 3 of channel i % 3 (VOClabelcolormap)."""
+    """PASCAL VOC's color of an id: bit i of the id is bit 7 - i // 3 of channel i % 3 (VOClabelcolormap)."""
     red, green, blue = (
         sum((mask_id >> (3 * i + channel) & 1) << (7 - i) for i in range(8)) for channel in range(3)
     )
@@ -178,7 +193,9 @@ def default_color(mask_id: int) -> Color:
 
 
 def _number(word: str, base: list[str]) -> Literal["one", "many", "either"]:
-    """A base name is a plural if it is one of another base name, or looks so ("busses" beside "bus")."""
+    """Whether a base name means one or many. It is a plural if it is that of another base name, or looks so
+    ("busses" beside "bus").
+    """
     if plural(word) == word:
         return "either"
     for other in base:

@@ -1,4 +1,4 @@
-"""Reads class tables: those that ship with the package, and a user's YAML file."""
+"""Reads class tables: those of the package, and a user's YAML file."""
 
 import reprlib
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ MOST_NAMED = 100  # classes that a caption style's range may ask for
 
 
 def load_table(name_or_path: str) -> ClassTable:
-    """The class table of a name (one of `TABLES`) or YAML file; raises UserError for what is wrong in it."""
+    """The class table of a name (one of `TABLES`) or of a YAML file. Raises UserError for mistakes in it."""
     if name_or_path in TABLES:
         return _shipped(name_or_path)
     path = Path(name_or_path)
@@ -46,20 +46,20 @@ def _read(path: Path) -> ClassTable:
     try:
         content = yaml.safe_load(path.read_bytes())
     except OSError as error:
-        raise UserError(f"class table {path} can't be read: {error.strerror}") from error
+        raise UserError(f"class table {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"class table {path} is no valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"class table {path} is not valid YAML: {' '.join(str(error).split())}") from error
     return parse_table(content, str(path))
 
 
 def parse_table(content: Any, source: str) -> ClassTable:
-    """The class table of parsed YAML, which stands in `source`; raises UserError for what is wrong in it."""
+    """The class table of parsed YAML. Raises UserError for mistakes in it; `source` names the file there."""
     return _Reader(source).table(content)
 
 
 def bare_table(name: str, names: tuple[str, ...], ignore: int | None = None) -> ClassTable:
-    """The table of known names by mask id: one that ships where its names are these, else one with VOC's
-    colors and no words beside the names.
+    """The table whose names by mask id are `names`: one of the package, or else one with VOC's colors and no
+    words beside the names.
     """
     for known in TABLES:
         table = load_table(known)
@@ -72,17 +72,17 @@ def bare_table(name: str, names: tuple[str, ...], ignore: int | None = None) -> 
 
 
 def _shown(value: Any) -> str:
-    """A value as complaints show it: with YAML's anchors ten lines may hold a billion words."""
+    """A value, shortened for a message: with YAML's anchors, ten lines may hold a billion words."""
     short = reprlib.Repr()
     short.maxlevel, short.maxstring, short.maxother = 2, 60, 60
     try:
         return short.repr(value)
-    except ValueError:  # of a number longer than Python prints
+    except ValueError:  # a number that is longer than Python prints
         return "a very large number"
 
 
 class _Reader:
-    """Checks a parsed YAML table key by key; every complaint names the file and the key."""
+    """Checks a parsed YAML table key by key. Every message names the file and the key."""
 
     def __init__(self, source: str):
         self.source = source
@@ -91,7 +91,7 @@ class _Reader:
         return UserError(f"class table {self.source}: {key} {message}")
 
     def typed(self, value: Any, key: str, kind: type, expected: str) -> Any:
-        # bool is an int in Python, and YAML reads a bare `no` as one.
+        # In Python bool is an int, and YAML reads a bare `no` as a bool.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             shown = "is missing" if value is None else f"is {_shown(value)}"
             raise self.fail(key, f"{shown}, but must be {expected}")
@@ -101,18 +101,19 @@ class _Reader:
         for unknown in mapping:
             if unknown not in known:
                 name = str(unknown)[:60]
-                raise self.fail(f"{key}{name}", f"is not a key of a class table ({', '.join(known)})")
+                advice = "write color" if name == "colour" else f"the keys are {', '.join(known)}"
+                raise self.fail(f"{key}{name}", f"is not a key of a class table: {advice}")
 
     def word(self, value: Any, key: str) -> str:
         word = self.typed(value, key, str, "text (put words such as no, on or 7 in quotes)").strip()
         if not spelling(word) or SURROGATE.search(word):
-            raise self.fail(key, "holds no word")
+            raise self.fail(key, "has no word in it")
         return word
 
     def folder(self, value: Any, key: str) -> str:
         name = self.word(value, key)
         if name[0] == "." or not name.isprintable() or {"/", "\\"} & {*name}:
-            raise self.fail(key, f"is {_shown(name)}, which can't name a folder: leave out / and \\")
+            raise self.fail(key, f"is {_shown(name)}, which cannot name a folder: leave out / and \\")
         return name
 
     def words(self, value: Any, key: str) -> tuple[str, ...]:
@@ -131,7 +132,7 @@ class _Reader:
         name = self.word(value.get("name"), f"{key}.name")
         base = self.words(value["base"], f"{key}.base") if "base" in value else (name, plural(name))
         if not base:
-            raise self.fail(f"{key}.base", "is empty, so that no caption could name the class")
+            raise self.fail(f"{key}.base", "is empty, so no caption could name the class")
         return LabelClass(
             name=name,
             base=base,
@@ -182,7 +183,7 @@ class _Reader:
             phrases = self.words(value.get(label.name, []), key)
             for phrase in phrases:
                 if not any(f" {spelling(word)} " in f" {spelling(phrase)} " for word in label.base):
-                    raise self.fail(key, f"has {phrase!r}, which holds no base name of the class")
+                    raise self.fail(key, f"has {phrase!r}, which has no base name of the class in it")
             found.append(phrases)
         return tuple(found) if value else ()
 
@@ -243,7 +244,7 @@ def wordnet_ids(name: str) -> tuple[str, ...]:
 
 
 def _imagenet_s(name: str) -> ClassTable:
-    """ImageNet-S 50, 300 or 919 from the one file of all (its header tells where the words come from)."""
+    """ImageNet-S 50, 300 or 919, from one file for all three. Its header names the sources of the words."""
     classes: list[LabelClass] = []
     for _, label, synonyms, hyponyms in _imagenet_s_lines(name):
         words = synonyms.split("; ")
@@ -253,14 +254,14 @@ def _imagenet_s(name: str) -> ClassTable:
     file = _FOLDER / "imagenet_s.yaml"
     style = yaml.safe_load(file.read_bytes())
     names = {label.name for label in classes}
-    style["phrases"] = {label: said for label, said in style["phrases"].items() if label in names}
+    style["phrases"] = {label: phrases for label, phrases in style["phrases"].items() if label in names}
     return ClassTable(
         name, tuple(classes), "other", caption_style=_Reader(str(file)).caption_style(style, tuple(classes))
     )
 
 
 def _imagenet_s_lines(name: str) -> Iterator[list[str]]:
-    """WordNet id, class name, synonyms and hyponyms of each class of a set."""
+    """WordNet id, class name, synonyms and hyponyms of each class in a set."""
     size = int(name.rsplit("_", 1)[1])
     for line in (_FOLDER / "imagenet_s.tsv").read_text("utf-8").splitlines():
         if not line.startswith("#"):
