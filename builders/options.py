@@ -90,9 +90,14 @@ def identity_of(config: Any) -> dict[str, Any]:
 
 
 def check_ranges(config: Any) -> None:
-    """Raises UserError for a number of `config` that is outside of the range of its option."""
+    """Raises UserError for a value of `config` that is outside of the range of its option, or that is none of
+    its choices.
+    """
+    choices = {f.name: f.metadata.get("choices") for f in fields(config)}
     for name, facts in facts_of(type(config)).items():
         value = getattr(config, name)
+        if choices[name] and isinstance(value, str) and value not in choices[name]:
+            raise UserError(f"{flag_of(name)} {value}: choose from {', '.join(choices[name])}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         flag = f"{flag_of(name)} {value}"
@@ -141,14 +146,17 @@ def fill(config: Options, values: dict[str, Any]) -> Options:
 # YAML
 
 
+def stored_options(config: Any) -> dict[str, Any]:
+    """The options that are stored beside an artefact, with their values."""
+    return {name: getattr(config, name) for name, facts in facts_of(type(config)).items() if facts.stored}
+
+
 def to_yaml(config: Any, comment: str, **changed: Any) -> str:
     """The stored options as flat YAML that `--config` reads. None is left out, and stands for the default.
 
     `comment` is one line that stands at the top. `changed` replaces values.
     """
-    names = [name for name, facts in facts_of(type(config)).items() if facts.stored]
-    values = {name: getattr(config, name) for name in names} | changed
-    values = {name: value for name, value in values.items() if value is not None}
+    values = {name: value for name, value in (stored_options(config) | changed).items() if value is not None}
     return f"# {comment}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

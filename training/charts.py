@@ -1,9 +1,7 @@
-"""Pictures of an evaluation: a bar for each class, and a sheet of what the networks found.
+"""Charts of an evaluation: a bar for each class, a sheet of predictions, and a sheet of sample images.
 
-iou_chart(report(scores, table), "metrics_iou.png")
+iou_chart(report(evaluation), "metrics_iou.png")
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +17,13 @@ from PIL import Image
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.images import overlay
 
-MOST = 60  # bars of a chart; of more classes the best and the worst are drawn
-WIDTH, SIDE = 9.6, 512  # of the sheet in inches, and of the longer side of a picture on it in pixels
-AS_THEY_STAND = rc_context({"text.parse_math": False})  # a name with two dollar signs is no formula
+MOST_BARS = 60  # of more classes, the best and the worst are drawn
+WIDTH, SIDE = 9.6, 512  # of the sheet in inches, and of the longer side of an image on it in pixels
+plain_text = rc_context({"text.parse_math": False})  # a name with two dollar signs is not a formula
 
 
 @dataclass(frozen=True)
-class Shown:
+class SheetRow:
     """A row of `prediction_sheet`: image (H, W, 3) uint8; target and prediction (H, W) ids, with the table's
     `ignore_index` where nothing is measured.
     """
@@ -36,9 +34,11 @@ class Shown:
     prediction: np.ndarray
 
 
-def shown_classes(per_class_iou: dict[str, float | None], most: int = MOST) -> list[tuple[str, float]]:
-    """(name, IoU) of the classes that were measured, in the table's order; of more than `most` of them the
-    best half of `most`, and then the worst.
+def best_and_worst_classes(
+    per_class_iou: dict[str, float | None], most: int = MOST_BARS
+) -> list[tuple[str, float]]:
+    """(name, IoU) of the measured classes, in the table's order. If there are more than `most`: the best half
+    of `most`, and then the worst.
     """
     measured = [(name, iou) for name, iou in per_class_iou.items() if iou is not None]
     if len(measured) <= most:
@@ -47,11 +47,11 @@ def shown_classes(per_class_iou: dict[str, float | None], most: int = MOST) -> l
     return ranked[: most // 2] + ranked[-(most // 2) :]
 
 
-@AS_THEY_STAND
-def iou_chart(report: dict[str, Any], path: str | Path) -> None:
-    """A bar for each class's IoU and a line at their mean, from what `evaluation.report` returns."""
-    bars = shown_classes(report["per_class_iou"])
-    measured = sum(iou is not None for iou in report["per_class_iou"].values())
+@plain_text
+def iou_chart(metrics: dict[str, Any], path: str | Path) -> None:
+    """Draw a bar for each class's IoU and a line at their mean, from what `inference.report` returns."""
+    bars = best_and_worst_classes(metrics["per_class_iou"])
+    measured = sum(iou is not None for iou in metrics["per_class_iou"].values())
     figure = Figure(figsize=(8, 1.2 + 0.24 * max(len(bars), 1)), layout="constrained")
     axes = figure.subplots()
     names, values = [name for name, _ in bars], [100 * iou for _, iou in bars]
@@ -64,16 +64,16 @@ def iou_chart(report: dict[str, Any], path: str | Path) -> None:
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     part = f"; the best and worst {len(bars)} of {measured} classes" if len(bars) < measured else ""
-    if report["mean_iou"] is not None:
-        mean = 100 * report["mean_iou"]
+    if metrics["mean_iou"] is not None:
+        mean = 100 * metrics["mean_iou"]
         axes.axvline(mean, color="#e45756", linewidth=1)
-        axes.set_title(f"mean IoU {mean:.1f} % on {report['num_images']:,} pictures{part}", fontsize=10)
+        axes.set_title(f"mean IoU {mean:.1f} % on {metrics['num_images']:,} images{part}", fontsize=10)
     figure.savefig(path, dpi=120)
 
 
-@AS_THEY_STAND
-def prediction_sheet(rows: Sequence[Shown], table: ClassTable, path: str | Path) -> None:
-    """Picture | target | prediction, a line for each row, with the colors of the classes in them below."""
+@plain_text
+def prediction_sheet(rows: Sequence[SheetRow], table: ClassTable, path: str | Path) -> None:
+    """Draw image | target | prediction in a line for each row, and below them the colors of their classes."""
     heights = [WIDTH / 3 * row.image.shape[0] / row.image.shape[1] + 0.45 for row in rows]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.8), layout="constrained")
     grid = figure.subplots(len(rows), 3, squeeze=False, height_ratios=heights)
@@ -97,14 +97,16 @@ def prediction_sheet(rows: Sequence[Shown], table: ClassTable, path: str | Path)
     figure.savefig(path, dpi=120)
 
 
-@AS_THEY_STAND
-def sample_sheet(real: Image.Image, files: Sequence[Path], prompts: Sequence[str], path: str | Path) -> None:
-    """A strip of real pictures, then one for each file `step-NUMBER.png`, and what all these were asked."""
+@plain_text
+def progress_sheet(
+    real: Image.Image, files: Sequence[Path], prompts: Sequence[str], path: str | Path
+) -> None:
+    """Draw a strip of real images, then the strip in each file `step-NUMBER.png`, and their prompts below."""
     strips = {"real": real} | {f"step {int(file.stem.split('-')[1])}": Image.open(file) for file in files}
     height = 12 * real.height / real.width + 0.1
     figure = Figure(figsize=(12.6, len(strips) * height + 0.2 * len(prompts)), layout="constrained")
     for axes, (title, strip) in zip(figure.subplots(len(strips)), strips.items(), strict=True):
         axes.imshow(strip)
         axes.set(ylabel=title, xticks=[], yticks=[])
-    axes.set_xlabel("\n".join(f"{k}: {said}" for k, said in enumerate(prompts, 1)), loc="left", fontsize=8)
+    axes.set_xlabel("\n".join(f"{k}: {text}" for k, text in enumerate(prompts, 1)), loc="left", fontsize=8)
     figure.savefig(path, dpi=120)

@@ -1,9 +1,10 @@
 """Checkpoints: a folder in transformers' format with network A at its root and network B in `peer/`.
 
-    checkpoint = load_checkpoint("runs/r50")            # ours: both networks, of a folder or a Hub id
-    pipeline("image-segmentation", model="runs/r50")    # anyone's: network A
+    checkpoint = load_checkpoint("runs/r50")            # both networks, from a folder or the Hub
+    pipeline("image-segmentation", model="runs/r50")    # network A, by plain transformers
 
-A folder is replaced as a whole: what is killed while it saves leaves the former checkpoint or the new one.
+A checkpoint is replaced as a whole: if the process is killed while it saves, the folder holds the old one or
+the new one.
 """
 
 import json
@@ -21,18 +22,19 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
-import attn2mask.training  # noqa: F401 (makes DeepLabv3+ known)
-from attn2mask.builders.errors import UserError
+import attn2mask.training.deeplabv3plus  # noqa: F401 (registers DeepLabv3+)
+from attn2mask.builders.errors import UserError, first_line
 from attn2mask.training.models import quiet
 
-PEER, CONFIG = "peer", "training_config.json"
+PEER, RECORD, OPTIONS = "peer", "training_config.json", "train.yaml"
 _WRITING, _WRITTEN = ".checkpoint-writing", ".checkpoint-written"
 
 
 @dataclass
 class Checkpoint:
-    """What a folder holds. `peer` is network B, None where one network was trained alone; `table_name` is
-    empty for networks that this project did not train; `names` are the classes by id.
+    """The content of a checkpoint. `peer` is network B, or None if one network was trained alone;
+    `table_name` is empty for networks that this project did not train; `names` are the classes by id;
+    `record` is the content of training_config.json.
     """
 
     network: PreTrainedModel
@@ -40,14 +42,14 @@ class Checkpoint:
     processor: Any
     table_name: str
     names: tuple[str, ...]
-    config: dict[str, Any]
+    record: dict[str, Any]
 
 
 def make_processor(size: int | None = None) -> SegformerImageProcessorPil:
     """An image processor with ImageNet's mean and standard deviation, which needs no torchvision.
 
     Args:
-        size: pixels of a picture's shorter side; None leaves pictures as they are, as VOC is evaluated.
+        size: the shorter side of images in pixels; None does not resize them, as is usual for VOC.
     """
     return SegformerImageProcessorPil(do_resize=size is not None, size={"shortest_edge": size or 512})
 
@@ -57,12 +59,14 @@ def save_checkpoint(
     network: PreTrainedModel,
     peer: PreTrainedModel | None,
     processor: Any,
-    config: dict[str, Any],
+    record: dict[str, Any],
+    options: str = "",
 ) -> None:
-    """Write a checkpoint into `folder`, in place of the one there; other files in it stay.
+    """Write a checkpoint into `folder` in place of the one there. Other files in the folder stay.
 
     Args:
-        config: what the training was told; goes to training_config.json.
+        record: the content of training_config.json.
+        options: the content of train.yaml, which is not written if it is empty.
     """
     writing = folder / _WRITING
     _settle(folder)
@@ -72,40 +76,44 @@ def save_checkpoint(
         processor.save_pretrained(writing)
         if peer is not None:
             peer.save_pretrained(writing / PEER)
-    (writing / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(writing, folder / _WRITTEN)  # from here on the new checkpoint is the one that counts
+    (writing / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    if options:
+        (writing / OPTIONS).write_text(options)
+    os.replace(writing, folder / _WRITTEN)  # from here on, the new checkpoint counts
     _settle(folder)
 
 
 def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
-    """Read a checkpoint, its networks in float32, on the CPU, in evaluation mode.
+    """Read a checkpoint. Its networks are in float32, on the CPU, in evaluation mode.
 
-    Raises UserError for what is neither a folder nor on the Hub, or holds no segmentation network whose
-    weights are all there.
+    Raises UserError if it is neither a folder nor on the Hub, and if it holds no segmentation network with
+    all of its weights.
     """
     folder = _local(path_or_hub_id)
     _settle(folder)
     if not (folder / "config.json").is_file():
-        raise UserError(f"checkpoint {path_or_hub_id} holds no config.json: is it what training wrote?")
+        raise UserError(
+            f"checkpoint {path_or_hub_id} holds no config.json: give a folder that training wrote"
+        )
     network = _load_network(folder, path_or_hub_id)
     peer = _load_network(folder / PEER, path_or_hub_id) if (folder / PEER).is_dir() else None
     try:
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        config = json.loads((folder / CONFIG).read_text()) if (folder / CONFIG).exists() else {}
+        record = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
     except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint {path_or_hub_id}: {_reason(error)}") from error
+        raise UserError(f"checkpoint {path_or_hub_id}: {first_line(error)}") from error
     names = tuple(network.config.id2label[index] for index in range(network.config.num_labels))
-    return Checkpoint(network, peer, processor, getattr(network.config, "class_table", ""), names, config)
+    return Checkpoint(network, peer, processor, getattr(network.config, "class_table", ""), names, record)
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether a folder holds a whole checkpoint; one that a kill left half moved is moved on."""
+    """Whether a folder holds a checkpoint. One that a killed process moved in part is moved first."""
     _settle(folder)
     return (folder / "config.json").is_file()
 
 
 def _settle(folder: Path) -> None:
-    """Move a checkpoint that is written whole to its place; what a kill left half moved is moved on."""
+    """Move a completely written checkpoint to its place, also if a killed process moved it in part."""
     written = folder / _WRITTEN
     with suppress(FileNotFoundError):  # nothing to move, or another process moves it
         if PEER not in os.listdir(written):
@@ -119,16 +127,15 @@ def _settle(folder: Path) -> None:
 
 
 def _local(path_or_hub_id: str | Path) -> Path:
-    """The folder itself, or where the Hub's copy of it lies."""
+    """The folder itself, or the local copy of the Hub's repository."""
     if Path(path_or_hub_id).is_dir():
         return Path(path_or_hub_id)
     try:
         with quiet():
             return Path(snapshot_download(str(path_or_hub_id), allow_patterns=["*.json", "*.safetensors"]))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise UserError(
-            f"checkpoint {path_or_hub_id!s} is no folder, and not to be had from the Hub: {_reason(error)}"
-        ) from error
+        reason = f"it is not a folder and cannot be loaded from the Hub: {first_line(error)}"
+        raise UserError(f"checkpoint {path_or_hub_id!s}: {reason}") from error
 
 
 def _load_network(folder: Path, source: str | Path) -> PreTrainedModel:
@@ -138,15 +145,10 @@ def _load_network(folder: Path, source: str | Path) -> PreTrainedModel:
                 folder, dtype=torch.float32, output_loading_info=True, use_safetensors=True
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"checkpoint {source}: {_reason(error)}") from error
+        raise UserError(f"checkpoint {source}: {first_line(error)}") from error
     if report["missing_keys"]:
         raise UserError(
             f"checkpoint {source}: the weights in {folder} lack {len(report['missing_keys'])} tensors of a "
             f"{type(network).__name__}, such as {min(report['missing_keys'])}"
         )
     return network.eval()
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

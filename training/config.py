@@ -6,8 +6,6 @@ A preset fixes the *global* batch, so that a run means the same on one GPU and o
 process and the gradient accumulation follow from the number of processes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,140 +16,58 @@ from attn2mask.builders.options import check_ranges, fill, option, preset_names,
 
 PRESETS = Path(__file__).parent / "presets"
 
-DATA, EVALUATION, METHOD, RUN = "data", "evaluation while training", "method", "the run"
+DATA, METHOD, RUN, EVALUATION = "data", "method", "the run", "evaluation while training"
 CONSTANTS = "constants of the method (rarely changed)"
-_method = partial(option, default=None, group=METHOD, identity=True, default_text="the preset's")
-_constant = partial(_method, group=CONSTANTS)
+# Options that a preset sets.
+method_option = partial(option, default=None, group=METHOD, identity=True, default_text="the preset's")
+constant_option = partial(method_option, group=CONSTANTS)
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """The options of `attn2mask train`. None leaves a value to the preset; `resolve` fills it in.
+class RunOptions:
+    """The options that training and adaptation share. Raises UserError for values out of range."""
 
-    Raises UserError for numbers out of range.
-    """
-
-    GROUPS: ClassVar = (DATA, METHOD, CONSTANTS, EVALUATION, RUN)
-
-    dataset: str = option(
-        "rows to learn from: a directory that build made, or a dataset of the Hub",
-        "",
-        DATA,
-        identity=True,
-        default_text="none; it must be given",
+    output_dir: str = option("directory of the result, the checkpoints and the log", group=DATA, stored=False)
+    max_steps: int | None = method_option("number of optimizer steps", at_least=1, card="steps")
+    learning_rate: float | None = method_option(
+        "learning rate at the first step", above=0, card="learning rate"
     )
-    output_dir: str = option(
-        "directory of checkpoints and logs", "runs/segmenter", DATA, stored=False, metavar="DIR"
-    )
-    streaming: bool = option(
-        "read the rows of a Hub dataset while training, without a local copy", False, DATA, identity=True
-    )
-    workers: int = option("number of processes that load rows", 2, DATA, stored=False, at_least=0)
-    eval_dataset: str = option("images with masks to measure on while training", "", EVALUATION)
-    eval_split: str | None = option(
-        "split of --eval-dataset", None, EVALUATION, default_text="the layout's validation split"
-    )
-    eval_every: int = option(
-        "number of steps between two evaluations",
-        0,
-        EVALUATION,
-        at_least=0,
-        default_text="a tenth of all steps",
-    )
-    preset: str = option(
-        "values of all options of the method that are not given",
-        "demo",
-        METHOD,
-        choices=preset_names(PRESETS),
-    )
-    architecture: str | None = _method(
-        "deeplabv3plus or upernet", choices=("deeplabv3plus", "upernet"), card="architecture"
-    )
-    backbone: str | None = _method(
-        "backbone: a model of the Hub, a folder, scratch:NAME for random weights, or embedded",
-        card="backbone",
-    )
-    max_steps: int | None = _method("number of optimizer steps", at_least=1, card="steps")
-    learning_rate: float | None = _method(
-        "learning rate of the backbone at the first step", above=0, card="learning rate"
-    )
-    batch_size: int | None = _method(
+    batch_size: int | None = method_option(
         "number of images in a step, over all processes", at_least=1, card="batch size"
     )
-    crop_size: int | None = _method(
-        "side of the square crops in pixels", at_least=32, card="crop size in pixels"
-    )
-    no_co_training: bool = option(
-        "train one network, which ignores unreliable pixels",
-        False,
-        METHOD,
-        identity=True,
-        card="no co-training",
-    )
-    no_reliability: bool = option(
-        "learn every label, as if all pixels were reliable",
-        False,
-        METHOD,
-        identity=True,
-        card="no reliability",
-    )
-    no_mixing: bool = option(
-        "do not mix images with ClassMix", False, METHOD, identity=True, card="no ClassMix"
-    )
     seed: int = option("random seed of the whole run", 0, METHOD, identity=True, at_least=0, card="seed")
-    optimizer: str | None = _constant("sgd or adamw", choices=("sgd", "adamw"), card="optimizer")
-    power: float | None = _constant(
-        "power of the polynomial decay: lr (1 - step / max_steps) ** power",
+    power: float | None = constant_option(
+        "power of the polynomial decay of the learning rate: lr (1 - step / max_steps) ** power",
         at_least=0,
         card="power of the decay",
     )
-    weight_decay: float | None = _constant("weight decay of all parameters", at_least=0, card="weight decay")
-    momentum: float | None = _constant("momentum of SGD", at_least=0, at_most=1, card="momentum")
-    head_multiplier: float | None = _constant(
-        "learning rate of the heads as a multiple of the backbone's",
-        above=0,
-        card="learning rate of the heads (multiple)",
+    weight_decay: float | None = constant_option(
+        "weight decay of all trained parameters", at_least=0, card="weight decay"
     )
-    warmup: float | None = _constant(
-        "fraction of steps trained on reliable labels only; after that each network supervises the other and"
-        " ClassMix is on",
-        at_least=0,
-        at_most=1,
-        card="warm-up (fraction of the steps)",
-    )
-    clip: float | None = _constant(
+    clip: float | None = constant_option(
         "largest norm of the gradient; 0 is no limit", at_least=0, card="largest norm of the gradient"
     )
-    resize: int | None = _constant(
-        "shortest side in pixels that images are resized to, in training and in prediction; 0 leaves them",
-        at_least=0,
-        card="shortest side in pixels",
-    )
-    confidence: float | None = _constant(
-        "least probability, 0 to 1, of an online label",
-        at_least=0,
-        at_most=1,
-        card="least probability of an online label",
-    )
-    boundary_weight: float | None = _constant(
-        "weight of the loss along the outlines of pasted things", at_least=0, card="weight of pasted outlines"
-    )
-    mixed_precision: str = option(
-        "no, bf16 or fp16",
-        "",
+    mixed_precision: str | None = option(
+        "precision of the computation: no, bf16 or fp16",
+        None,
         RUN,
-        choices=("", "no", "bf16", "fp16"),
+        choices=("no", "bf16", "fp16"),
         default_text="accelerate's own setting",
     )
-    micro_batch: int = option(
-        "number of images that a process holds at a time; smaller ones are accumulated",
-        0,
+    micro_batch: int | None = option(
+        "number of images that a process holds at a time; smaller numbers accumulate gradients",
+        None,
         RUN,
-        at_least=0,
+        at_least=1,
         default_text="the process's share of the batch",
     )
     checkpoint_every: int = option("number of steps between two checkpoints", 250, RUN, at_least=1)
-    report_to: str = option("tracker of accelerate, or none", "none", RUN, stored=False)
+    report_to: str = option(
+        "tracker of accelerate that also gets the log, such as tensorboard; or none",
+        "none",
+        RUN,
+        stored=False,
+    )
     resume: bool = option(
         "resume from the last checkpoint; without one, a new run starts", False, RUN, stored=False
     )
@@ -171,13 +87,115 @@ class TrainConfig:
         metavar="FILE",
     )
     push_to_hub: str | None = option(
-        "publish the trained model as this repository of the Hub", None, RUN, stored=False, metavar="REPO"
+        "publish the finished model as this repository of the Hub", None, RUN, stored=False, metavar="REPO"
     )
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
-    def resolve(self) -> TrainConfig:
+    def rate(self, step: int) -> float:
+        """The factor of the learning rate at `step`, from 1 down to 0, by the polynomial decay; for resolved
+        options.
+        """
+        return (1 - step / self.max_steps) ** self.power if step < self.max_steps else 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunOptions):
+    """The options of `attn2mask train`. None leaves a value to the preset; `resolve` fills it in."""
+
+    GROUPS: ClassVar = (DATA, METHOD, CONSTANTS, EVALUATION, RUN)
+
+    output_dir: str = option(
+        "directory of networks, checkpoints and log", "runs/segmenter", DATA, stored=False, metavar="DIR"
+    )
+    dataset: str = option(
+        "rows to learn from: a directory that build made, or a dataset of the Hub",
+        "",
+        DATA,
+        identity=True,
+        default_text="none; it must be given",
+    )
+    streaming: bool = option(
+        "read the rows of a Hub dataset while training, without a local copy", False, DATA, identity=True
+    )
+    workers: int = option("number of processes that load rows", 2, DATA, stored=False, at_least=0)
+    eval_dataset: str | None = option("images with masks to measure on while training", None, EVALUATION)
+    eval_split: str | None = option(
+        "split of --eval-dataset", None, EVALUATION, default_text="the layout's validation split"
+    )
+    eval_every: int | None = option(
+        "number of steps between two evaluations",
+        None,
+        EVALUATION,
+        at_least=1,
+        default_text="a tenth of all steps",
+    )
+    preset: str = option(
+        "take the values of all options of the method that are not given from this preset",
+        "demo",
+        METHOD,
+        choices=preset_names(PRESETS),
+    )
+    architecture: str | None = method_option(
+        "architecture of the networks", choices=("deeplabv3plus", "upernet"), card="architecture"
+    )
+    backbone: str | None = method_option(
+        "backbone: a model of the Hub, a folder, scratch:NAME for random weights, or embedded",
+        card="backbone",
+    )
+    crop_size: int | None = method_option(
+        "side of the square crops in pixels", at_least=32, card="crop size in pixels"
+    )
+    no_co_training: bool = option(
+        "train one network, which ignores unreliable pixels",
+        False,
+        METHOD,
+        identity=True,
+        card="no co-training",
+    )
+    no_reliability: bool = option(
+        "learn every label, as if all pixels were reliable",
+        False,
+        METHOD,
+        identity=True,
+        card="no reliability",
+    )
+    no_mixing: bool = option(
+        "do not mix images with ClassMix", False, METHOD, identity=True, card="no ClassMix"
+    )
+    optimizer: str | None = constant_option("optimizer", choices=("sgd", "adamw"), card="optimizer")
+    momentum: float | None = constant_option("momentum of SGD", at_least=0, at_most=1, card="momentum")
+    head_multiplier: float | None = constant_option(
+        "learning rate of the heads as a multiple of --learning-rate, which is the backbone's",
+        above=0,
+        card="learning rate of the heads (multiple)",
+    )
+    warmup: float | None = constant_option(
+        "fraction of steps trained on reliable labels only; after that each network supervises the other and"
+        " ClassMix is on",
+        at_least=0,
+        at_most=1,
+        card="warm-up (fraction of the steps)",
+    )
+    resize: int | None = constant_option(
+        "shortest side in pixels that images are resized to, in training and in prediction; 0 leaves them",
+        at_least=0,
+        card="shortest side in pixels",
+    )
+    confidence: float | None = constant_option(
+        "least probability, 0 to 1, of an online label",
+        at_least=0,
+        at_most=1,
+        card="least probability of an online label",
+    )
+    boundary_weight: float | None = constant_option(
+        "weight of the loss along the outlines of pasted things",
+        at_least=0,
+        card="weight of pasted outlines",
+    )
+
+    def resolve(self) -> "TrainConfig":
         """These options with the preset's values for all that are not given."""
         return fill(self, read_preset(PRESETS, self.preset))
 
@@ -196,10 +214,6 @@ class TrainConfig:
         """Whether ClassMix with online labels is on."""
         return not self.no_mixing
 
-    def rate(self, step: int) -> float:
-        """The polynomial schedule's factor at ``step``, 1 to 0; for resolved options."""
-        return (1 - step / self.max_steps) ** self.power if step < self.max_steps else 0.0
-
     @property
     def warmup_steps(self) -> int:
         """The number of steps before co-training and mixing begin; for resolved options."""
@@ -208,7 +222,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is spread: ``processes x accumulation x per_process`` images a step."""
+    """How a global batch is spread: `processes` x `accumulation` x `per_process` images in a step."""
 
     processes: int
     accumulation: int
@@ -221,18 +235,21 @@ class BatchPlan:
     def __str__(self) -> str:
         return (
             f"{self.processes} process{'es' if self.processes > 1 else ''} x {self.per_process} images"
-            f" x {self.accumulation} accumulated = {self.total} a step"
+            f" x {self.accumulation} accumulated = {self.total} in a step"
         )
 
 
-def plan_batches(batch_size: int, processes: int, micro_batch: int, mixing: bool) -> BatchPlan:
-    """Split a global batch evenly. ``micro_batch`` 0: as much at once as a process's share.
+def plan_batches(batch_size: int, processes: int, micro_batch: int | None, mixing: bool) -> BatchPlan:
+    """Split a global batch evenly over processes, and each share into micro-batches. Without `micro_batch`, a
+    process holds its whole share at a time.
 
-    Raises UserError where it can't be split, or leaves less than the two images that mixing needs.
+    Raises UserError if the batch cannot be split, or if a micro-batch has fewer than the two images that
+    mixing needs.
     """
     if batch_size % processes:
         raise UserError(
-            f"--batch-size {batch_size} cannot be divided among {processes} processes: choose a multiple"
+            f"--batch-size {batch_size} cannot be divided among {processes} processes: choose a multiple of"
+            f" {processes}"
         )
     share = batch_size // processes
     micro = micro_batch or share

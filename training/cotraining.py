@@ -1,11 +1,9 @@
-"""One step of co-training: two networks learn labels where reliable, and each other's answer where not.
+"""One step of co-training: two networks learn reliable labels, and each other's predictions elsewhere.
 
 The method is BECO's (Rong et al., "Boundary-Enhanced Co-Training for Weakly Supervised Semantic
-Segmentation", CVPR 2023) with the reliability map as its confidence mask. `cotraining_losses` is the step;
-the rest are the functions that it calls, each pure but for the random generator of torch.
+Segmentation", CVPR 2023) with the reliability map as its confidence mask. `cotraining_losses` is the step. It
+calls the other functions, which have no side effects except that they use torch's random generator.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 
@@ -13,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn2mask.training.config import Settings
+from attn2mask.training.config import TrainConfig
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colors, as backbones expect
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colors in 0 to 1
 
 
 class Pair(nn.Module):
-    """Two networks as one module, so that one optimizer, one all-reduce and one checkpoint serve both; ``b``
-    is None where one trains alone.
+    """Two networks as one module, so that they share one optimizer, one all-reduce and one checkpoint. `b` is
+    None if one network is trained alone.
     """
 
     def __init__(self, a: nn.Module, b: nn.Module | None) -> None:
@@ -33,8 +31,8 @@ class Pair(nn.Module):
 
     @torch.no_grad()
     def online(self, images: Tensor) -> Tensor:
-        """Probabilities (N, C, H, W) of the mean of the logits, as the pair would predict: running
-        statistics, no dropout.
+        """Probabilities (N, C, H, W) of the mean of the logits in evaluation mode: with running statistics
+        and without dropout.
         """
         training = self.training
         self.eval()
@@ -47,8 +45,8 @@ def cotraining_losses(
     forward: Callable[[Tensor], list[Tensor]],
     online: Callable[[Tensor], Tensor],
     batch: dict[str, Tensor],
-    settings: Settings,
-    together: bool,
+    config: TrainConfig,
+    cotrained: bool,
     ignore: int,
     background: int | None,
 ) -> list[Tensor]:
@@ -56,32 +54,32 @@ def cotraining_losses(
 
     Args:
         forward: images -> logits of each network, with gradients.
-        online: images -> probabilities of the pair, without.
-        batch: pixels (N, 3, H, W) uint8; label (N, H, W) int64 with ``ignore``; trusted (N, H, W) bool.
-        settings: which parts are on, and their constants.
-        together: False in the warm-up, in which reliable labels alone are learnt.
-        ignore: the label that is not learnt where it is trusted.
-        background: its id, which mixing never pastes; None for tables without.
+        online: images -> probabilities of the pair, without gradients.
+        batch: pixels (N, 3, H, W) uint8; label (N, H, W) int64 with `ignore`; trusted (N, H, W) bool.
+        config: says which parts are on, and holds their constants.
+        cotrained: False in the warm-up, in which only reliable labels are learned.
+        ignore: the label that is not learned where it is trusted.
+        background: id of the background, which mixing never pastes; None for tables without background.
     """
     images, label, trusted = batch["pixels"].float() / 255, batch["label"], batch["trusted"]
     weight = torch.ones_like(label, dtype=torch.float32)
-    if together and settings.mixing:
-        label, trusted = add_online_labels(online(normalize(images)), label, trusted, settings.confidence)
+    if cotrained and config.mixing:
+        label, trusted = add_online_labels(online(normalize(images)), label, trusted, config.confidence)
         images, label, trusted, weight = classmix(
-            images, label, trusted, ignore, background, settings.boundary_weight
+            images, label, trusted, ignore, background, config.boundary_weight
         )
     logits = forward(normalize(photometric(images)))
-    answers = [each.detach().max(1).indices for each in reversed(logits)]  # network A hears B, and B hears A
-    if not together or len(logits) == 1:
-        answers = [torch.full_like(label, ignore)] * len(logits)
+    predictions = [each.detach().max(1).indices for each in reversed(logits)]  # B's for A, and A's for B
+    if not cotrained or len(logits) == 1:
+        predictions = [torch.full_like(label, ignore)] * len(logits)
     return [
-        learn(own, torch.where(trusted, label, answer), weight, ignore)
-        for own, answer in zip(logits, answers, strict=True)
+        weighted_loss(own, torch.where(trusted, label, prediction), weight, ignore)
+        for own, prediction in zip(logits, predictions, strict=True)
     ]
 
 
-def learn(logits: Tensor, target: Tensor, weight: Tensor, ignore: int) -> Tensor:
-    """Cross-entropy, weighted, averaged over the pixels that are not ``ignore``; 0 where all are."""
+def weighted_loss(logits: Tensor, target: Tensor, weight: Tensor, ignore: int) -> Tensor:
+    """Weighted cross-entropy, averaged over the pixels that are not `ignore`; 0 if all pixels are."""
     loss = F.cross_entropy(logits, target, ignore_index=ignore, reduction="none") * weight
     return loss.sum() / (target != ignore).sum().clamp(min=1)
 
@@ -89,12 +87,12 @@ def learn(logits: Tensor, target: Tensor, weight: Tensor, ignore: int) -> Tensor
 def add_online_labels(
     probabilities: Tensor, label: Tensor, trusted: Tensor, confidence: float
 ) -> tuple[Tensor, Tensor]:
-    """Where the label is not trusted and the pair is more than ``confidence`` sure, its answer becomes a
-    trusted label. Shapes: (N, C, H, W); (N, H, W) int64; (N, H, W) bool.
+    """Where the label is not trusted and the pair's largest probability is above `confidence`, its prediction
+    becomes a trusted label. Shapes: (N, C, H, W); (N, H, W) int64; (N, H, W) bool.
     """
-    sure, answer = probabilities.max(1)
-    added = ~trusted & (sure > confidence)
-    return torch.where(added, answer, label), trusted | added
+    probability, prediction = probabilities.max(1)
+    added = ~trusted & (probability > confidence)
+    return torch.where(added, prediction, label), trusted | added
 
 
 def classmix(
@@ -105,10 +103,11 @@ def classmix(
     background: int | None,
     boundary_weight: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """ClassMix (Olsson et al., WACV 2021): half of the classes of the next picture, at random, on each.
+    """ClassMix (Olsson et al., WACV 2021): half of the classes of the next image, at random, are pasted on
+    each.
 
-    Returns images, label and trusted as they came, mixed, and a weight (N, H, W): ``boundary_weight`` along
-    the pasted outline (a 3 x 3 dilation less the erosion), else 1.
+    Returns the mixed images, label and trusted, and a weight (N, H, W): `boundary_weight` along the pasted
+    outline (a 3 x 3 dilation minus the erosion), and 1 elsewhere.
     """
     order = torch.arange(len(images), device=label.device).roll(-1)
     pasted = torch.zeros_like(trusted)
@@ -129,13 +128,13 @@ def classmix(
 
 
 def normalize(images: Tensor) -> Tensor:
-    """(N, 3, H, W) in 0 to 1 -> with ImageNet's mean and deviation taken out."""
+    """(N, 3, H, W) in 0 to 1 -> normalized by ImageNet's mean and standard deviation."""
     mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (images - mean) / std
 
 
 def photometric(images: Tensor) -> Tensor:
-    """Random brightness, contrast, saturation, hue, grey and blur of each picture, (N, 3, H, W) in 0 to 1."""
+    """Random brightness, contrast, saturation, hue, gray and blur of each image, (N, 3, H, W) in 0 to 1."""
     from kornia.augmentation import AugmentationSequential, ColorJiggle, RandomGaussianBlur, RandomGrayscale
 
     change = AugmentationSequential(

@@ -1,12 +1,9 @@
-"""Rows as training crops: a picture, its labels and where they may be trusted, scaled, cropped and mirrored
-together.
+"""Rows as training crops: image, labels and reliability, scaled, cropped and mirrored together.
 
-Which row stands at which place of which batch, and how it is cut, is a function of (seed, place) alone, so a
-run that was killed goes on with the very same crops, and the number of processes changes only who loads them.
-Rows are read through Arrow's memory map and decoded in the workers, which therefore keep nothing.
+A position is the place of a crop in the run. Which row it has, and how the row is cropped, are functions of
+(seed, position) alone. So a resumed run gets the same crops, and the number of processes only changes which
+process loads them. Rows are read through Arrow's memory map and decoded in the workers, which keep no rows.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,16 +17,16 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from attn2mask.builders.classes import ClassTable
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.table_reader import bare_table
-from attn2mask.training.benchmarks import read_picture, recorded_table, stored_file
+from attn2mask.training.benchmarks import read_image, recorded_table, stored_file
 
 if TYPE_CHECKING:
     import datasets
 
-SHUFFLE_BUFFER = 1_000  # rows that a stream is shuffled within
+SHUFFLE_BUFFER = 1_000  # rows of a stream that are shuffled at a time
 SCALES = (0.5, 2.0)  # range of the random scale
-IDS = ("L", "P", "I", "I;16")  # Pillow's modes whose values are ids
+ID_MODES = ("L", "P", "I", "I;16")  # Pillow's modes whose values are ids
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,11 @@ class Crops:
 
     Attributes:
         size: side of the square crop in pixels.
-        resize: shortest side that pictures are brought to before the random scale; 0 leaves them.
-        seed: of scale, place and mirroring.
-        ignore: the mask's ignore value.
-        classes: the number of ids; others are an error.
-        reliability: whether the reliability map is read; without it every label is trusted.
+        resize: shortest side in pixels that images are resized to before the random scale; 0 leaves them.
+        seed: random seed of scale, place and mirroring.
+        ignore: the ignore value of masks.
+        classes: the number of classes; other ids are errors.
+        reliability: whether the reliability map is read; if not, every label is trusted.
     """
 
     size: int
@@ -56,23 +53,23 @@ class Crops:
         """The crop of ``row`` at a global ``position``: pixels (3, S, S) uint8, label (S, S) int64 with the
         ignore value, trusted (S, S) bool, sample_id.
 
-        Beyond the picture's rim the label is the ignore value and counts as trusted: nothing is learnt there.
-        Raises UserError for a picture that can't be read, and a mask that is none, of another size than its
-        picture, or with ids outside the table.
+        Outside of the image the label is the ignore value and counts as trusted, so that nothing is learned
+        there. Raises UserError for an image that cannot be read, and for a mask that has no ids, another size
+        than its image, or ids outside of the table.
         """
-        name = row.get("sample_id") or f"at place {position}"
-        read = {kind: picture(row[kind], f"row {name}: its {kind}") for kind in ("image", "mask")}
+        name = row.get("sample_id") or f"at position {position}"
+        read = {kind: row_image(row[kind], f"row {name}: its {kind}") for kind in ("image", "mask")}
         image, mask = read["image"].convert("RGB"), read["mask"]
-        if mask.mode not in IDS:
-            raise UserError(
-                f"row {name}: its mask is no grey picture of ids but of Pillow's mode {mask.mode}"
-            )
+        if mask.mode not in ID_MODES:
+            raise UserError(f"row {name}: its mask has Pillow's mode {mask.mode}, which holds no ids")
         trust = Image.new("L", mask.size, 255)
         if self.reliability:
-            trust = picture(row["reliability"], f"row {name}: its reliability").convert("L")
+            trust = row_image(row["reliability"], f"row {name}: its reliability").convert("L")
         for part, kind in ((mask, "mask"), (trust, "reliability")):
             if part.size != image.size:
-                raise UserError(f"row {name}: the picture is {image.size} pixels, its {kind} {part.size}")
+                raise UserError(
+                    f"row {name}: the image has {image.size} pixels, but its {kind} has {part.size}"
+                )
         rng = np.random.default_rng([self.seed, position])
         scale = rng.uniform(*SCALES) * (self.resize / min(image.size) if self.resize else 1)
         size = tuple(max(1, round(side * scale)) for side in image.size)
@@ -104,43 +101,57 @@ class Crops:
         }
 
 
-def picture(stored: Any, called: str) -> Image.Image:
-    """A picture as a row holds it: Hugging Face's {"bytes", "path"}, or decoded already.
-
-    Raises UserError, which tells how it is `called`, where it can't be read.
+def row_image(stored: Any, name: str) -> Image.Image:
+    """An image of a row, which is {"bytes", "path"} or decoded already. Raises UserError, which calls it by
+    `name`, if it cannot be read.
     """
     if isinstance(stored, Image.Image):
         return stored
-    return read_picture(stored_file(stored), called)
+    return read_image(stored_file(stored), name)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The positions of a run that one process loads.
+
+    Step s of the run has the positions s * batch to (s + 1) * batch - 1. Process r of n loads every n-th of
+    them from r on, for the steps from `start` to `stop` - 1.
+    """
+
+    batch: int
+    start: int
+    stop: int
+    rank: int = 0
+    processes: int = 1
+
+    def positions(self) -> range:
+        return range(self.start * self.batch + self.rank, self.stop * self.batch, self.processes)
 
 
 class Positions(Sampler):
-    """Places of this process from step ``start`` on: (position, row index), in the order of its batches.
-
-    Step s holds the positions s * batch to (s + 1) * batch - 1; process r of n takes every n-th from r on.
-    Position p shows row p % rows of the shuffled order of epoch p // rows.
+    """(position, row index) for each position of a share. Position p has row p % rows of the shuffled order
+    of epoch p // rows.
     """
 
-    def __init__(self, rows: int, batch: int, start: int, stop: int, seed: int, rank: int, processes: int):
-        self.rows, self.batch, self.start, self.stop = rows, batch, start, stop
-        self.seed, self.rank, self.processes = seed, rank, processes
+    def __init__(self, rows: int, seed: int, share: Share) -> None:
+        self.rows, self.seed, self.share = rows, seed, share
 
     def __len__(self) -> int:
-        return (self.stop - self.start) * self.batch // self.processes
+        return len(self.share.positions())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, order = -1, np.empty(0, int)
-        for p in range(self.start * self.batch + self.rank, self.stop * self.batch, self.processes):
+        for p in self.share.positions():
             if p // self.rows != epoch:
                 epoch = p // self.rows
                 order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows)
             yield p, int(order[p % self.rows])
 
 
-class Rows(Dataset):
+class CroppedRows(Dataset):
     """Crops of a dataset's rows, addressed by (position, row index)."""
 
-    def __init__(self, rows: datasets.Dataset, crops: Crops) -> None:
+    def __init__(self, rows: "datasets.Dataset", crops: Crops) -> None:
         self.rows, self.crops = rows, crops
 
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
@@ -148,31 +159,28 @@ class Rows(Dataset):
         return self.crops(self.rows[index], position)
 
 
-class Stream(IterableDataset):
-    """Crops of a stream that starts anew, shuffled otherwise, whenever it ends; rows before step ``start``
-    are read over without being decoded.
+class CroppedStream(IterableDataset):
+    """Crops of a stream of rows. When the stream ends, it starts again in another shuffled order. Rows before
+    the share's first step are read but not decoded.
     """
 
-    def __init__(
-        self, rows: datasets.IterableDataset, crops: Crops, batch: int, start: int, stop: int,
-        rank: int, processes: int,
-    ) -> None:  # fmt: skip
-        self.rows, self.crops, self.batch, self.start, self.stop = rows, crops, batch, start, stop
-        self.rank, self.processes = rank, processes
+    def __init__(self, rows: "datasets.IterableDataset", crops: Crops, share: Share) -> None:
+        self.rows, self.crops, self.share = rows, crops, share
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         # Not with the stream's own `shuffle`, whose order depends on the number of loading processes.
         epochs = (
             shuffled(self.rows, np.random.default_rng([self.crops.seed, 1, epoch])) for epoch in count()
         )
-        first, last = self.start * self.batch, self.stop * self.batch
+        share = self.share
+        first, last = share.start * share.batch, share.stop * share.batch
         for position, row in enumerate(islice(chain.from_iterable(epochs), first, last), first):
-            if position % self.processes == self.rank:
+            if position % share.processes == share.rank:
                 yield self.crops(row, position)
 
 
 def shuffled(rows: Iterable[dict[str, Any]], rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """``rows``, each swapped with one of the `SHUFFLE_BUFFER` before it."""
+    """`rows` in a random order, within a buffer of `SHUFFLE_BUFFER` rows."""
     waiting: list[dict[str, Any]] = []
     for row in rows:
         if len(waiting) < SHUFFLE_BUFFER:
@@ -186,13 +194,13 @@ def shuffled(rows: Iterable[dict[str, Any]], rng: np.random.Generator) -> Iterat
 
 def open_rows(
     dataset: str, streaming: bool, reliability: bool
-) -> tuple[datasets.Dataset | datasets.IterableDataset, ClassTable]:
-    """Rows and their class table, from a directory or the Hub; pictures stay encoded.
+) -> "tuple[datasets.Dataset | datasets.IterableDataset, ClassTable]":
+    """Rows and their class table, from a directory or the Hub; images stay encoded.
 
-    Raises UserError where it can't be read, or lacks a picture, mask, class names or (with ``reliability``) a
-    reliability map.
+    Raises UserError for rows that cannot be read, or that lack an image, a mask, class names or (with
+    `reliability`) a reliability map.
     """
-    from datasets import Image as Picture
+    from datasets import Image as ImageFeature
     from datasets import load_dataset
 
     if not dataset:
@@ -200,55 +208,51 @@ def open_rows(
     local = Path(dataset).exists()
     try:
         rows = load_dataset(dataset, split="train", streaming=streaming)
-    except Exception as error:  # the libraries below raise many kinds, each meaning that it can't be read
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        where = "directory" if local else "dataset of the Hub, or directory,"
-        raise UserError(f"--dataset {dataset}: no {where} with rows that can be read ({reason})") from error
+    except Exception as error:  # the libraries raise errors of many kinds
+        where = "the directory" if local else "there is no such directory, and the dataset of the Hub"
+        reason = f"{where} has no rows that can be read ({first_line(error)})"
+        raise UserError(f"--dataset {dataset}: {reason}") from error
     features = rows.features or {}
     needed = ("image", "mask", *(("reliability",) if reliability else ()))
     missing = [name for name in needed if name not in features]
     if missing:
-        hint = "; --no-reliability trusts every label" if missing == ["reliability"] else ""
+        hint = "; with --no-reliability every label is trusted" if missing == ["reliability"] else ""
         raise UserError(
             f"--dataset {dataset}: its rows have no {' and no '.join(missing)}"
             f" (only {', '.join(features)}){hint}"
         )
-    table = table_of(dataset, features)
+    table = table_of_rows(dataset, features)
     rows = rows.select_columns([n for n in (*needed, "sample_id") if n in features])
     for name in needed:
-        rows = rows.cast_column(name, Picture(decode=False))
+        rows = rows.cast_column(name, ImageFeature(decode=False))
     if not streaming and not len(rows):
         raise UserError(f"--dataset {dataset} has no rows")
     return rows, table
 
 
-def table_of(dataset: str, features: dict) -> ClassTable:
-    """The class table of a dataset of rows: a build's own, else by the names of its `classes` column."""
+def table_of_rows(dataset: str, features: dict) -> ClassTable:
+    """The class table of rows: the one that a build recorded, or one with the names of their `classes`."""
     if (recorded := recorded_table(dataset)) is not None:
         return recorded
     try:
         names = tuple(features["classes"].feature.names)
     except (KeyError, AttributeError):
         raise UserError(
-            f"--dataset {dataset}: its rows name no classes (in a column `classes` of List(ClassLabel))"
+            f"--dataset {dataset}: its rows have no column `classes` of List(ClassLabel), which has the names"
         ) from None
     return bare_table(Path(dataset).name, names)
 
 
 def loader(
-    rows: datasets.Dataset | datasets.IterableDataset,
+    rows: "datasets.Dataset | datasets.IterableDataset",
     crops: Crops,
-    *,
+    share: Share,
     per_process: int,
-    batch: int,
-    start: int,
-    stop: int,
-    rank: int,
-    processes: int,
     workers: int,
 ) -> DataLoader:
-    """Batches of this process from step ``start`` to ``stop``: pixels (N, 3, S, S) uint8, label (N, S, S)
-    int64, trusted (N, S, S) bool, sample_id a list of str.
+    """Batches of `per_process` crops for the positions of a share, made by `workers` processes (0: by this
+    one). A batch holds pixels (N, 3, S, S) uint8, label (N, S, S) int64, trusted (N, S, S) bool, and
+    sample_id, a list of str.
     """
     from datasets import Dataset as MapDataset
 
@@ -259,10 +263,9 @@ def loader(
         "pin_memory": torch.cuda.is_available(),
     }
     if isinstance(rows, MapDataset):
-        places = Positions(len(rows), batch, start, stop, crops.seed, rank, processes)
-        return DataLoader(Rows(rows, crops), sampler=places, num_workers=workers, **common)
-    stream = Stream(rows, crops, batch, start, stop, rank, processes)
-    return DataLoader(stream, num_workers=min(workers, 1), **common)
+        positions = Positions(len(rows), crops.seed, share)
+        return DataLoader(CroppedRows(rows, crops), sampler=positions, num_workers=workers, **common)
+    return DataLoader(CroppedStream(rows, crops, share), num_workers=min(workers, 1), **common)
 
 
 def collate(crops: Sequence[dict[str, Any]]) -> dict[str, Any]:

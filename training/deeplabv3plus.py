@@ -1,10 +1,10 @@
-"""DeepLabv3+ on the hierarchical backbones of transformers: ResNet, Swin, ConvNeXt and their like.
+"""DeepLabv3+ on the hierarchical backbones of transformers, such as ResNet, Swin and ConvNeXt.
 
     AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True)
 
 Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation", ECCV 2018,
-https://arxiv.org/abs/1802.02611. Every saved model takes a copy of this file along, which is why it imports
-torch and transformers alone.
+https://arxiv.org/abs/1802.02611. Every saved model comes with a copy of this file, which therefore imports
+only torch and transformers. Importing it registers the architecture with transformers' Auto classes.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
-# Pictures are padded to multiples of it, so that the feature maps of all strides line up with the pixels.
+# Images are padded to multiples of it, so that the feature maps of all strides align with the pixels.
 COARSEST_STRIDE = 32
 
 
@@ -32,15 +32,16 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
     """The configuration of a `DeepLabV3PlusForSemanticSegmentation`.
 
     Args:
-        backbone_config: of a backbone with the stages `stage1` (stride 4) and `stage4`; by default ResNet-50.
+        backbone_config: the backbone, which has the stages `stage1` (stride 4) and `stage4`; by default
+            ResNet-50.
         output_stride: the stride of the last feature map. A ResNet is dilated to 8 or 16; None keeps the
-            backbone's own, as every other family must.
-        atrous_rates: dilations of the pyramid, in steps of the last feature map. The paper's 6, 12, 18 are
-            for stride 16; they double at 8, and halve at 32.
+            backbone's own, which is the only choice for other families.
+        atrous_rates: dilations of the pyramid, in points of the last feature map. The paper's 6, 12, 18 are
+            for stride 16; they are doubled for 8 and halved for 32.
         decoder_channels: width of the pyramid and of the decoder.
         low_level_channels: width to which the decoder narrows the features of stride 4.
-        dropout: share of the pyramid's output that training drops.
-        semantic_loss_ignore_index: the label that the loss leaves out.
+        dropout: fraction of the pyramid's output that is dropped in training.
+        semantic_loss_ignore_index: the label that the loss ignores.
     """
 
     model_type = "deeplabv3plus"
@@ -85,7 +86,7 @@ class ConvNormReLU(nn.Sequential):
 
 
 class SeparableConv(nn.Sequential):
-    """A 3 x 3 convolution of each channel by itself, then a 1 x 1 one over the channels."""
+    """A depthwise 3 x 3 convolution, then a 1 x 1 convolution over the channels."""
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
         super().__init__(
@@ -95,7 +96,7 @@ class SeparableConv(nn.Sequential):
 
 
 class AtrousSpatialPyramidPooling(nn.Module):
-    """Context at several reaches: a point, atrous convolutions, the whole picture."""
+    """Context at several distances: a point, atrous convolutions, the whole image."""
 
     def __init__(self, in_channels: int, channels: int, rates: Sequence[int], dropout: float) -> None:
         super().__init__()
@@ -105,8 +106,8 @@ class AtrousSpatialPyramidPooling(nn.Module):
                 *(SeparableConv(in_channels, channels, rate) for rate in rates),
             ]
         )
-        # Without normalization, as in Detectron2: one value per channel and picture has no statistics in a
-        # small batch, and none at all in a batch of one.
+        # Without normalization, as in Detectron2: one value for each channel and image has poor statistics in
+        # a small batch, and none in a batch of one.
         self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(in_channels, channels, 1), nn.ReLU())
         self.projection = nn.Sequential(
             ConvNormReLU(channels * (len(rates) + 2), channels), nn.Dropout(dropout)
@@ -119,7 +120,7 @@ class AtrousSpatialPyramidPooling(nn.Module):
 
 
 class DeepLabV3PlusHead(nn.Module):
-    """The pyramid on the last feature map, and the decoder that joins it with the features of stride 4."""
+    """The pyramid on the last feature map, and the decoder that combines it with the features of stride 4."""
 
     def __init__(self, config: DeepLabV3PlusConfig, low_level: int, high_level: int) -> None:
         super().__init__()
@@ -141,8 +142,8 @@ class DeepLabV3PlusHead(nn.Module):
 class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
     """`model(pixel_values=...)` gives logits at the input's size.
 
-    Batches of one picture are fine in training too, if the last feature map has more than one point.
-    Raises ValueError for an output stride that the backbone cannot have.
+    Training works with batches of one image, too, if the last feature map has more than one point. Raises
+    ValueError for an output stride that the backbone cannot have.
     """
 
     config_class = DeepLabV3PlusConfig
@@ -166,7 +167,7 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Conv2d):
-            # By fan-in, which is right for depthwise convolutions as well.
+            # By fan-in, which is also right for depthwise convolutions.
             init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
 
     def forward(
@@ -175,7 +176,7 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
         """
         Args:
             pixel_values: (N, 3, H, W), normalized as the image processor does; any H and W.
-            labels: class ids (N, H, W), int64, with `semantic_loss_ignore_index` where there is none.
+            labels: class ids (N, H, W), int64, with `semantic_loss_ignore_index` where there is no label.
 
         Returns: `logits` (N, classes, H, W), and with labels `loss`, their mean cross-entropy.
         """
@@ -192,13 +193,12 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
 
 
 def dilate(resnet: nn.Module, output_stride: int) -> None:
-    """Exchange the strides of a `ResNetBackbone` beyond `output_stride` for dilation, in place.
+    """Replace the strides of a `ResNetBackbone` beyond `output_stride` by dilation, in place.
 
-    The weights stay, and so does what they compute: on a grid that is finer by the strides taken away, each
-    old value stands where it stood. (A strided convolution itself reads undecimated features, hence with the
-    dilation before it.)
+    The weights do not change, and the finer feature map contains the values of the old one at the old places.
+    (A strided convolution itself reads features of the finer grid, so it has the dilation before it.)
     """
-    stride, dilation = 4, 1  # of the stem
+    stride, dilation = 4, 1  # after the stem
     for stage in resnet.encoder.stages:
         convolutions = [module for module in stage.modules() if isinstance(module, nn.Conv2d)]
         strided = [convolution for convolution in convolutions if convolution.stride == (2, 2)]
@@ -218,13 +218,11 @@ def dilate(resnet: nn.Module, output_stride: int) -> None:
 DeepLabV3PlusConfig.register_for_auto_class()
 DeepLabV3PlusForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
 
-
-# Importing this module registers the architecture with transformers' Auto classes.
 AutoConfig.register(DeepLabV3PlusConfig.model_type, DeepLabV3PlusConfig, exist_ok=True)
 AutoModelForSemanticSegmentation.register(
     DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation, exist_ok=True
 )
-# What `pipeline` knows by name; it complains of models that it does not, and runs them all the same.
+# The models that `pipeline` knows by name; for others it prints a warning.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault(
     DeepLabV3PlusConfig.model_type, DeepLabV3PlusForSemanticSegmentation.__name__
 )

@@ -1,76 +1,95 @@
-"""`attn2mask evaluate`: a checkpoint held against masks, and what came of it as numbers and pictures.
+"""`attn2mask evaluate`: measure a checkpoint on images with masks, in numbers and charts.
 
     attn2mask evaluate --checkpoint runs/r50 --dataset VOCdevkit/VOC2012 --split val --out metrics.json
 
-`evaluation.py` does the measuring. Beside `metrics.json` it draws `metrics_iou.png`, a bar for each class,
-and `metrics_pictures.png`, the best, the median and the worst pictures.
+Beside `metrics.json` it writes `metrics.yaml`, the options that `--config` reads; `metrics_iou.png`, a bar
+for each class; and `metrics_images.png`, the best, the median and the worst images. `inference.py` measures.
 """
 
-from __future__ import annotations
-
 import json
+import logging
 import math
 import os
 import shlex
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import check_numbers, option
+from attn2mask.builders.options import check_ranges, option, stored_options, to_yaml
+from attn2mask.builders.provenance import FORMAT_VERSION
 from attn2mask.builders.table_reader import bare_table, load_table
-from attn2mask.training.benchmarks import difference, hub_name, recorded_table
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from attn2mask.training.benchmarks import Example
-    from attn2mask.training.charts import Shown
     from attn2mask.training.checkpoint import Checkpoint
-    from attn2mask.training.inference import ConfusionMatrices
 
-OF_EACH = 2  # pictures on the sheet: so many of the best, the median and the worst
-PRINTED = 40  # classes of the printed table, at most
+logger = logging.getLogger(__name__)
+
+PRINTED_CLASSES = 40  # of more classes, the table shows the best and the worst
+AUGMENTATION = "test-time augmentation"
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """The options of `evaluate`."""
+    """The options of `attn2mask evaluate`. Raises UserError for missing options and values out of range."""
 
-    checkpoint: str | None = option("what training made, or a name on the Hub", None, metavar="DIR")
-    dataset: str | None = option(
-        "VOCdevkit, Cityscapes or ImageNet-S, a folder of images/ and masks/, or rows (a directory or a name "
-        "on the Hub)",
+    checkpoint: str | None = option(
+        "checkpoint: a directory that train made, or a model of the Hub",
         None,
+        default_text="none; it must be given",
+        metavar="DIR",
+    )
+    dataset: str | None = option(
+        "images with masks: VOCdevkit, Cityscapes, ImageNet-S, a folder with images/ and masks/, or rows (a"
+        " directory or a dataset of the Hub)",
+        None,
+        default_text="none; it must be given",
         metavar="PATH",
     )
-    split: str | None = option("split of it (the layout's validation split)", None)
-    table: str | None = option("the dataset's class table, if it is not the checkpoint's", None)
-    out: str = option("the report; pictures go beside it (%(default)s)", "metrics.json", metavar="FILE")
-    limit: int | None = option("measure the first N pictures alone", None, metavar="N")
-    scales: str = option("see each picture at these sizes (%(default)s)", "1", "how it looks", metavar="S,S")
-    flip: bool = option("see it mirrored, too", False, "how it looks")
+    split: str | None = option(
+        "split of --dataset", None, default_text="the layout's validation split, or the rows' train split"
+    )
+    table: str | None = option(
+        "class table of --dataset",
+        None,
+        default_text="the one that the dataset's build recorded, or the checkpoint's",
+    )
+    out: str = option(
+        "JSON file of the metrics; its charts and options go beside it",
+        "metrics.json",
+        stored=False,
+        metavar="FILE",
+    )
+    limit: int | None = option("measure only the first N images", None, at_least=1, default_text="all images")
+    scales: str = option(
+        "average the logits of each image at these scales, with commas between them",
+        "1",
+        AUGMENTATION,
+        metavar="S,S",
+    )
+    flip: bool = option("average with the logits of the mirrored image", False, AUGMENTATION)
     window: int | None = option(
-        "see larger pictures through windows of N pixels", None, "how it looks", metavar="N"
+        "predict larger images in overlapping windows of N pixels",
+        None,
+        AUGMENTATION,
+        at_least=32,
+        default_text="the whole image",
     )
 
     def __post_init__(self) -> None:
         for name in ("checkpoint", "dataset"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing (see `attn2mask evaluate --help`)")
-        check_numbers(self, positive=["limit"])
-        if self.window is not None and self.window < 32:
-            raise UserError(f"--window {self.window}: it must be at least 32")
+        check_ranges(self)
         if Path(self.out).suffix != ".json":
-            raise UserError(f"--out {self.out}: the ending must be .json")
+            raise UserError(f"--out {self.out}: the name must end in .json")
         _ = self.factors
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """`scales` as numbers. Raises UserError where they are none."""
+        """`scales` as numbers. Raises UserError if they are not numbers above 0."""
         try:
             factors = tuple(float(scale) for scale in self.scales.split(","))
         except ValueError:
@@ -81,55 +100,68 @@ class EvaluateConfig:
 
 
 def run(config: EvaluateConfig) -> None:
-    """Measure, write and print. Raises UserError for what the user can mend."""
-    import torch
-
-    from attn2mask.training.benchmarks import open_pictures
-    from attn2mask.training.charts import iou_chart, prediction_sheet
-    from attn2mask.training.checkpoint import load_checkpoint
-    from attn2mask.training.inference import report, score
-
-    started = time.time()
-    out = Path(config.out)
+    """Measure, write the files and print the metrics. Raises UserError for what cannot be measured."""
+    started, out = time.time(), Path(config.out)
     if out.is_dir():
         raise UserError(f"--out {out} is a directory")
+    logger.info("Loading the checkpoint %s", config.checkpoint)
+    import torch
+
+    from attn2mask.training.benchmarks import hub_name, open_images
+    from attn2mask.training.charts import iou_chart, prediction_sheet
+    from attn2mask.training.checkpoint import load_checkpoint
+    from attn2mask.training.inference import Augmentation, best_and_worst, evaluate, report
+
     checkpoint = load_checkpoint(config.checkpoint)
-    table = table_of(config, checkpoint)
-    pictures = open_pictures(config.dataset, config.split, table)
+    table = table_to_measure(config, checkpoint)
+    images = open_images(config.dataset, config.split, table)
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise UserError(f"--out {out} can't be written")
+        raise UserError(f"--out {out} cannot be written")
     networks = [network for network in (checkpoint.network, checkpoint.peer) if network is not None]
-    looks = {"scales": config.factors, "flip": config.flip, "window": config.window}
-    scores = score(
+    augmentation = Augmentation(config.factors, config.flip, config.window)
+    evaluation = evaluate(
         networks,
         checkpoint.processor,
-        pictures,
+        images,
         table,
-        **looks,
+        augmentation,
         device="cuda" if torch.cuda.is_available() else "cpu",
-        picked=range(min(len(pictures), config.limit or len(pictures))),
+        indices=range(min(len(images), config.limit or len(images))),
     )
-    found = report(scores, table)
-    protocol = {**asdict(config), "table": table.name, "seconds": round(time.time() - started, 1)}
-    protocol["hub"] = hub_name(config.dataset)
-    out.write_text(json.dumps({**found, "evaluated": protocol}, indent=2) + "\n")
+    metrics = report(evaluation)
+    protocol = {
+        "format_version": FORMAT_VERSION,
+        "options": stored_options(config),
+        "table": table.name,
+        "seconds": round(time.time() - started, 1),
+        "hub": hub_name(config.dataset),
+    }
+    out.write_text(json.dumps({**metrics, "evaluated": protocol}, indent=2) + "\n")
+    options = f"attn2mask evaluate --config {out.stem}.yaml"
+    out.with_suffix(".yaml").write_text(to_yaml(config, options))
     made = [out, out.with_name(f"{out.stem}_iou.png")]
-    iou_chart(found, made[-1])
-    rows = extremes(scores, networks, checkpoint.processor, pictures, **looks)
+    iou_chart(metrics, made[-1])
+    rows = best_and_worst(evaluation, networks, checkpoint.processor, images, augmentation)
     if rows:
-        made.append(out.with_name(f"{out.stem}_pictures.png"))
+        made.append(out.with_name(f"{out.stem}_images.png"))
         prediction_sheet(rows, table, made[-1])
     print(f"{config.dataset} in the classes of {table.name}")
-    print(as_text(found))
+    print(metrics_table(metrics))
     print(f"\nmade in {time.time() - started:.0f} s: {', '.join(map(str, made))}")
-    print(f"next: look at {made[-1]}" + (f", or `{thorough(config)}`" if config.factors == (1.0,) else ""))
+    again = ["attn2mask", "evaluate", "--config", str(out.with_suffix(".yaml"))]
+    again += ["--scales", "0.5,0.75,1,1.25,1.5", "--flip", "--out", str(out.with_stem(f"{out.stem}_scales"))]
+    print(
+        f"next: look at {made[-1]}" + (f", or run `{shlex.join(again)}`" if config.factors == (1.0,) else "")
+    )
 
 
-def table_of(config: EvaluateConfig, checkpoint: Checkpoint) -> ClassTable:
-    """The dataset's class table: the one that `--table` names or that a build recorded, else the
-    checkpoint's. Raises UserError where the checkpoint knows other classes.
+def table_to_measure(config: EvaluateConfig, checkpoint: "Checkpoint") -> ClassTable:
+    """The dataset's class table: the one that `--table` names, the one that a build recorded, or the
+    checkpoint's. Raises UserError if the checkpoint has other classes.
     """
+    from attn2mask.training.benchmarks import difference, recorded_table
+
     if config.table is not None:
         table = load_table(config.table)
     elif (recorded := recorded_table(config.dataset)) is not None:
@@ -139,77 +171,34 @@ def table_of(config: EvaluateConfig, checkpoint: Checkpoint) -> ClassTable:
         table = bare_table(checkpoint.table_name or "the checkpoint's table", checkpoint.names, ignore)
     if checkpoint.names != table.names:
         raise UserError(
-            f"checkpoint {config.checkpoint} knows other classes than {table.name}: "
+            f"checkpoint {config.checkpoint} has other classes than {table.name}: "
             f"{difference(checkpoint.names, table.names)}"
         )
     return table
 
 
-def extremes(
-    scores: ConfusionMatrices,
-    networks: Sequence[nn.Module],
-    processor: Any,
-    pictures: Sequence[Example],
-    **looks: Any,
-) -> list[Shown]:
-    """The best, the median and the worst pictures as rows of a sheet; `looks` as for `segment`."""
-    from attn2mask.training.charts import Shown
-    from attn2mask.training.inference import segment
-
-    ranked = sorted(
-        ((iou, index) for index, iou in scores.pictures.items() if not math.isnan(iou)), reverse=True
-    )
-    middle = max(0, (len(ranked) - OF_EACH) // 2)
-    parts = {
-        "best": ranked[:OF_EACH],
-        "median": ranked[middle : middle + OF_EACH],
-        "worst": ranked[-OF_EACH:],
-    }
-    chosen: dict[int, str] = {}
-    for kind, part in parts.items():
-        for iou, index in part:
-            chosen.setdefault(index, f"{kind}: mean IoU {100 * iou:.1f} %")
-    rows = []
-    for index, title in chosen.items():
-        example = pictures[index]
-        found = segment(networks, processor, example.image, **looks)
-        rows.append(Shown(f"{title}\n{example.name}", example.image, example.target, found))
-    return rows
-
-
-def as_text(found: dict[str, Any]) -> str:
-    """What `report` returns as a table in per cent: a line for each class (of many, the best and the worst),
-    a column for the mean of the networks and, where there are two, for each.
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """What `inference.report` returns as a table in percent: a line for each class (of many, the best and the
+    worst), and a column for the mean of the networks and, where there are two, for each network.
     """
-    from attn2mask.training.charts import shown_classes
+    from attn2mask.training.charts import best_and_worst_classes
 
-    columns = {"both": found, **found["networks"]} if len(found["networks"]) > 1 else {"IoU": found}
-    names = list(found["per_class_iou"])
-    if len(names) > PRINTED:
-        names = [name for name, _ in shown_classes(found["per_class_iou"], PRINTED)]
+    networks = metrics["networks"]
+    columns = {"both": metrics, **networks} if len(networks) > 1 else {"IoU": metrics}
+    names = list(metrics["per_class_iou"])
+    if len(names) > PRINTED_CLASSES:
+        names = [name for name, _ in best_and_worst_classes(metrics["per_class_iou"], PRINTED_CLASSES)]
     lines = {name: [column["per_class_iou"][name] for column in columns.values()] for name in names}
     lines["mean IoU"] = [column["mean_iou"] for column in columns.values()]
     lines["pixel accuracy"] = [column["pixel_accuracy"] for column in columns.values()]
     width = max(map(len, lines)) + 2
     text = [f"{'%':{width}}" + "".join(f"{name:>8}" for name in columns)]
     for name, values in lines.items():
-        cells = ("-" if value is None else f"{100 * value:.1f}" for value in values)
-        text.append(f"{name:{width}}" + "".join(f"{cell:>8}" for cell in cells))
-    if (told := found.get("mean_iou_given_labels")) is not None:
-        text.append(f"mean IoU where each picture's classes are told: {100 * told:.1f}")
-    left_out = len(found["per_class_iou"]) - len(names)
-    text.append(
-        f"{found['num_images']:,} pictures" + (f"; {left_out} more classes in the report" if left_out else "")
-    )
+        numbers = ("-" if value is None else f"{100 * value:.1f}" for value in values)
+        text.append(f"{name:{width}}" + "".join(f"{number:>8}" for number in numbers))
+    if (given_labels := metrics.get("mean_iou_given_labels")) is not None:
+        text.append(f"mean IoU given image-level labels: {100 * given_labels:.1f}")
+    left_out = len(metrics["per_class_iou"]) - len(names)
+    more = f"; {left_out} more classes are in the report" if left_out else ""
+    text.append(f"{metrics['num_images']:,} images{more}")
     return "\n".join(text)
-
-
-def thorough(config: EvaluateConfig) -> str:
-    """The command that measures the same at several scales."""
-    words = ["attn2mask", "evaluate", "--checkpoint", config.checkpoint, "--dataset", config.dataset]
-    for name in ("split", "table", "limit", "window"):
-        if (value := getattr(config, name)) is not None:
-            words += [f"--{name}", str(value)]
-    out = Path(config.out)
-    out = out.with_stem(f"{out.stem}_scales")
-    return shlex.join([*words, "--scales", "0.5,0.75,1,1.25,1.5", "--flip", "--out", str(out)])

@@ -1,22 +1,19 @@
-"""How well networks segment: one confusion matrix over all pictures at their original size, and what follows
-from it.
+"""What networks predict for images, and how well: one confusion matrix over all images at their original
+size.
 
-    pictures = open_pictures("VOCdevkit/VOC2012", "val", load_table("voc"))
-    report(score([network, peer], processor, pictures, load_table("voc")), load_table("voc"))
+    images = open_images("VOCdevkit/VOC2012", "val", load_table("voc"))
+    report(evaluate([network, peer], processor, images, load_table("voc")))
 
-A picture goes through the checkpoint's image processor; the logits come back, bilinearly, to the size of the
-picture's own ground truth, which is never resized. `attn2mask evaluate` (scoring.py) is this with files
-around it.
+An image goes through the checkpoint's image processor. The logits are resized bilinearly to the size of the
+image's ground truth, which is never resized. `attn2mask evaluate` adds files around this.
 """
-
-from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,164 +24,178 @@ from tqdm import tqdm
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.training.benchmarks import Example
-from attn2mask.training.miou import count_pixels, mean_iou, metrics_of, number_or_none
+from attn2mask.training.miou import MeanIoU, count_pixels, mean_iou
 
-LEAST = 32  # pixels: the shortest side that networks take
-OVERLAP = 1 / 3  # of a sliding window with the next, at least
+if TYPE_CHECKING:
+    from attn2mask.training.charts import SheetRow
+
+SHORTEST = 32  # the shortest side in pixels that networks take
+OVERLAP = 1 / 3  # of two neighboring windows, at least
+EXTREMES = 2  # images on a sheet: so many of the best, of the median and of the worst
 
 
-@torch.no_grad()
-def predict(
-    networks: Sequence[nn.Module],
-    processor: Any,
-    image: np.ndarray,
-    *,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    window: int | None = None,
-) -> list[Tensor]:
-    """Each network's logits (C, H, W) float32 for a picture (H, W, 3) uint8, at the picture's own size.
+@dataclass(frozen=True)
+class Augmentation:
+    """Test-time augmentation: an image is predicted in several views, whose logits are averaged.
 
-    Args:
-        networks: called with `pixel_values` (1, 3, h, w), they return an object with `logits` (1, C, ., .).
-        processor: an image processor of transformers.
-        scales: the processed picture is resized by each factor; the mean of the logits is the answer.
-        flip: each scale is seen mirrored too.
-        window: at most so many pixels of height and width at once; larger pictures are seen through
-            overlapping windows, whose logits are averaged.
+    Attributes:
+        scales: the processed image is resized by each factor.
+        flip: each scale is also predicted mirrored.
+        window: the largest height and width in pixels that a network sees at once. Larger images are
+            predicted in overlapping windows, whose logits are averaged.
     """
-    with _evaluating(networks):
-        answers = _answers(networks, processor, image, scales, flip, window)
-    return [_resize(logits, image.shape[:2])[0] for logits in answers]
+
+    scales: Sequence[float] = (1.0,)
+    flip: bool = False
+    window: int | None = None
+
+
+PLAIN = Augmentation()
 
 
 @torch.no_grad()
 def segment(
-    networks: Sequence[nn.Module],
-    processor: Any,
-    image: np.ndarray,
-    *,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    window: int | None = None,
+    networks: Sequence[nn.Module], processor: Any, image: np.ndarray, augmentation: Augmentation = PLAIN
 ) -> np.ndarray:
-    """Ids (H, W) int32 by the mean of the networks' logits; the arguments are those of `predict`."""
+    """Ids (H, W) int32 by the mean of the networks' logits for an image (H, W, 3) uint8.
+
+    Args:
+        networks: called with `pixel_values` (1, 3, h, w), they return an object with `logits` (1, C, ., .).
+        processor: an image processor of transformers.
+    """
     with _evaluating(networks):
-        answers = _answers(networks, processor, image, scales, flip, window)
-    return _labels(sum(answers) / len(answers), image.shape[:2]).cpu().numpy()
+        logits = _logits(networks, processor, image, augmentation)
+    return _ids(sum(logits) / len(logits), image.shape[:2]).cpu().numpy()
 
 
 @dataclass
-class Scores:
-    """What `score` counted. `matrices` holds an (n, n + 1) int64 `confusion_matrix` for network "a", "b"
-    (where there are two) and the mean of their logits, "both"; `told` that of "both" when it chooses among
-    the background and the classes of the picture's own mask, as attention masks do, which are told them;
-    `pictures` the mean IoU of "both" on each picture, by its index (NaN where all of it is ignored).
-    Scores of disjoint pictures can be added.
+class Evaluation:
+    """What `evaluate` counted.
+
+    Attributes:
+        metrics: a `MeanIoU` for network "a", for "b" where there are two, for the mean of their logits
+            ("both"), and for "given_labels": the mean prediction restricted to the background and the classes
+            in the ground truth, an oracle that matches what attention masks know.
+        image_iou: the mean IoU of "both" on each image, by its index; NaN if all of it is ignored.
     """
 
-    matrices: dict[str, np.ndarray]
-    told: np.ndarray
-    pictures: dict[int, float] = field(default_factory=dict)
-
-    def __add__(self, other: Scores) -> Scores:
-        matrices = {name: matrix + other.matrices[name] for name, matrix in self.matrices.items()}
-        return Scores(matrices, self.told + other.told, self.pictures | other.pictures)
+    metrics: dict[str, MeanIoU]
+    image_iou: dict[int, float]
 
 
-def score(
+def evaluate(
     networks: Sequence[nn.Module],
     processor: Any,
-    pictures: Sequence[Example],
+    images: Sequence[Example],
     table: ClassTable,
-    *,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    window: int | None = None,
+    augmentation: Augmentation = PLAIN,
     device: torch.device | str | None = None,
     progress: bool = True,
-    picked: Iterable[int] | None = None,
-) -> Scores:
-    """Hold one or two networks against the pictures' masks, each at its original size.
+    indices: Iterable[int] | None = None,
+) -> Evaluation:
+    """Compare what one or two networks predict with the masks of the images, each at its original size.
 
     Args:
-        scales, flip, window: as for `predict`.
-        device: moves the networks; without one they stay where they are.
+        device: moves the networks; by default they stay where they are.
         progress: show a progress bar.
-        picked: the pictures' indices, all by default; a process of several takes
-            `range(rank, len(pictures), processes)`, and the sum of the scores is that of all pictures.
+        indices: the images that are evaluated; by default all. A process of several takes
+            `range(rank, len(images), processes)`, and the matrices are summed over the processes.
     """
-    names = ("a", "b")[: len(networks)]
     classes, ignore = len(table.names), table.ignore_index
-    matrices = {name: np.zeros((classes, classes + 1), np.int64) for name in (*names, "both")}
-    scores = Scores(matrices, np.zeros((classes, classes + 1), np.int64))
-    picked = range(len(pictures)) if picked is None else list(picked)
+    names = (*("a", "b")[: len(networks)], "both", "given_labels")
+    metrics = {name: MeanIoU(classes, ignore, table.names) for name in names}
+    image_iou: dict[int, float] = {}
     for network in networks if device is not None else ():
         network.to(device)
+    indices = range(len(images)) if indices is None else list(indices)
     with _evaluating(networks), torch.no_grad():
-        for index in tqdm(picked, "evaluating", unit="picture", disable=not progress):
-            example = pictures[index]
-            answers = _answers(networks, processor, example.image, scales, flip, window)
-            if len(answers) > 1:
-                answers.append(sum(answers) / len(answers))
-            found = torch.stack([_labels(logits, example.target.shape) for logits in answers])
-            target = torch.from_numpy(example.target).to(found)
-            counts = count_pixels(found, target, classes, ignore).cpu().numpy()
-            # One network is its own mean.
-            for matrix, count in zip(matrices.values(), [*counts, counts[-1]], strict=False):
-                matrix += count
-            scores.pictures[index] = mean_iou(counts[-1])
-            shown = counts[-1].sum(1) > 0
-            shown[: table.first_id] = True
-            among = torch.from_numpy(shown.nonzero()[0]).to(found.device)
-            if len(among):
-                chosen = among[_labels(answers[-1][:, among], example.target.shape)]
-                scores.told += count_pixels(chosen[None], target, classes, ignore)[0].cpu().numpy()
-    return scores
+        for index in tqdm(indices, "evaluating", unit="image", disable=not progress):
+            example = images[index]
+            logits = _logits(networks, processor, example.image, augmentation)
+            if len(logits) > 1:
+                logits.append(sum(logits) / len(logits))
+            predicted = torch.stack([_ids(each, example.target.shape) for each in logits])
+            target = torch.from_numpy(example.target).to(predicted)
+            counts = count_pixels(predicted, target, classes, ignore).cpu().numpy()
+            for name, matrix in zip("ab", counts, strict=False):
+                metrics[name].add_counts(matrix)
+            metrics["both"].add_counts(counts[-1])  # one network is its own mean
+            image_iou[index] = mean_iou(counts[-1])
+            present = counts[-1].sum(1) > 0
+            present[: table.first_id] = True
+            labels = torch.from_numpy(present.nonzero()[0]).to(predicted.device)
+            if len(labels):
+                chosen = labels[_ids(logits[-1][:, labels], example.target.shape)]
+                matrix = count_pixels(chosen[None], target, classes, ignore)[0].cpu().numpy()
+                metrics["given_labels"].add_counts(matrix)
+    return Evaluation(metrics, image_iou)
 
 
-def report(scores: Scores, table: ClassTable) -> dict[str, Any]:
-    """`figures` and `num_images` of the mean of the networks' logits; `mean_iou_given_labels`, theirs where each
-    picture's classes are known; and `figures` of each network under `networks.a` and `networks.b`.
+def report(evaluation: Evaluation) -> dict[str, Any]:
+    """What metrics.json holds: the metrics of "both"; `mean_iou_given_labels`; and the metrics of each
+    network under `networks.a` and `networks.b`. The counts start again.
     """
-    each = {
-        name: {**metrics_of(matrix, table.names), "num_images": len(scores.pictures)}
-        for name, matrix in scores.matrices.items()
-    }
-    told = number_or_none(mean_iou(scores.told))
-    return {**each.pop("both"), "mean_iou_given_labels": told, "networks": each}
+    computed = {name: metric.compute() for name, metric in evaluation.metrics.items()}
+    given_labels = computed.pop("given_labels")["mean_iou"]
+    return {**computed.pop("both"), "mean_iou_given_labels": given_labels, "networks": computed}
 
 
-def _answers(
+def best_and_worst(
+    evaluation: Evaluation,
     networks: Sequence[nn.Module],
     processor: Any,
-    image: np.ndarray,
-    scales: Sequence[float],
-    flip: bool,
-    window: int | None,
+    images: Sequence[Example],
+    augmentation: Augmentation = PLAIN,
+) -> "list[SheetRow]":
+    """Rows of a sheet with the best, the median and the worst images by mean IoU."""
+    from attn2mask.training.charts import SheetRow
+
+    ranked = sorted(
+        ((iou, index) for index, iou in evaluation.image_iou.items() if not math.isnan(iou)), reverse=True
+    )
+    middle = max(0, (len(ranked) - EXTREMES) // 2)
+    parts = {
+        "best": ranked[:EXTREMES],
+        "median": ranked[middle : middle + EXTREMES],
+        "worst": ranked[-EXTREMES:],
+    }
+    titles: dict[int, str] = {}
+    for kind, part in parts.items():
+        for iou, index in part:
+            titles.setdefault(index, f"{kind}: mean IoU {100 * iou:.1f} %")
+    rows = []
+    for index, title in titles.items():
+        example = images[index]
+        predicted = segment(networks, processor, example.image, augmentation)
+        rows.append(SheetRow(f"{title}\n{example.name}", example.image, example.target, predicted))
+    return rows
+
+
+def _logits(
+    networks: Sequence[nn.Module], processor: Any, image: np.ndarray, augmentation: Augmentation
 ) -> list[Tensor]:
-    """Each network's mean logits (1, C, h, w), at the size that the processor gives to the picture."""
+    """Each network's mean logits (1, C, h, w), at the size that the processor gives to the image."""
     pixels = processor(images=Image.fromarray(image), return_tensors="pt")["pixel_values"]
     size = pixels.shape[-2:]
     views = [
-        (_resize(pixels, [max(LEAST, round(side * scale)) for side in size], antialias=True), mirrored)
-        for scale in scales
-        for mirrored in ((False, True) if flip else (False,))
+        (_resize(pixels, [max(SHORTEST, round(side * scale)) for side in size], antialias=True), mirrored)
+        for scale in augmentation.scales
+        for mirrored in ((False, True) if augmentation.flip else (False,))
     ]
-    answers = []
+    means = []
     for network in networks:
         weight = next(network.parameters(), pixels)
         total = 0
         for view, mirrored in views:
             view = view.to(weight)
-            logits = _slide(network, view.flip(-1) if mirrored else view, window)
+            logits = _windowed(network, view.flip(-1) if mirrored else view, augmentation.window)
             total = total + _resize(logits.flip(-1) if mirrored else logits, size)
-        answers.append(total / len(views))
-    return answers
+        means.append(total / len(views))
+    return means
 
 
-def _slide(network: nn.Module, pixels: Tensor, window: int | None) -> Tensor:
-    """Logits (1, C, h, w) float32 for pixels (1, 3, h, w), seen through windows where they are larger."""
+def _windowed(network: nn.Module, pixels: Tensor, window: int | None) -> Tensor:
+    """Logits (1, C, h, w) float32 for pixels (1, 3, h, w), in windows if they are larger than `window`."""
     size = pixels.shape[-2:]
     height, width = (min(side, window or side) for side in size)
     total, seen = None, pixels.new_zeros(size, dtype=torch.float32)
@@ -213,26 +224,28 @@ def _resize(values: Tensor, size: Sequence[int], antialias: bool = False) -> Ten
     return F.interpolate(values, tuple(size), mode="bilinear", align_corners=False, antialias=antialias)
 
 
-def _labels(logits: Tensor, size: Sequence[int], at_once: int = 64) -> Tensor:
+def _ids(logits: Tensor, size: Sequence[int], at_once: int = 64) -> Tensor:
     """Ids (H, W) int32 of the largest of the logits (1, C, h, w) after they are resized to H x W.
 
-    Classes come in groups: 920 of them at the size of a large photograph would not fit into memory.
+    Classes are resized in groups: 920 of them at the size of a large photograph would not fit into memory.
     """
-    best = labels = None
+    best = ids = None
     for start in range(0, logits.shape[1], at_once):
         # max, not argmax: over the first axis it is three times as fast on CPUs.
-        top, ids = _resize(logits[:, start : start + at_once], size)[0].max(0)
-        ids = ids.int() + start
+        top, of_group = _resize(logits[:, start : start + at_once], size)[0].max(0)
+        of_group = of_group.int() + start
         if best is None:
-            best, labels = top, ids
+            best, ids = top, of_group
         else:
-            labels, best = torch.where(top > best, ids, labels), torch.maximum(top, best)
-    return labels
+            ids, best = torch.where(top > best, of_group, ids), torch.maximum(top, best)
+    return ids
 
 
 @contextmanager
 def _evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Networks in evaluation mode, afterwards as they were, part by part (frozen parts stay frozen)."""
+    """Networks in evaluation mode. Afterwards each part has its former mode, so that frozen parts stay
+    frozen.
+    """
     before = [(part, part.training) for network in networks for part in network.modules()]
     for network in networks:
         network.eval()

@@ -1,14 +1,12 @@
-"""Mean IoU as a metric of `evaluate`, which streams: it keeps one confusion matrix and no picture.
+"""Mean IoU as a metric of `evaluate` that streams: it keeps one confusion matrix and no image.
 
     metric = MeanIoU(num_labels=21)
     for batch in batches:
-        metric.add_batch(predictions=found, references=masks)
+        metric.add_batch(predictions=predicted, references=masks)
     metric.compute()["mean_iou"]
 
 `evaluate.load("mean_iou")` asks the Hub, and stores all masks in Arrow files until `compute`.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
@@ -25,12 +23,11 @@ def confusion_matrix(
     prediction: np.ndarray, target: np.ndarray, classes: int, ignore: int = 255
 ) -> np.ndarray:
     """Pixel counts (classes, classes + 1) int64: rows are the target's ids, columns the prediction's, and the
-    last column holds the misses outside the classes.
+    last column counts predictions that are no class.
 
     Args:
-        prediction: ids, any shape; ids that are no class count as a miss (they add to no class's column but
-            to the row).
-        target: ids of the same shape; pixels that are ``ignore`` are left out.
+        prediction: ids, any shape. An id that is no class is a miss of the target's class.
+        target: ids of the same shape; pixels that are `ignore` are not counted.
 
     Raises ValueError for other target ids that are no class, and for shapes that differ.
     """
@@ -44,8 +41,8 @@ def count_pixels(predictions: Tensor, target: Tensor, classes: int, ignore: int)
     """
     if predictions.shape[1:] != target.shape:
         raise ValueError(f"a prediction of {[*predictions.shape[1:]]} for a target of {[*target.shape]}")
-    # Pixels that are ignored, or whose id is no class, fall into rows and columns of their own: no pixel has
-    # to be picked out, and one pass of bincount counts everything.
+    # Pixels that are ignored, or whose id is no class, have rows and columns of their own: no pixel has to be
+    # picked out, and one pass of bincount counts everything.
     below, above, ignored = 0, classes + 1, classes + 2
     side = classes + 2
     rows = target.clamp(-1, classes).add_(1).masked_fill_(target == ignore, ignored).mul_(side)
@@ -60,42 +57,32 @@ def count_pixels(predictions: Tensor, target: Tensor, classes: int, ignore: int)
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:
-    """Intersection over union by class, (classes,) in 0 to 1; NaN where a class is in neither mask."""
+    """Intersection over union by class, (classes,) in 0 to 1; NaN for a class that is in neither mask."""
     hit = np.diagonal(matrix).astype(np.float64)
     union = matrix.sum(1) + matrix[:, : len(matrix)].sum(0) - hit
     return np.divide(hit, union, out=np.full(len(matrix), np.nan), where=union > 0)
 
 
 def mean_iou(matrix: np.ndarray) -> float:
-    """Mean IoU over the classes that are in either mask, 0 to 1; NaN where there is none."""
+    """Mean IoU over the classes that are in either mask, 0 to 1; NaN if there is none."""
     iou = class_iou(matrix)
     return float(iou[~np.isnan(iou)].mean()) if (~np.isnan(iou)).any() else float("nan")
-
-
-def metrics_of(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """`mean_iou` (over the classes that are in either mask), `per_class_iou` by name and `pixel_accuracy` (of
-    the pixels that are not ignored), in 0 to 1; None, as JSON has no NaN, where there is nothing to measure.
-    """
-    pixels, hits = int(matrix.sum()), int(np.diagonal(matrix).sum())
-    return {
-        "mean_iou": number_or_none(mean_iou(matrix)),
-        "per_class_iou": {
-            name: number_or_none(iou) for name, iou in zip(names, class_iou(matrix).tolist(), strict=True)
-        },
-        "pixel_accuracy": hits / pixels if pixels else None,
-    }
 
 
 class MeanIoU(evaluate.Metric):
     """Mean IoU, IoU by class and pixel accuracy from one confusion matrix over all pixels.
 
-    A mask is an (H, W) array of ids in its picture's own size; a batch is a list of them, or (N, H, W).
-    `matrix`, (num_labels, num_labels + 1) int64, may be summed over processes before `compute`.
+    A mask is an (H, W) array of ids in its image's own size; a batch is a list of them, or (N, H, W).
 
     Args:
-        num_labels: how many classes there are.
-        ignore_index: the id of reference pixels that are left out.
-        names: of the classes by id; by default their ids as text.
+        num_labels: the number of classes.
+        ignore_index: the id of reference pixels that are not counted.
+        names: the class names by id; by default the ids as text.
+
+    Attributes:
+        matrix: (num_labels, num_labels + 1) int64, as `confusion_matrix` returns it. Several processes sum
+            theirs before `compute`.
+        num_images: the number of images that were counted.
     """
 
     def __init__(
@@ -106,12 +93,12 @@ class MeanIoU(evaluate.Metric):
         **settings: Any,
     ) -> None:
         if settings.get("num_process", 1) != 1:
-            raise ValueError("MeanIoU keeps its counts in one process: add the `matrix` of each instead")
+            raise ValueError("MeanIoU counts in one process: sum the `matrix` of all processes instead")
         self.num_labels, self.ignore_index = num_labels, ignore_index
         self.names = [str(i) for i in range(num_labels)] if names is None else list(names)
         if len(self.names) != num_labels:
             raise ValueError(f"{len(self.names)} names for {num_labels} labels")
-        self._forget()
+        self._reset()
         super().__init__(**settings)
 
     def _info(self) -> evaluate.MetricInfo:
@@ -124,33 +111,47 @@ class MeanIoU(evaluate.Metric):
         )
 
     def add(self, *, prediction: np.ndarray, reference: np.ndarray, **_: Any) -> None:
-        """Count one picture. Raises ValueError for masks of different sizes, or a reference's id that is
-        neither a class nor ignored.
+        """Count one image. Raises ValueError for masks of different sizes, and for an id of the reference
+        that is neither a class nor ignored.
         """
-        self.matrix += confusion_matrix(prediction, reference, self.num_labels, self.ignore_index)
+        self.add_counts(confusion_matrix(prediction, reference, self.num_labels, self.ignore_index))
+
+    def add_counts(self, matrix: np.ndarray) -> None:
+        """Add the confusion matrix of one image, for callers that count several predictions at once by
+        `count_pixels`.
+        """
+        self.matrix += matrix
         self.num_images += 1
 
     def add_batch(self, *, predictions: Iterable, references: Iterable, **_: Any) -> None:
-        """Count the pictures of a batch, as `add` does."""
+        """Count the images of a batch, as `add` does."""
         for prediction, reference in zip(predictions, references, strict=True):
             self.add(prediction=prediction, reference=reference)
 
     def compute(
         self, *, predictions: Iterable | None = None, references: Iterable | None = None, **_: Any
     ) -> dict[str, Any]:
-        """`mean_iou` over the classes that are in either mask, `per_class_iou` by name, `pixel_accuracy` (0
-        to 1, None where there is nothing to measure) and `num_images`; begins anew afterwards.
+        """`mean_iou` (over the classes that are in either mask), `per_class_iou` by name, `pixel_accuracy`
+        (of the pixels that are not ignored) and `num_images`; then counting starts again. The values are in 0
+        to 1, and None, as JSON has no NaN, if there is nothing to measure.
         """
         if predictions is not None:
             self.add_batch(predictions=predictions, references=references)
-        found = {**metrics_of(self.matrix, self.names), "num_images": self.num_images}
-        self._forget()
-        return found
+        pixels, hits = int(self.matrix.sum()), int(np.diagonal(self.matrix).sum())
+        ious = map(_number_or_none, class_iou(self.matrix).tolist())
+        metrics = {
+            "mean_iou": _number_or_none(mean_iou(self.matrix)),
+            "per_class_iou": dict(zip(self.names, ious, strict=True)),
+            "pixel_accuracy": hits / pixels if pixels else None,
+            "num_images": self.num_images,
+        }
+        self._reset()
+        return metrics
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.matrix = np.zeros((self.num_labels, self.num_labels + 1), np.int64)
         self.num_images = 0
 
 
-def number_or_none(value: float) -> float | None:
+def _number_or_none(value: float) -> float | None:
     return None if math.isnan(value) else value

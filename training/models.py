@@ -2,13 +2,13 @@
 
     build_network("deeplabv3plus", "microsoft/resnet-50", load_table("voc"), seed=0)
 
-A backbone is a Hub id; a local folder, with weights or with a configuration alone (then from scratch);
-`scratch:NAME` with a name of `SCRATCH`; or `embedded`, the small one that ships (`training/backbone.py`). Two
-networks of different seeds share pretrained weights and differ in their heads, as co-training wants them.
+A backbone is a Hub id; a local folder with weights, or with a configuration alone (then it starts from random
+weights); `scratch:NAME` with a name of `SCRATCH`; or `embedded`, the small one that ships with the package.
+Two networks with different seeds have the same pretrained weights and different heads, as co-training needs
+them.
 """
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -28,14 +28,15 @@ from transformers import (
 )
 
 from attn2mask.builders.classes import ClassTable
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.errors import UserError, first_line
 from attn2mask.training.deeplabv3plus import DeepLabV3PlusConfig
 
-ARCHITECTURES = ("deeplabv3plus", "upernet")
-EMBEDDED = Path(__file__).parents[1] / "builders" / "embedded" / "backbone"
+logger = logging.getLogger(__name__)
+
+EMBEDDED_BACKBONE = Path(__file__).parents[1] / "builders" / "embedded" / "backbone"
 
 SCRATCH: dict[str, dict[str, Any]] = {
-    # A thin ResNet-18, for pictures of 128 pixels and CPUs.
+    # A thin ResNet-18, for images of 128 pixels and CPUs.
     "small": {
         "model_type": "resnet",
         "layer_type": "basic",
@@ -54,14 +55,14 @@ SCRATCH: dict[str, dict[str, Any]] = {
     "convnext-tiny": {"model_type": "convnext", "hidden_sizes": [96, 192, 384, 768]},
 }
 
-# Backbones that are built from scratch where the Hub is out of reach, so that the presets run everywhere.
+# Backbones that start from random weights if the Hub cannot be reached, so that the presets run everywhere.
 OFFLINE = {
     "microsoft/resnet-50": "resnet50",
     "microsoft/swin-base-patch4-window7-224": "swin-base",
     "microsoft/swin-base-patch4-window7-224-in22k": "swin-base",
 }
 
-FULL_CROP = 512  # pixels: what DeepLabv3+'s atrous rates are given for
+FULL_CROP = 512  # the crop size in pixels that DeepLabv3+'s atrous rates are for
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -72,26 +73,25 @@ def build_network(
     """A network on the CPU, in float32: `network(pixel_values=(N, 3, H, W)).logits` is (N, len(table.names),
     H, W) for any H, W of 32 or more.
 
-    What no pretrained weights are there for is drawn from `seed`; torch's own random state stays as it was.
-    DeepLabv3+'s atrous rates belong to crops of 512 pixels and shrink with a smaller `crop_size` that the
-    network will be trained on: on the 6 x 6 map of 96 pixels a rate of 6 would see nothing but padding.
-    Its configuration has the names of the classes, the table's name as `class_table`, and
+    Weights that are not pretrained are initialized from `seed`; torch's own random state does not change.
+    DeepLabv3+'s atrous rates are for crops of 512 pixels. They shrink with a smaller `crop_size` of the
+    training, because on the 6 x 6 feature map of 96 pixels a rate of 6 would see only padding. The
+    configuration has the names of the classes, the table's name as `class_table`, and
     `backbone_from_scratch`.
 
     Raises UserError for an unknown architecture or scratch name, a backbone that cannot be found or fetched
-    (but those of `OFFLINE` are built from scratch then, with a warning), or one without stages.
+    (those of `OFFLINE` start from random weights instead, with a warning), and one without four stages.
     """
-    if architecture not in ARCHITECTURES:
-        raise UserError(f"no architecture {architecture!r}: choose {' or '.join(ARCHITECTURES)}")
-    backbone = str(EMBEDDED) if backbone == "embedded" else backbone
+    if architecture not in _CONFIGS:
+        raise UserError(f"there is no architecture {architecture!r}: choose {' or '.join(_CONFIGS)}")
+    backbone = str(EMBEDDED_BACKBONE) if backbone == "embedded" else backbone
     backbone_config, pretrained = deepcopy(_describe(backbone))
     if list(getattr(backbone_config, "stage_names", None) or ())[1:] != _STAGES:
         raise UserError(
-            f"backbone {backbone}: {backbone_config.model_type} does not have four stages; take a ResNet, "
-            "Swin, ConvNeXt or the like"
+            f"backbone {backbone}: {backbone_config.model_type} does not have four stages; take a ResNet,"
+            " a Swin, a ConvNeXt or a similar one"
         )
-    make_config = _upernet if architecture == "upernet" else _deeplabv3plus
-    config = make_config(
+    config = _CONFIGS[architecture](
         backbone_config,
         crop_size,
         id2label=dict(enumerate(table.names)),
@@ -104,13 +104,13 @@ def build_network(
         network = AutoModelForSemanticSegmentation.from_config(config, dtype=torch.float32)
     network.config.backbone_from_scratch = not (pretrained and _load_weights(network.backbone, backbone))
     if backbone_config.model_type == "swin":
-        # A classifier's last norm, which no feature map passes: training on several GPUs would wait for it.
+        # A classifier's last norm, which no output depends on: training on several GPUs would wait for it.
         network.backbone.swin.layernorm.requires_grad_(False)
     return network
 
 
 def backbone_parameters(network: PreTrainedModel) -> list[Parameter]:
-    """The parameters that pretrained weights, where there are some, have set."""
+    """The parameters of the backbone, which may be pretrained."""
     return list(network.backbone.parameters())
 
 
@@ -122,7 +122,7 @@ def head_parameters(network: PreTrainedModel) -> list[Parameter]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps back loading reports, retries and bars of the libraries, which say nothing to act on."""
+    """Silence the libraries' loading reports, retries and progress bars, which no user can act on."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
@@ -139,7 +139,7 @@ def quiet() -> Iterator[None]:
 
 
 def _deeplabv3plus(backbone_config: PreTrainedConfig, crop_size: int, **shared: Any) -> DeepLabV3PlusConfig:
-    """At output stride 16 on ResNets; at 32 elsewhere, where half the rates reach as many pixels."""
+    """Output stride 16 for ResNets; 32 for others, with half the rates, which reach as many pixels."""
     is_resnet = backbone_config.model_type == "resnet"
     share = min(1, crop_size / FULL_CROP)
     return DeepLabV3PlusConfig(
@@ -152,7 +152,7 @@ def _deeplabv3plus(backbone_config: PreTrainedConfig, crop_size: int, **shared: 
 
 
 def _upernet(backbone_config: PreTrainedConfig, crop_size: int, **shared: Any) -> UperNetConfig:
-    """Without the auxiliary head, whose logits transformers keeps to itself."""
+    """Without the auxiliary head, whose logits transformers does not return."""
     backbone_config.out_features = _STAGES
     return UperNetConfig(
         backbone_config=backbone_config,
@@ -163,22 +163,25 @@ def _upernet(backbone_config: PreTrainedConfig, crop_size: int, **shared: Any) -
     )
 
 
+_CONFIGS = {"deeplabv3plus": _deeplabv3plus, "upernet": _upernet}
+
+
 def _width(backbone_config: PreTrainedConfig) -> int:
-    """The channels of the last stage, by which narrow backbones get narrow heads."""
+    """The channels of the last stage. Narrow backbones get narrow heads."""
     widths = getattr(backbone_config, "hidden_sizes", None)
     return widths[-1] if widths else backbone_config.hidden_size
 
 
 @cache
 def _describe(backbone: str) -> tuple[PreTrainedConfig, bool]:
-    """The backbone's configuration, and whether there should be weights to it.
+    """The backbone's configuration, and whether it should have weights.
 
-    Kept, since co-training asks twice, and a Hub out of reach takes half a minute to say so.
+    The result is cached, because co-training asks twice and an unreachable Hub takes half a minute to fail.
     """
     source, _, name = backbone.partition(":")
     if source == "scratch":
         if name not in SCRATCH:
-            raise UserError(f"no backbone {backbone!r}: from scratch there are {', '.join(SCRATCH)}")
+            raise UserError(f"there is no backbone {backbone!r}; scratch: takes {', '.join(SCRATCH)}")
         return AutoConfig.for_model(**SCRATCH[name]), False
     folder = Path(backbone)
     if folder.is_dir() and not (folder / "config.json").is_file():
@@ -189,15 +192,15 @@ def _describe(backbone: str) -> tuple[PreTrainedConfig, bool]:
     except (OSError, ValueError) as error:
         _needs_scratch(backbone, error)
         return AutoConfig.for_model(**SCRATCH[OFFLINE[backbone]]), False
-    # The names of what it was pretrained on are not those of the segmenter.
+    # The classes of its pretraining are not those of the segmenter.
     config.id2label = config.label2id = None
     if folder.is_dir():
-        config.name_or_path = ""  # where it lies here is nothing that a checkpoint should tell
+        config.name_or_path = ""  # a checkpoint should not tell the path on this machine
     return config, not folder.is_dir() or any((folder / name).exists() for name in _WEIGHTS)
 
 
 def _load_weights(module: PreTrainedModel, backbone: str) -> bool:
-    """Put pretrained weights into a backbone; False where it has to stay as it was drawn."""
+    """Load pretrained weights into a backbone. False if it must keep its random weights."""
     try:
         with quiet():
             pretrained, report = type(module).from_pretrained(
@@ -210,7 +213,7 @@ def _load_weights(module: PreTrainedModel, backbone: str) -> bool:
     except (OSError, ValueError, RuntimeError) as error:
         _needs_scratch(backbone, error)
         return False
-    # Norms of the feature maps are not part of a classifier, so they start anew.
+    # A classifier has no norms of the feature maps; they keep their initial values.
     missing = [name for name in report["missing_keys"] if "hidden_states_norms" not in name]
     if missing:
         raise UserError(f"backbone {backbone}: its weights lack {len(missing)} tensors, such as {missing[0]}")
@@ -219,16 +222,18 @@ def _load_weights(module: PreTrainedModel, backbone: str) -> bool:
 
 
 def _needs_scratch(backbone: str, error: Exception) -> None:
-    """Warn that a backbone goes without its weights; raises UserError for one that must not."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Warn that a backbone starts from random weights; raises UserError for one that must not."""
+    reason = first_line(error)
     if Path(backbone).is_dir():
-        raise UserError(f"backbone {backbone} can't be loaded: {reason}") from error
+        raise UserError(f"backbone {backbone} cannot be loaded: {reason}") from error
     if backbone not in OFFLINE:
         raise UserError(
-            f"backbone {backbone} is no folder, no scratch:NAME, and not to be had from the Hub: {reason}"
+            f"backbone {backbone} is not a folder, not scratch:NAME, and cannot be loaded from the Hub:"
+            f" {reason}"
         ) from error
-    print(
-        f"attn2mask: warning: NO PRETRAINED WEIGHTS: {backbone} can't be fetched and starts from random "
-        f"ones, so scores will be far lower ({reason})",
-        file=sys.stderr,
+    logger.warning(
+        "NO PRETRAINED WEIGHTS: %s cannot be loaded from the Hub and starts from random weights, so the mIoU"
+        " will be far lower (%s)",
+        backbone,
+        reason,
     )

@@ -1,144 +1,155 @@
-"""What `training/adapt.py` takes, and the presets: the paper's Table 2 and a small one for CPUs.
+"""The options of `attn2mask adapt` and the presets: the paper's Table 2, and a small one for CPUs.
 
     accelerate launch training/adapt.py --data frames --preset cityscapes --output-dir runs/streets
 
-As in `settings.py`, a preset fixes the *global* batch.
+As in training, a preset fixes the *global* batch.
 """
 
-from __future__ import annotations
-
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import check_numbers, option
+from attn2mask.builders.options import fill, identity_of, option, preset_names, read_preset
+from attn2mask.training.config import (
+    CONSTANTS,
+    DATA,
+    METHOD,
+    RUN,
+    RunOptions,
+    constant_option,
+    method_option,
+)
+
+PRESETS = Path(__file__).parent / "presets"
+PAINTER, PRIOR = "the painter", "prior preservation"
 
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-_REST = (
-    *("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "time_emb_proj"),
-    *("conv1", "conv2", "conv_shortcut", "conv", "conv_in", "conv_out"),
+_OTHER = (
+    "proj_in proj_out ff.net.0.proj ff.net.2 time_emb_proj conv1 conv2 conv_shortcut conv conv_in conv_out"
 )
-#: Names of the UNet's layers that a LoRA may stand beside.
-LAYERS = {"attention": _ATTENTION, "all": (*_ATTENTION, *_REST)}
+# Names of the UNet's layers that a LoRA may be added to.
+LAYERS = {"attention": _ATTENTION, "all": (*_ATTENTION, *_OTHER.split())}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that the adapter depends on, beside painter, pictures, prompts and seed. The defaults are
-    the paper's Table 2; what is not in it is marked.
+class AdaptConfig(RunOptions):
+    """The options of `attn2mask adapt`. None leaves a value to the preset; `resolve` fills it in."""
 
-    Attributes:
-        learning_rate: of AdamW.
-        power: of the polynomial decay, lr (1 - step / max_steps) ** power; there is no warm-up.
-        weight_decay: of AdamW.
-        batch_size: pictures a step over all processes. Table 2: 1 x 4.
-        max_steps: optimizer steps.
-        rank: of the LoRA, whose alpha equals it. Not in the paper (unverified); 4 is diffusers' default.
-        layers: of the UNet that learn, "attention" or "all" (`LAYERS`). Not in the paper (unverified).
-        text_encoder: a LoRA on the text encoders' attention, too. Not in the paper (unverified).
-        crop_size: height of the crops in pixels. Not in the paper (unverified).
-        aspect: width of the crops over their height. Not in the paper (unverified).
-        clip: largest norm of the gradient. Not in the paper (unverified); 1 is diffusers' default.
-        dropout: share of the prompts that are left empty, as guidance needs it. Not in the paper
-            (unverified).
-        prior_weight: of the error on pictures that the unadapted painter painted of the class prompt; 0 is
-            no prior preservation. Not in the paper (unverified).
-    """
+    GROUPS: ClassVar = (DATA, PAINTER, METHOD, PRIOR, CONSTANTS, RUN)
 
-    learning_rate: float = 2e-5
-    power: float = 1.0
-    weight_decay: float = 0.01
-    batch_size: int = 4
-    max_steps: int = 40_000
-    rank: int = 4
-    layers: str = "attention"
-    text_encoder: bool = False
-    crop_size: int = 512
-    aspect: float = 1.0
-    clip: float = 1.0
-    dropout: float = 0.0
-    prior_weight: float = 0.0
-
-    def rate(self, step: int) -> float:
-        """The learning rate at ``step``."""
-        return self.learning_rate * max(0.0, 1 - step / self.max_steps) ** self.power
-
-
-#: The paper's Table 2, and a small one for the embedded painter on CPUs.
-PRESETS: dict[str, Settings] = {
-    "cityscapes": Settings(),
-    "demo": Settings(
-        learning_rate=3e-3, batch_size=8, max_steps=500, rank=32, layers="all", crop_size=128, aspect=2.0,
-        dropout=0.1,
-    ),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class AdaptConfig:
-    """The options of `training/adapt.py`; those left out come from the preset."""
-
-    data: str = option("pictures: a folder, with captions or without, or rows of a dataset", "", "data")
-    output_dir: str = option("where the adapter goes (%(default)s)", "runs/adapted", "data", metavar="DIR")
+    output_dir: str = option(
+        "directory of the LoRA, the checkpoints and the log",
+        "runs/adapted",
+        DATA,
+        stored=False,
+        metavar="DIR",
+    )
+    data: str = option(
+        "images of the domain: a folder, with or without captions, or a built dataset",
+        "",
+        DATA,
+        default_text="none; it must be given",
+    )
     instance_prompt: str = option(
-        "what the pictures show, with the identifier (%(default)s)", "a photo in sks style", "data"
+        "prompt for these images, with the identifier of their look",
+        "a photo in sks style",
+        DATA,
+        identity=True,
+        card="instance prompt",
+        metavar="TEXT",
     )
-    table: str = option("class table of the builds to come, for samples (%(default)s)", "cityscapes", "data")
-    model: str = option("embedded, a folder, or a model of the Hub (%(default)s)", "embedded", "painter")
-    revision: str | None = option("of a model of the Hub", None, "painter")
+    table: str = option("class table of the builds to come, whose prompts are sampled", "cityscapes", DATA)
+    model: str = option(
+        "painter: embedded, a folder with a diffusers pipeline, or a model of the Hub", "embedded", PAINTER
+    )
+    revision: str | None = option("revision of --model on the Hub", None, PAINTER, default_text="the newest")
     preset: str = option(
-        "settings to start from (%(default)s)", "demo", "method", choices=tuple(PRESETS), metavar="NAME"
+        "take the values of all options of the method that are not given from this preset",
+        "demo",
+        METHOD,
+        choices=preset_names(PRESETS),
     )
-    max_steps: int | None = option("optimizer steps", None, "method", metavar="N")
-    learning_rate: float | None = option("at the first step", None, "method", metavar="LR")
-    batch_size: int | None = option("pictures a step over all processes", None, "method", metavar="N")
-    rank: int | None = option("of the LoRA", None, "method", metavar="R")
-    layers: str | None = option("that learn: attention, or all", None, "method")
-    text_encoder: bool = option("a LoRA on the text encoders, too", False, "method")
-    crop_size: int | None = option("height of the crops in pixels", None, "method", metavar="N")
-    aspect: float | None = option("width of the crops over their height", None, "method", metavar="X")
-    prior_preservation: bool = option("learn from the painter's own pictures beside", False, "prior")
-    class_prompt: str = option("of these pictures (%(default)s)", "a photo of a street", "prior")
-    prior_images: int = option("how many (%(default)s)", 100, "prior", metavar="N")
-    prior_weight: float = option("of the error on them (%(default)s)", 1.0, "prior", metavar="X")
-    seed: int = option("of every random choice (%(default)s)", 0, "method", metavar="N")
-    mixed_precision: str = option(
-        "no, bf16 or fp16 (accelerate's own setting)", "", "run", choices=("", "no", "bf16", "fp16")
+    rank: int | None = method_option(
+        "rank of the LoRA, which is also its alpha",
+        at_least=1,
+        card="rank",
     )
-    micro_batch: int = option(
-        "pictures a process holds at once (as many as its share)", 0, "run", metavar="N"
+    layers: str | None = method_option(
+        "layers of the UNet that the LoRA is added to: attention or all",
+        choices=tuple(LAYERS),
+        card="layers",
     )
-    gradient_checkpointing: bool = option("less memory, a third more time", False, "run")
-    checkpoint_every: int = option("steps between checkpoints (%(default)s)", 250, "run", metavar="N")
+    text_encoder: bool = option(
+        "add a LoRA to the attention of the text encoders, too",
+        False,
+        METHOD,
+        identity=True,
+        card="LoRA of the text encoders",
+    )
+    crop_size: int | None = method_option(
+        "height of the crops in pixels",
+        at_least=1,
+        card="height of the crops in pixels",
+    )
+    aspect: float | None = method_option(
+        "width of the crops divided by their height",
+        above=0,
+        card="width / height of the crops",
+    )
+    prior_preservation: bool = option(
+        "also learn from images that the unadapted painter made, which keeps its look for prompts without the"
+        " identifier",
+        False,
+        PRIOR,
+        identity=True,
+        card="prior preservation",
+    )
+    class_prompt: str = option(
+        "prompt for the class images, which the unadapted painter makes",
+        "a photo of a street",
+        PRIOR,
+        identity=True,
+        card="class prompt",
+        metavar="TEXT",
+    )
+    prior_images: int = option(
+        "number of class images", 100, PRIOR, identity=True, at_least=1, card="class images"
+    )
+    prior_weight: float = option(
+        "weight of the loss on the class images",
+        1.0,
+        PRIOR,
+        identity=True,
+        above=0,
+        card="weight of the class images",
+    )
+    dropout: float | None = constant_option(
+        "fraction of the prompts, 0 to 1, that are replaced by the empty prompt, as classifier-free guidance"
+        " needs it",
+        at_least=0,
+        at_most=1,
+        card="fraction of empty prompts",
+    )
+    gradient_checkpointing: bool = option("use less memory and a third more time", False, RUN)
     sample_every: int | None = option(
-        "steps between samples (a fifth of all; 0: none)", None, "run", metavar="N"
+        "number of steps between two rows of sample images; 0 paints none",
+        None,
+        RUN,
+        at_least=0,
+        default_text="a fifth of all steps",
     )
-    report_to: str = option("tracker, or none (%(default)s)", "tensorboard", "run")
-    resume: bool = option("go on from the last checkpoint, if there is one", False, "run")
-    push_to_hub: str | None = option("publish as this model when done", None, "run", metavar="REPO")
 
     def __post_init__(self) -> None:
-        positive = ("max_steps", "batch_size", "rank", "crop_size", "prior_images", "checkpoint_every")
-        check_numbers(self, positive, ("seed", "micro_batch", "sample_every"))
-        for name in ("learning_rate", "aspect", "prior_weight"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UserError(f"--{name.replace('_', '-')} is {value}, but must be above 0")
-        if self.layers not in (None, *LAYERS):
-            raise UserError(f"--layers is {self.layers!r}: choose {' or '.join(LAYERS)}")
+        super().__post_init__()
         if not self.instance_prompt.strip():
-            raise UserError("--instance-prompt is empty: name what the pictures show, with an identifier")
+            raise UserError("--instance-prompt is empty: name what the images show, with an identifier")
 
-    def settings(self) -> Settings:
-        """The preset with what was given over it."""
-        given = {f.name: getattr(self, f.name, None) for f in fields(Settings)}
-        given |= {"prior_weight": self.prior_weight if self.prior_preservation else 0.0}
-        return replace(PRESETS[self.preset], **{k: value for k, value in given.items() if value is not None})
+    def resolve(self) -> "AdaptConfig":
+        """These options with the preset's values for all that are not given."""
+        return fill(self, read_preset(PRESETS, self.preset))
 
     def identity(self) -> dict[str, Any]:
-        """What must not change when a run goes on, beside painter and pictures."""
-        prior = {"class_prompt": self.class_prompt, "prior_images": self.prior_images}
-        return {
-            "seed": self.seed, "instance_prompt": self.instance_prompt, **asdict(self.settings()),
-            **(prior if self.prior_preservation else {}),
-        }  # fmt: skip
+        """What must not change when a run resumes, apart from the painter and the images."""
+        prior = () if self.prior_preservation else ("class_prompt", "prior_images", "prior_weight")
+        return {name: value for name, value in identity_of(self).items() if name not in prior}

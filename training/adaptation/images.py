@@ -1,0 +1,265 @@
+"""The images that a painter is adapted to: found, and encoded to latents once.
+
+`--data` is a folder of images at any depth, with captions from `metadata.jsonl`
+(`{"file_name": ..., "text": ...}`, as `datasets` reads them) or from `NAME.txt` beside NAME.png; or rows of a
+dataset, whose prompt or caption it is.
+
+Each image is reduced to the smallest size that holds a crop, without changing its shape, and encoded whole.
+Every step cuts its crops from these latents (`batches.py`), so a wide image gives many crops for one
+encoding.
+"""
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from safetensors import safe_open
+from safetensors.torch import save
+from tqdm import tqdm
+
+from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.files import write_file
+from attn2mask.builders.images import encode_png
+from attn2mask.builders.painter import Painter
+from attn2mask.builders.prompts import image_seed
+from attn2mask.training.adaptation.config import AdaptConfig
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+FEWEST = 4  # readable images; a painter would only memorize fewer
+CAPTIONS = ("text", "prompt", "caption")  # keys of a caption; the first that is not blank counts
+_LISTED = 10  # names in a message
+
+
+@dataclass(frozen=True)
+class TrainingImage:
+    """An image to learn from: its name, its caption or None, and a function that reads its bytes."""
+
+    name: str
+    caption: str | None
+    read: Callable[[], bytes]
+
+
+def find_images(data: str) -> list[TrainingImage]:
+    """The images of a folder or of a dataset's rows, in the order of their names or rows.
+
+    Raises UserError if there are too few, and for captions that cannot be read.
+    """
+    folder = Path(data)
+    if not data or not folder.is_dir():
+        raise UserError(f"--data {data or 'is missing'}: give a folder of images, or of rows")
+    rows = any(folder.rglob("*.parquet"))
+    found = _images_of_rows(data) if rows else _images_in_files(folder)
+    if len(found) < FEWEST:
+        kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
+        raise UserError(
+            f"--data {data} holds {len(found)} images, but at least {FEWEST} are needed"
+            + ("" if rows else f" ({kinds})")
+        )
+    return found
+
+
+def images_digest(images: Sequence[TrainingImage]) -> str:
+    """SHA-256 over names, contents and captions."""
+    total = hashlib.sha256()
+    for image in images:
+        content = hashlib.sha256(image.read()).hexdigest()
+        total.update(json.dumps([image.name, content, image.caption]).encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _images_in_files(folder: Path) -> list[TrainingImage]:
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    }
+    captions = _captions_in(folder / "metadata.jsonl", files)
+    for name, path in files.items():
+        if (beside := path.with_suffix(".txt")).is_file():
+            captions.setdefault(name, " ".join(_text(beside).split()))
+    return [TrainingImage(name, captions.get(name) or None, path.read_bytes) for name, path in files.items()]
+
+
+def _captions_in(metadata: Path, names: Collection[str]) -> dict[str, str]:
+    """The captions of metadata.jsonl by file name."""
+    captions = {}
+    lines = _text(metadata).splitlines() if metadata.is_file() else []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+                name = row["file_name"]
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
+                raise UserError(f"{metadata}, line {number}: it must be JSON with a file_name") from error
+            if name not in names:
+                raise UserError(f"{metadata}, line {number}: there is no image {name!r}")
+            captions[name] = _caption(row)
+    return captions
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text") from error
+
+
+def _caption(row: Mapping[str, Any]) -> str:
+    texts = (row.get(key) for key in CAPTIONS)
+    return next((" ".join(text.split()) for text in texts if isinstance(text, str) and text.strip()), "")
+
+
+def _images_of_rows(data: str) -> list[TrainingImage]:
+    from datasets import Image as ImageFeature
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(data, split="train").cast_column("image", ImageFeature(decode=False))
+    except Exception as error:  # the libraries raise errors of many kinds
+        raise UserError(
+            f"--data {data}: there are no rows with images that can be read ({first_line(error)})"
+        ) from error
+
+    def content(index: int) -> bytes:
+        stored = rows[index]["image"]
+        return stored["bytes"] or Path(stored["path"]).read_bytes()
+
+    columns = {name: rows[name][:] for name in (*CAPTIONS, "sample_id") if name in rows.column_names}
+    return [
+        TrainingImage(
+            columns["sample_id"][k] if "sample_id" in columns else f"row {k}",
+            _caption({name: values[k] for name, values in columns.items()}) or None,
+            partial(content, k),
+        )
+        for k in range(len(rows))
+    ]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The size of a crop in pixels, and the autoencoder's factor, which divides both sides."""
+
+    height: int
+    width: int
+    factor: int
+
+    def fit(self, image: Image.Image, name: str) -> Image.Image:
+        """`image` reduced to the smallest size that holds the crop, its sides cut to multiples of the factor.
+
+        Raises UserError if it is smaller than the crop.
+        """
+        width, height = image.size
+        scale = max(self.height / height, self.width / width)
+        if scale > 1:
+            raise UserError(
+                f"image {name} has {width} x {height} pixels and is smaller than the crops of {self.width} x"
+                f" {self.height}: lower --crop-size, change --aspect, or remove the image"
+            )
+        size = max(round(width * scale), self.width), max(round(height * scale), self.height)
+        right, bottom = (side // self.factor * self.factor for side in size)
+        return image.resize(size, Image.Resampling.LANCZOS).crop((0, 0, right, bottom))
+
+
+def make_crop(config: AdaptConfig, factor: int) -> Crop:
+    """The crops of `config`. Raises UserError for a height that the autoencoder cannot make."""
+    if config.crop_size % factor:
+        raise UserError(f"--crop-size {config.crop_size}: the model makes multiples of {factor} pixels")
+    width = max(round(config.crop_size * config.aspect / factor), 1) * factor
+    return Crop(config.crop_size, width, factor)
+
+
+def decoded(content: bytes) -> Image.Image | None:
+    """The image in RGB, upright; None if it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises
+        return None
+
+
+@torch.no_grad()
+def encode_images(
+    vae: Any, images: Sequence[TrainingImage], crop: Crop, progress: bool = False
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The latents of the images that can be read, by their place in `images`, and the names of the others.
+    Latents are the means (C, h, w) float16 of the autoencoder's distribution, scaled as the UNet takes them.
+
+    Raises UserError if too few images can be read, and for one that is smaller than the crop.
+    """
+    latents, skipped = {}, []
+    for place, training_image in enumerate(tqdm(images, "encoding", unit="image", disable=not progress)):
+        image = decoded(training_image.read())
+        if image is None:
+            skipped.append(training_image.name)
+            continue
+        pixels = torch.from_numpy(np.array(crop.fit(image, training_image.name))).permute(2, 0, 1)[None]
+        mean = vae.encode(pixels.to(vae.device).float() / 127.5 - 1).latent_dist.mean[0]
+        latents[str(place)] = (mean * vae.config.scaling_factor).half().cpu()
+    names = ", ".join(skipped[:_LISTED]) + (", ..." if len(skipped) > _LISTED else "")
+    if len(latents) < FEWEST:
+        raise UserError(
+            f"{len(latents)} of {len(images)} images can be read, but at least {FEWEST} are needed; these are"
+            f" broken: {names}"
+        )
+    if skipped:
+        logger.warning("skipped %d broken images: %s", len(skipped), names)
+    return latents, skipped
+
+
+class Latents:
+    """Encoded images in a file. Each is read when it is needed.
+
+    Attributes:
+        places: the places of the images in the list that was encoded.
+        skipped: the names of the images that could not be read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = safe_open(file, "pt")
+        self.places = sorted(map(int, self._file.keys()))
+        self.skipped: list[str] = json.loads(self._file.metadata()["skipped"])
+
+    @staticmethod
+    def write(file: Path, latents: Mapping[str, torch.Tensor], skipped: Sequence[str]) -> None:
+        """Write what `encode_images` returns."""
+        write_file(file, save(dict(latents), {"skipped": json.dumps(list(skipped))}))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """(C, h, w) float32."""
+        return self._file.get_tensor(str(self.places[index])).float()
+
+
+def paint_class_images(
+    painter: Painter, folder: Path, config: AdaptConfig, crop: Crop, rank: int, processes: int
+) -> list[TrainingImage]:
+    """The class images, which the unadapted painter paints for prior preservation: PNG files, each a function
+    of its number and the seed. This process paints every `processes`-th; existing files are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{number:05d}.png" for number in range(config.prior_images)]
+    missing = [number for number in range(rank, len(files), processes) if not files[number].exists()]
+    for number in tqdm(missing, "class images", unit="image", disable=rank > 0):
+        image = painter.pipe(
+            config.class_prompt,
+            height=crop.height,
+            width=crop.width,
+            num_inference_steps=painter.defaults.steps,
+            guidance_scale=painter.defaults.guidance_scale,
+            generator=torch.Generator().manual_seed(image_seed(config.seed, number, 0)),
+        ).images[0]
+        write_file(files[number], encode_png(np.asarray(image)))
+    return [TrainingImage(file.name, config.class_prompt, file.read_bytes) for file in files]

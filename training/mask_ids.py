@@ -1,0 +1,104 @@
+"""Class ids of masks in the encodings that occur: ids as gray levels or palette indices, colors, the label
+ids of Cityscapes, and ImageNet-S's RGB.
+
+Nothing is guessed: the ids are the table's, or the colors are, or ValueError is raised.
+"""
+
+import numpy as np
+from PIL import Image
+
+from attn2mask.builders.classes import ClassTable, default_color
+from attn2mask.builders.table_reader import IMAGENET_S_IGNORE
+
+VOID = default_color(255)  # the color of VOC's ignored borders, in its palette
+# Cityscapes' label ids in the order of its train ids; all others up to 33, and 255, are ignored (labels.py of
+# cityscapesScripts).
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+
+def ids_of(mask: Image.Image, table: ClassTable) -> np.ndarray:
+    """Ids (H, W) int32 of a mask: its gray levels are ids; its colors are the table's; the indices of a
+    palette PNG are ids unless its palette holds the table's colors in another order.
+
+    Raises ValueError for other colors, and if indices and colors name different classes. Gray levels are not
+    checked against the table.
+    """
+    if mask.mode == "P":
+        return _palette_ids(mask, table)
+    if mask.mode in ("RGB", "RGBA"):
+        return _color_ids(np.asarray(mask.convert("RGB")), table)
+    if mask.mode in ("1", "L", "I", "I;16"):
+        return np.asarray(mask).astype(np.int32)
+    raise ValueError(f"Pillow's mode {mask.mode} is not a mask's mode")
+
+
+def _color_ids(colors: np.ndarray, table: ClassTable) -> np.ndarray:
+    """RGB (..., 3) uint8 -> ids (...) int32 by the table's palette; VOC's color of borders becomes the ignore
+    value.
+    """
+    palette = [tuple(color) for color in table.palette.tolist()]
+    if len(set(palette)) < len(palette):
+        raise ValueError("it has colors, but two classes of the table have the same color")
+    ids = {VOID: table.ignore_index} | {color: i for i, color in enumerate(palette)}
+    codes, places = np.unique(colors.astype(np.int64) @ (1 << 16, 1 << 8, 1), return_inverse=True)
+    found = [(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255) for code in codes]
+    for color in found:
+        if color not in ids:
+            raise ValueError(f"the color {color} is not in the table")
+    return np.array([ids[color] for color in found], np.int32)[places].reshape(colors.shape[:-1])
+
+
+def _palette_ids(mask: Image.Image, table: ClassTable) -> np.ndarray:
+    """The ids of a palette PNG.
+
+    VOC's own masks and many tools store ids as indices, with VOC's colors or the table's. Image editors keep
+    the colors but sort the indices in any order.
+    """
+    indices = np.asarray(mask)
+    used = np.unique(indices)
+    palette = np.zeros((256, 3), np.uint8)
+    listed = np.array(mask.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    palette[: len(listed)] = listed
+    of_classes = used[used != table.ignore_index]
+    colors = palette[of_classes]
+    conventions = [np.array([default_color(i) for i in range(256)]), np.arange(256)[:, None].repeat(3, 1)]
+    if of_classes.size == 0 or (
+        of_classes.max() < len(table.names) and (colors == table.palette[of_classes]).all()
+    ):
+        return indices.astype(np.int32)
+    by_index = any((colors == convention[of_classes]).all() for convention in conventions)
+    try:
+        by_color = _color_ids(palette[used], table)
+    except ValueError:
+        if not by_index:
+            raise
+        return indices.astype(np.int32)
+    if by_index and (by_color != used).any():
+        raise ValueError("its palette's indices and its colors name different classes of the table")
+    lookup = np.zeros(256, np.int32)
+    lookup[used] = by_color
+    return lookup[indices]
+
+
+def cityscapes_ids(mask: Image.Image, table: ClassTable) -> np.ndarray:
+    """Ids (H, W) int32 of a mask with Cityscapes' label ids. Raises ValueError for anything else."""
+    lookup = np.full(256, -1, np.int32)
+    lookup[[*range(34), 255]] = table.ignore_index
+    lookup[list(CITYSCAPES_IDS)] = range(len(CITYSCAPES_IDS))
+    labels = np.asarray(mask)
+    if mask.mode != "L" or (lookup[labels] < 0).any():
+        raise ValueError("it is not a gray image of Cityscapes' label ids, 0 to 33")
+    return lookup[labels]
+
+
+def imagenet_s_ids(mask: Image.Image, table: ClassTable) -> np.ndarray:
+    """Ids (H, W) int32 of a mask of ImageNet-S. Raises ValueError for anything else."""
+    if mask.mode != "RGB":
+        raise ValueError(
+            f"ImageNet-S stores an id as R + 256 * G of an RGB image, but this is of mode {mask.mode}"
+        )
+    red, green, blue = np.moveaxis(np.asarray(mask).astype(np.int32), -1, 0)
+    if blue.any():
+        raise ValueError("ImageNet-S stores an id as R + 256 * G, but this mask has blue")
+    ids = red + 256 * green
+    return np.where(ids == IMAGENET_S_IGNORE, table.ignore_index, ids)

@@ -1,0 +1,328 @@
+"""One run of training or adaptation: its directory, state, log and progress.
+
+The directory of a run holds `run.json` (what a resumed run must have in common with it), `state.safetensors`
+(weights, the optimizer's state and the step) and `log.jsonl` (the losses). Every random choice of a run is a
+function of (seed, step, process), so that a resumed run needs no state of a random generator, and ends with
+the same weights bit for bit.
+"""
+
+import gc
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from tqdm import tqdm
+
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.files import write_file
+from attn2mask.builders.options import stored_options
+from attn2mask.builders.provenance import FORMAT_VERSION, provenance
+from attn2mask.training.config import BatchPlan, RunOptions, plan_batches
+from attn2mask.training.data import Share
+
+# How long processes wait for one that encodes, paints or evaluates alone.
+PROCESS_TIMEOUT = timedelta(hours=4)
+LOOK_EVERY = 20  # steps between two looks at the losses; each look waits for the GPU
+RECORD, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
+
+
+def make_accelerator(config: RunOptions, mixing: bool) -> tuple[Accelerator, BatchPlan]:
+    """The Accelerator of a run, and how it spreads a global batch.
+
+    Raises UserError for a tracker that is unknown or not installed, for a precision that the machine does not
+    have, and for a batch that cannot be split.
+    """
+    tracker = None if config.report_to in ("", "none") else config.report_to
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            log_with=tracker,
+            project_dir=config.output_dir,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)],
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--report-to or --mixed-precision: {' '.join(str(error).split())}") from error
+    if tracker and not accelerator.log_with:
+        raise UserError(f"--report-to {tracker}: it is not installed; install it, or give --report-to none")
+    if not accelerator.is_main_process:  # one process reports the progress; all report warnings
+        logging.getLogger("attn2mask").setLevel(logging.WARNING)
+    batches = plan_batches(config.batch_size, accelerator.num_processes, config.micro_batch, mixing)
+    accelerator.gradient_accumulation_steps = batches.accumulation
+    return accelerator, batches
+
+
+def recorded_run(output: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """What `run.json` of a directory holds; empty for a new directory.
+
+    Raises UserError if the directory holds another run (another `identity`), this run without `resume`, or
+    something else.
+    """
+    file = output / RECORD
+    if not file.exists():
+        if output.exists() and any(path.name[0] != "." for path in output.iterdir()):
+            raise UserError(f"{output} is not empty and holds no run: choose another --output-dir")
+        return {}
+    try:
+        was, now = json.loads(file.read_bytes()), json.loads(json.dumps(identity))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: choose another --output-dir") from error
+    differ = [f"{k} ({was.get(k)} there, {v} now)" for k, v in now.items() if was.get(k) != v]
+    if differ:
+        raise UserError(f"{output} holds another run: {', '.join(differ)}; choose another --output-dir")
+    if not resume:
+        raise UserError(f"{output} already holds this run: give --resume to resume it")
+    return was
+
+
+def write_identity(output: Path, identity: dict[str, Any]) -> None:
+    """Make the directory of a run, with its `run.json`."""
+    output.mkdir(parents=True, exist_ok=True)
+    write_file(output / RECORD, (json.dumps(identity, indent=2) + "\n").encode())
+
+
+def saved_step(output: Path) -> int:
+    """The step of the last checkpoint; 0 without one. Raises UserError for a damaged checkpoint."""
+    state = output / STATE
+    if not state.exists():
+        return 0
+    try:
+        with safe_open(state, "pt") as file:
+            return json.loads(file.metadata()["state"])["step"]
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{state} is damaged: delete it, and the same command starts again") from error
+
+
+class Run:
+    """The state of a run, and how it is stored.
+
+    Attributes:
+        step: how many optimizer steps are finished.
+        loss: the mean of the losses at the last look.
+        kept: further JSON values that a resumed run needs.
+    """
+
+    def __init__(
+        self,
+        config: RunOptions,
+        accelerator: Accelerator,
+        weights: Callable[[], Mapping[str, torch.Tensor]],
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """`config` is resolved; `weights` returns the tensors that change, by name; `optimizer` is prepared.
+        """
+        self.config, self.accelerator = config, accelerator
+        self.weights, self.optimizer = weights, optimizer
+        self.output = Path(config.output_dir)
+        self.step, self.loss = 0, 0.0
+        self.kept: dict[str, Any] = {}
+        self._pending: list[tuple[int, dict[str, torch.Tensor], Sequence[str]]] = []
+        self._seconds, self._started = 0.0, time.time()
+        self._looked = (self._started, 0)
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.config.max_steps
+
+    @property
+    def seconds(self) -> float:
+        """How long the run took so far, over all of its resumed parts."""
+        return self._seconds + time.time() - self._started
+
+    # State
+
+    def begin(self, since: float | None = None) -> None:
+        """Resume from the last checkpoint where there is one, and open the log. `since` is the time at which
+        this part of the run started, in seconds.
+        """
+        self._started = since or self._started
+        if saved_step(self.output):
+            self._load()
+        self._looked = (time.time(), self.step)
+        if self.accelerator.is_main_process:
+            trim_log(self.output / LOG, self.step)
+        values = {k: v for k, v in asdict(self.config).items() if isinstance(v, (int, float, str))}
+        self.accelerator.init_trackers("logs", config=values)
+
+    def save(self) -> None:
+        """Write `state.safetensors`. Raises UserError, and keeps the last checkpoint, if a loss or a weight
+        is not finite.
+        """
+        self.look()
+        if not all(weight.isfinite().all() for weight in self.weights().values()):
+            raise UserError(f"a weight is not finite at step {self.step}: lower --learning-rate")
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        note = {
+            "step": self.step,
+            "loss": self.loss,
+            "seconds": self.seconds,
+            "scaler": scaler.state_dict() if scaler else None,
+            "kept": self.kept,
+        }
+        save_state(self.output / STATE, self.weights(), self.optimizer, note)
+
+    def _load(self) -> None:
+        weights, optimizer, note = load_state(self.output / STATE, self.accelerator.device)
+        with torch.no_grad():
+            for name, weight in self.weights().items():
+                weight.copy_(weights[name])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": optimizer})
+        if note["scaler"]:
+            self.accelerator.scaler.load_state_dict(note["scaler"])
+        self.step, self.loss, self._seconds = note["step"], note["loss"], note["seconds"]
+        self.kept |= note["kept"]
+
+    def record(self, command: str, **facts: Any) -> dict[str, Any]:
+        """What training_config.json holds: the resolved options, `facts`, and where the run took place."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "command": command,
+            **facts,
+            "options": stored_options(self.config),
+            "step": self.step,
+            "seconds": round(self.seconds, 1),
+            "hardware": hardware(self.accelerator),
+            "mixed_precision": str(self.accelerator.mixed_precision),
+            **provenance(),
+        }
+
+    # Progress
+
+    def share(self) -> Share:
+        """The positions of the run that this process loads, from the present step on."""
+        index, processes = self.accelerator.process_index, self.accelerator.num_processes
+        return Share(self.config.batch_size, self.step, self.config.max_steps, index, processes)
+
+    @contextmanager
+    def progress(self, doing: str) -> Iterator[None]:
+        """A progress bar over the steps, in the main process."""
+        hidden = not self.accelerator.is_main_process
+        with tqdm(
+            total=self.config.max_steps,
+            initial=self.step,
+            desc=doing,
+            unit="step",
+            disable=hidden,
+            mininterval=1,
+        ) as self._bar:
+            yield
+
+    def set_rate(self) -> None:
+        """Give the optimizer the learning rate of the next step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.config.rate(self.step)
+
+    def count(self, losses: dict[str, torch.Tensor], rows: Sequence[str] = ()) -> None:
+        """Count a finished step, with this process's losses by name and the rows that it saw. The losses are
+        looked at every `LOOK_EVERY` steps.
+        """
+        self.step += 1
+        self._pending.append((self.step, losses, rows))
+        if len(self._pending) == LOOK_EVERY or self.finished:
+            self.look()
+        self._bar.update()
+
+    def look(self) -> None:
+        """Log and show the means of the losses since the last look. Raises UserError if one is not finite,
+        with the rows of its step.
+        """
+        if not self._pending:
+            return
+        names = list(self._pending[0][1])
+        values = torch.stack([torch.stack([*losses.values()]) for _, losses, _ in self._pending])
+        values = self.accelerator.reduce(values, "mean").cpu()  # (steps, losses)
+        for (step, _, rows), of_step in zip(self._pending, values, strict=True):
+            if not of_step.isfinite().all():
+                saved = saved_step(self.output)
+                kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
+                where, advice = "", ""
+                if rows:
+                    where = f", on rows {', '.join(map(str, rows))}"
+                    advice = ", or look at these rows"
+                raise UserError(
+                    f"the loss is {float(of_step.max())} at step {step}{where}; {kept}."
+                    f" Lower --learning-rate{advice}"
+                )
+        self._pending.clear()
+        self.loss = float(values.mean())
+        now, (then, before) = time.time(), self._looked
+        speed = (self.step - before) * self.config.batch_size / max(now - then, 1e-9)
+        self._looked = (now, self.step)
+        rate = self.config.learning_rate * self.config.rate(self.step)
+        means = dict(zip(names, values.mean(0).tolist(), strict=True))
+        shown = {name: f"{value:.3g}" for name, value in (means | {"lr": rate}).items()}
+        self._bar.set_postfix(shown, images_s=f"{speed:.1f}")
+        self.log(means | {"learning_rate": rate, "images_per_second": speed})
+
+    def log(self, values: dict[str, float]) -> None:
+        """Give values to the tracker, and write them as a line of log.jsonl."""
+        self.accelerator.log(values, step=self.step)
+        if self.accelerator.is_main_process:
+            with (self.output / LOG).open("a") as file:
+                file.write(json.dumps({"step": self.step, **values}) + "\n")
+
+
+def save_state(file: Path, weights: Mapping[str, torch.Tensor], optimizer: Any, note: dict[str, Any]) -> None:
+    """Write weights, the optimizer's state and a JSON `note`. The file is always the old or the new one."""
+    tensors = {f"model/{name}": tensor for name, tensor in weights.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items() if value is not None}
+    tensors = {name: torch.as_tensor(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_file(file, save(tensors, {"state": json.dumps(note)}))  # `save_file` would hide a full disk
+
+
+def load_state(
+    file: Path, device: torch.device
+) -> tuple[dict[str, torch.Tensor], dict[int, dict[str, torch.Tensor]], dict[str, Any]]:
+    """What `save_state` wrote: the weights, the optimizer's state by number of the parameter, the note."""
+    with safe_open(file, "pt", device=str(device)) as stored:
+        note = json.loads(stored.metadata()["state"])
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+    weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
+    optimizer: dict[int, dict[str, torch.Tensor]] = {}
+    for name in tensors.keys() - {f"model/{name}" for name in weights}:
+        _, index, key = name.split("/")
+        optimizer.setdefault(int(index), {})[key] = tensors[name]
+    return weights, optimizer, note
+
+
+def trim_log(file: Path, step: int) -> None:
+    """Drop the lines of steps after `step`, which will be made again."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        with suppress(ValueError):  # a full disk may have cut off the last line
+            kept += [line] if json.loads(line)["step"] <= step else []
+    write_file(file, "".join(f"{line}\n" for line in kept).encode())
+
+
+def hardware(accelerator: Accelerator) -> str:
+    """The hardware of a run: "2 x NVIDIA H100", or "2 x CPU (x86_64, 1 thread)"."""
+    if accelerator.device.type == "cuda":
+        name = torch.cuda.get_device_name(accelerator.device)
+    else:
+        threads = torch.get_num_threads()
+        name = f"CPU ({platform.machine()}, {threads} thread{'s' * (threads > 1)})"
+    return f"{accelerator.num_processes} x {name}"
+
+
+def end(accelerator: Accelerator) -> None:
+    """End the processes together: gloo aborts if one ends while another still communicates."""
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    gc.collect()
+    accelerator.end_training()
