@@ -171,13 +171,13 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
     from attn2mask.builders.provenance import LORA_WEIGHTS
     from attn2mask.hub.cards.adapter import adapter_card
     from attn2mask.hub.cards.segmenter import model_card, reports
-    from attn2mask.training.checkpoint import CONFIG, PEER
+    from attn2mask.training.checkpoint import PEER, RECORD
 
     folder = Path(folder)
     is_adapter = (folder / LORA_WEIGHTS).is_file()
     evaluations = {} if is_adapter else reports(folder, metrics)
     files: dict[str, Path | bytes] = dict(adapter_files(folder) if is_adapter else checkpoint_files(folder))
-    records = {name: path for name, path in files.items() if name in (CONFIG, "adapter_config.json")}
+    records = {name: path for name, path in files.items() if name in (RECORD, "adapter_config.json")}
     records |= {f"metrics/{name}.json": path for name, path in evaluations.items()}
     files |= {name: record_without_paths(path) for name, path in records.items()}
     files |= options_in(folder, MODEL_OPTIONS)
@@ -244,14 +244,14 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
     """Both networks of a checkpoint, its image processor and its record. The state and logs of the training
     are left out. Raises UserError for a checkpoint that does not load.
     """
-    from attn2mask.training.checkpoint import CONFIG, PEER, load_checkpoint
+    from attn2mask.training.checkpoint import PEER, RECORD, load_checkpoint
 
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give one that `attn2mask train` or `adapt` wrote")
     peer = load_checkpoint(folder).peer
     files = {"preprocessor_config.json": folder / "preprocessor_config.json"}
-    if (folder / CONFIG).exists():
-        files[CONFIG] = folder / CONFIG
+    if (folder / RECORD).exists():
+        files[RECORD] = folder / RECORD
     for part in ("", *([f"{PEER}/"] if peer is not None else [])):
         network = folder / part
         config = json.loads((network / "config.json").read_bytes())

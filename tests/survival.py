@@ -48,20 +48,20 @@ def build(inputs: Path, out: Path) -> int:
 
 
 def train(inputs: Path, out: Path) -> int:
-    from attn2mask.training.train import main
+    from attn2mask.hub.cli import main
 
     options = "--max-steps 12 --batch-size 4 --crop-size 32 --checkpoint-every 3 --eval-every 6 --workers 0"
     given = [f"--dataset={inputs / 'rows'}", f"--eval-dataset={inputs / 'rows'}", f"--output-dir={out}"]
-    given += [f"--backbone={inputs / 'backbone'}", "--report-to=none", "--resume"]
-    return main([*given, *options.split()])
+    given += [f"--backbone={inputs / 'backbone'}", "--resume"]
+    return main(["train", *given, *options.split()])
 
 
 def adapt(inputs: Path, out: Path) -> int:
-    from attn2mask.training.adapt import main
+    from attn2mask.hub.cli import main
 
     options = "--max-steps 12 --batch-size 2 --rank 2 --crop-size 64 --checkpoint-every 3 --sample-every 0"
     given = [f"--data={inputs / 'frames'}", f"--model={inputs / 'model'}", f"--output-dir={out}"]
-    return main([*given, *options.split(), "--report-to=none", "--resume"])
+    return main(["adapt", *given, *options.split(), "--resume"])
 
 
 def publish_dataset(inputs: Path, out: Path) -> int:

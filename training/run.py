@@ -35,7 +35,7 @@ from attn2mask.training.data import Share
 # How long processes wait for one that encodes, paints or evaluates alone.
 PROCESS_TIMEOUT = timedelta(hours=4)
 LOOK_EVERY = 20  # steps between two looks at the losses; each look waits for the GPU
-RECORD, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
+IDENTITY, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
 
 
 def make_accelerator(config: RunOptions, mixing: bool) -> tuple[Accelerator, BatchPlan]:
@@ -69,7 +69,7 @@ def recorded_run(output: Path, identity: dict[str, Any], resume: bool) -> dict[s
     Raises UserError if the directory holds another run (another `identity`), this run without `resume`, or
     something else.
     """
-    file = output / RECORD
+    file = output / IDENTITY
     if not file.exists():
         if output.exists() and any(path.name[0] != "." for path in output.iterdir()):
             raise UserError(f"{output} is not empty and holds no run: choose another --output-dir")
@@ -89,7 +89,7 @@ def recorded_run(output: Path, identity: dict[str, Any], resume: bool) -> dict[s
 def write_identity(output: Path, identity: dict[str, Any]) -> None:
     """Make the directory of a run, with its `run.json`."""
     output.mkdir(parents=True, exist_ok=True)
-    write_file(output / RECORD, (json.dumps(identity, indent=2) + "\n").encode())
+    write_file(output / IDENTITY, (json.dumps(identity, indent=2) + "\n").encode())
 
 
 def saved_step(output: Path) -> int:
@@ -120,8 +120,7 @@ class Run:
         weights: Callable[[], Mapping[str, torch.Tensor]],
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        """`config` is resolved; `weights` returns the tensors that change, by name; `optimizer` is prepared.
-        """
+        """`config` is resolved, `optimizer` is prepared; `weights` returns the tensors that change, by name."""
         self.config, self.accelerator = config, accelerator
         self.weights, self.optimizer = weights, optimizer
         self.output = Path(config.output_dir)

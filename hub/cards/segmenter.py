@@ -35,7 +35,7 @@ from attn2mask.hub.cards.markdown import (
     version_rows,
 )
 from attn2mask.hub.cards.statistics import tensor_shapes
-from attn2mask.training.charts import MOST, iou_chart, shown_classes
+from attn2mask.training.charts import MOST_BARS, best_and_worst_classes, iou_chart
 from attn2mask.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
 def _files(model: TrainedModel, evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, bytes]]:
     has_images = False
     for evaluation in evaluations:
-        if shown_classes(evaluation.root["per_class_iou"]):
+        if best_and_worst_classes(evaluation.root["per_class_iou"]):
             chart = io.BytesIO()
             iou_chart(evaluation.root, chart)
             yield f"assets/{evaluation.name}-iou.png", chart.getvalue()
@@ -450,7 +450,7 @@ def _result_values(evaluation: Evaluation, files: Mapping[str, bytes]) -> dict[s
         "is_training_set": evaluation.is_training_set,
         "mean_iou_given_labels": None if given_labels is None else percent(given_labels),
         "has_chart": f"assets/{name}-iou.png" in files,
-        "chart_limit": MOST if len(measured) > MOST else None,
+        "chart_limit": MOST_BARS if len(measured) > MOST_BARS else None,
         "class_rows": table_rows(
             (label, *(_per_cent(scores["per_class_iou"].get(label)) for scores in columns))
             for label in root["per_class_iou"]

@@ -13,7 +13,7 @@ from attn2mask.builders.images import encode_png
 from attn2mask.builders.sample import features
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table, wordnet_ids
-from attn2mask.training.benchmarks import open_pictures
+from attn2mask.training.benchmarks import open_images
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
@@ -63,7 +63,7 @@ def test_the_folders_are_read_back(tmp_path, capsys, name, ids):
     assert len(list((out / "train").iterdir())) == len(table.classes)
     wnid = wordnet_ids(name)[ids[0] - 1]
     assert Image.open(out / "train-segmentation" / wnid / "s-0.png").mode == "RGB"
-    images = open_pictures(str(out), "train", table)
+    images = open_images(str(out), "train", table)
     assert [example.name for example in images] == [f"{wnid}/s-0", f"{wnid}/s-1"]
     for example in images:
         assert (example.image == IMAGE).all()

@@ -19,7 +19,7 @@ from attn2mask.builders.images import encode_png
 from attn2mask.builders.sample import features
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table
-from attn2mask.training.benchmarks import CITYSCAPES_IDS, ids_of, open_pictures, recorded_table
+from attn2mask.training.benchmarks import CITYSCAPES_IDS, ids_of, open_images, recorded_table
 
 VOC, CITYSCAPES = load_table("voc"), load_table("cityscapes")
 PHOTOS = DATA / "photos_voc" / "VOC2012"
@@ -63,7 +63,7 @@ def folder(root: Path, mask: np.ndarray = IDS, kind: str = "masks") -> Path:
 def refused(path: Path | str, split: str | None = None, table=VOC) -> str:
     """The one line with which opening or reading is refused."""
     with pytest.raises(UserError) as error:
-        list(open_pictures(str(path), split, table))
+        list(open_images(str(path), split, table))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -72,13 +72,13 @@ def refused(path: Path | str, split: str | None = None, table=VOC) -> str:
 def test_voc(tmp_path, given):
     voc(tmp_path / given)
     inner = {"": "", "VOC2012": "", "VOCdevkit/VOC2012": "VOCdevkit"}[given]
-    pictures = open_pictures(str(tmp_path / inner), None, VOC)
+    pictures = open_images(str(tmp_path / inner), None, VOC)
     assert [example.name for example in pictures] == ["2007_000033", "2007_000042"]
     assert pictures[1].image.shape == (5, 7, 3)
     assert pictures[1].image.dtype == np.uint8
     assert pictures[1].target.dtype == np.int32
     assert (pictures[1].target == IDS).all()
-    assert len(open_pictures(str(tmp_path / inner), "train", VOC)) == 1
+    assert len(open_images(str(tmp_path / inner), "train", VOC)) == 1
     assert "has no split 'test': it has train, val" in refused(tmp_path / inner, "test")
     assert "whose classes are VOC's, but the table is cityscapes: 19 names" in refused(
         tmp_path / inner, None, CITYSCAPES
@@ -105,7 +105,7 @@ def test_cityscapes(tmp_path, encoding):
         )
         mask = label_ids if encoding == "labelIds" else train_ids
         write(tmp_path / "gtFine" / "val" / city / f"{stem}_gtFine_{encoding}.png", mask)
-    pictures = open_pictures(str(tmp_path), None, CITYSCAPES)
+    pictures = open_images(str(tmp_path), None, CITYSCAPES)
     assert [example.name for example in pictures] == ["lindau_000001_000019", "munster_000001_000019"]
     assert (pictures[0].target == train_ids).all()
     assert "has no split 'test': it has val" in refused(tmp_path, "test", CITYSCAPES)
@@ -125,7 +125,7 @@ def test_imagenet_s(tmp_path, classes, largest, ignore):
     write(tmp_path / "validation" / "n01443537" / "ILSVRC2012_val_00000236.JPEG", PIXELS[:2, :3])
     file = write(tmp_path / "validation-segmentation" / "n01443537" / "ILSVRC2012_val_00000236.png", mask)
     for split in (None, "val", "validation"):
-        (example,) = open_pictures(str(tmp_path), split, table)
+        (example,) = open_images(str(tmp_path), split, table)
         assert example.name == "n01443537/ILSVRC2012_val_00000236"
         assert (example.target == np.where(ids == 1000, ignore, ids)).all()
     assert "has no split 'train': it has validation" in refused(tmp_path, "train", table)
@@ -156,7 +156,7 @@ def test_folders(tmp_path, kind, shape):
         write(tmp_path / shape.format("images") / "a.jpg", PIXELS)
         write(tmp_path / shape.format(kind) / "a.png", IDS)
     for split in (None,) if shape == "{}" else (None, "val"):
-        (example,) = open_pictures(str(tmp_path), split, VOC)
+        (example,) = open_images(str(tmp_path), split, VOC)
         assert example.name == "a"
         assert (example.target == IDS).all()
     has = "it has none" if shape == "{}" else "it has val"
@@ -193,7 +193,7 @@ def built(root: Path, table=VOC) -> Path:
 
 def test_rows_of_a_build(tmp_path):
     root = built(tmp_path / "data")
-    pictures = open_pictures(str(root), None, VOC)
+    pictures = open_images(str(root), None, VOC)
     assert len(pictures) == 3
     assert pictures[2].name == "voc-0-00000002"
     assert (pictures[2].image == PIXELS).all()
@@ -209,7 +209,7 @@ def test_rows_of_any_parquet(tmp_path):
     rows = Dataset.from_dict(pictures, features=Features(image=Picture(), mask=Picture()))
     (tmp_path / "data").mkdir()
     rows.to_parquet(tmp_path / "data" / "validation-00000.parquet")
-    (example,) = open_pictures(str(tmp_path), "validation", VOC)
+    (example,) = open_images(str(tmp_path), "validation", VOC)
     assert example.name == "row 0"
     assert (example.target == IDS).all()
     rows.remove_columns("mask").to_parquet(tmp_path / "data" / "validation-00000.parquet")
@@ -301,7 +301,7 @@ def test_a_table_with_its_own_ignored_id(tmp_path):
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(content))
     table = load_table(str(tmp_path / "t.yaml"))
     mask = np.resize(np.array([0, 1, 2], np.uint8), (5, 7))
-    (example,) = open_pictures(str(folder(tmp_path / "data", mask)), None, table)
+    (example,) = open_images(str(folder(tmp_path / "data", mask)), None, table)
     assert set(np.unique(example.target)) == {0, 1, 2}
     mask[0, 0] = 255
     assert "nor 2, to be ignored" in refused(folder(tmp_path / "data", mask), None, table)
@@ -309,7 +309,7 @@ def test_a_table_with_its_own_ignored_id(tmp_path):
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photographs are not here")
 def test_real_photographs():
-    pictures = open_pictures(str(PHOTOS.parent), "val", VOC)
+    pictures = open_images(str(PHOTOS.parent), "val", VOC)
     assert len(pictures) == 181
     for example in (pictures[0], pictures[-1]):
         assert example.image.shape[:2] == example.target.shape
@@ -322,7 +322,7 @@ def test_real_street_frames(tmp_path):
     names = "sky building pole road sidewalk vegetation sign fence car person bicycle".split()
     content = {"name": "camvid", "background": False, "ignore": 11, "classes": [{"name": n} for n in names]}
     (tmp_path / "camvid.yaml").write_text(yaml.safe_dump(content))
-    pictures = open_pictures(str(STREETS), "val", load_table(str(tmp_path / "camvid.yaml")))
+    pictures = open_images(str(STREETS), "val", load_table(str(tmp_path / "camvid.yaml")))
     assert len(pictures) == 101
     assert pictures[0].target.shape == (360, 480)
     assert pictures[0].target.max() == 11

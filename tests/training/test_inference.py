@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
 from attn2mask.training import inference
-from attn2mask.training.benchmarks import Example, open_pictures
+from attn2mask.training.benchmarks import Example, open_images
 from attn2mask.training.charts import iou_chart, shown_classes
 from attn2mask.training.checkpoint import make_processor, save_checkpoint
 from attn2mask.training.inference import predict, report, score, segment
@@ -398,7 +398,7 @@ def test_the_command_reads_a_real_checkpoint(dataset, tmp_path, capsys):
     options = ["--dataset", str(dataset), "--out", str(tmp_path / "m.json"), "--limit", "2"]
     assert main(["evaluate", "--checkpoint", str(tmp_path / "run"), *options]) == 0
     found = json.loads((tmp_path / "m.json").read_text())
-    pictures = open_pictures(str(dataset), None, TABLE)
+    pictures = open_images(str(dataset), None, TABLE)
     scores = score(networks, make_processor(64), pictures, TABLE, picked=range(2), progress=False)
     expected = report(scores, TABLE)
     assert {name: found[name] for name in expected} == expected

@@ -29,7 +29,7 @@ from attn2mask.builders.label import label_image, to_ids
 from attn2mask.builders.options import option
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
-from attn2mask.training.benchmarks import open_pictures
+from attn2mask.training.benchmarks import open_images
 from attn2mask.training.experiments.trials import MEASURES, Trial, as_entry, run_trials
 from attn2mask.training.miou import confusion_matrix, mean_iou
 
@@ -150,7 +150,7 @@ def attention_masks(held: Path, count: int) -> dict[str, float]:
 
     table = load_table("voc")
     n = len(table.names)
-    truth = open_pictures(str(held / "painted"), None, table)
+    truth = open_images(str(held / "painted"), None, table)
     own = {s["sample_id"]: s["mask"] for s in painted_samples(held / "painted-build")}
     matrix = sum(confusion_matrix(own[e.name], e.target, n) for e in truth)
     found = {"painted": mean_iou(matrix)}

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.workers import default_workers
-from attn2mask.training.benchmarks import open_pictures
+from attn2mask.training.benchmarks import open_images
 
 TRAIN = Path(__file__).parent / "train.py"
 # How pictures are seen in all scores: larger than in training, whose random crops enlarge things (Touvron et
@@ -61,7 +61,7 @@ def run_trial(trial: Trial, sets: dict[str, Path], table: ClassTable) -> dict[st
     Raises UserError that names the log where training fails.
     """
     from attn2mask.training.checkpoint import load_checkpoint
-    from attn2mask.training.inference import report, score
+    from attn2mask.training.inference import Augmentation, evaluate, report
 
     if trial.scores:
         return trial.scores
@@ -76,10 +76,10 @@ def run_trial(trial: Trial, sets: dict[str, Path], table: ClassTable) -> dict[st
     networks = [net for net in (checkpoint.network, checkpoint.peer) if net is not None]
     scores = {}
     for name, rows in sets.items():
-        pictures = open_pictures(str(rows), None, table)
+        pictures = open_images(str(rows), None, table)
+        augmentation = Augmentation(**TEST_TIME_AUGMENTATION)
         found = report(
-            score(networks, checkpoint.processor, pictures, table, **TEST_TIME_AUGMENTATION, progress=False),
-            table,
+            evaluate(networks, checkpoint.processor, pictures, table, augmentation, progress=False)
         )
         scores[name] = {key: found[key] for key in MEASURES}
     (trial.folder / "scores.json").write_text(json.dumps(scores))
