@@ -121,7 +121,7 @@ def adapt(config: AdaptConfig) -> None:
                 raise KeyboardInterrupt
             if sample_every and (run.step % sample_every == 0 or run.finished):
                 run.sample(prompts)
-    run.finish(shown=bool(sample_every))
+    run.finish()
     end(accelerator)
 
 
@@ -264,14 +264,15 @@ class Adaptation(Run):
         write_file(folder / f"step-{self.step:06d}.png", encode_png(np.asarray(strip)))
         progress_sheet(real, sorted(folder.glob("step-*.png")), prompts, self.output / "samples.png")
 
-    def finish(self, shown: bool) -> None:
-        """Print what was made and how to use it; `shown` says whether samples were painted."""
+    def finish(self) -> None:
+        """Print what was made and how to use it."""
         if not self.accelerator.is_main_process:
             return
         if exported_step(self.output) < self.step:  # killed between the last checkpoint and its export
             self.export()
         config = self.config
-        samples = f", samples in {self.output / 'samples.png'}" if shown else ""
+        sheet = self.output / "samples.png"
+        samples = f", samples in {sheet}" if sheet.exists() else ""
         print(f"made {self.output / LORA_WEIGHTS}{samples} in {self.seconds:.0f} s")
         model = "" if config.model == "embedded" else f" --model {config.model}"
         revision = f" --revision {config.revision}" if config.revision else ""

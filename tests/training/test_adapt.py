@@ -1,4 +1,4 @@
-"""Adaptation: what a run leaves, that it goes on exactly where it was killed, and what it refuses."""
+"""Adaptation: what a run leaves, that it resumes bit for bit after a kill, and what it refuses."""
 
 import errno
 import json
@@ -22,22 +22,31 @@ from safetensors.torch import load_file
 from attn2mask.builders.drawn.rows import draw_rows, write_rows
 from attn2mask.builders.drawn.scenes import draw_scene
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import facts_of, parse
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.provenance import LORA_WEIGHTS, fingerprint
 from attn2mask.builders.recorder import AttentionRecorder
+from attn2mask.hub.cli import main
 from attn2mask.training import adapt as module
-from attn2mask.training.adaptation import instance_images as pictures
-from attn2mask.training.adaptation.config import PRESETS, AdaptConfig, Settings
-from attn2mask.training.adaptation.instance_images import Crop, Feed, Latents, digest, find_instances
+from attn2mask.training import run as run_module
+from attn2mask.training.adaptation.batches import Batch, Batches, training_prompt
+from attn2mask.training.adaptation.config import AdaptConfig
+from attn2mask.training.adaptation.images import (
+    Crop,
+    Latents,
+    TrainingImage,
+    decoded,
+    encode_images,
+    find_images,
+    images_digest,
+)
 from attn2mask.training.adaptation.lora import (
-    Batch,
     add_lora,
     batch_loss,
     check_pipeline,
-    encode,
+    encode_prompts,
     make_schedule,
     prediction_errors,
-    training_prompt,
 )
 from attn2mask.training.config import plan_batches
 
@@ -79,9 +88,16 @@ def small(tiny_pipeline, tmp_path_factory) -> str:
 @pytest.fixture
 def config(frames, small, tmp_path) -> AdaptConfig:
     return AdaptConfig(
-        data=str(frames), output_dir=str(tmp_path / "run"), model=small, max_steps=4, batch_size=2, rank=2,
-        crop_size=64, checkpoint_every=2, sample_every=0, report_to="none",
-    )  # fmt: skip
+        data=str(frames),
+        output_dir=str(tmp_path / "run"),
+        model=small,
+        max_steps=4,
+        batch_size=2,
+        rank=2,
+        crop_size=64,
+        checkpoint_every=2,
+        sample_every=0,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -109,49 +125,63 @@ def paint(pipe: DiffusionPipeline) -> np.ndarray:
 
 def command(config: AdaptConfig) -> list[str]:
     given = {k: v for k, v in asdict(config).items() if v is not None and v is not False}
+    return ["adapt", *flags(given)]
+
+
+def flags(given: dict) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
 
 
-# Settings
+# Options
 
 
 def test_the_preset_holds_table_2():
-    preset = PRESETS["cityscapes"]
+    preset = AdaptConfig(preset="cityscapes").resolve()
     assert (preset.learning_rate, preset.power, preset.weight_decay) == (2e-5, 1.0, 0.01)
     assert (preset.batch_size, preset.max_steps) == (4, 40_000)
-    assert preset.rate(0) == 2e-5
-    assert preset.rate(10_000) == pytest.approx(1.5e-5)
+    assert preset.rate(0) == 1.0
+    assert preset.rate(10_000) == pytest.approx(0.75)
     assert preset.rate(40_000) == 0.0
 
 
-@pytest.mark.parametrize(("processes", "micro", "expected"), [(4, 0, (1, 1)), (1, 0, (1, 4)), (1, 1, (4, 1))])
+@pytest.mark.parametrize(
+    ("processes", "micro", "expected"), [(4, None, (1, 1)), (1, None, (1, 4)), (1, 1, (4, 1))]
+)
 def test_its_batch_is_shared_by_processes(processes, micro, expected):
-    plan = plan_batches(PRESETS["cityscapes"].batch_size, processes, micro, mixing=False)
+    plan = plan_batches(AdaptConfig(preset="cityscapes").resolve().batch_size, processes, micro, mixing=False)
     assert (plan.accumulation, plan.per_process) == expected
     assert plan.total == 4
 
 
 def test_options_win_over_the_preset():
-    settings = AdaptConfig(preset="cityscapes", rank=7, prior_preservation=True, prior_weight=0.5).settings()
-    assert settings == replace(PRESETS["cityscapes"], rank=7, prior_weight=0.5)
-    assert AdaptConfig(preset="cityscapes", prior_weight=0.5).settings().prior_weight == 0
+    preset = AdaptConfig(preset="cityscapes").resolve()
+    assert AdaptConfig(preset="cityscapes", rank=7).resolve() == replace(preset, rank=7)
+    assert preset.rank == 4
 
 
-# Pictures
+def test_options_of_the_prior_count_only_with_the_prior():
+    plain, other = AdaptConfig().resolve(), AdaptConfig(prior_weight=0.5, class_prompt="a dog").resolve()
+    assert plain.identity() == other.identity()
+    prior = replace(other, prior_preservation=True).identity()
+    assert (prior["prior_weight"], prior["class_prompt"], prior["prior_images"]) == (0.5, "a dog", 100)
+    assert all(facts_of(AdaptConfig)[name].identity for name in prior)
+
+
+# Images
 
 
 def test_captions_are_found_where_they_are(frames):
-    found = find_instances(str(frames))
-    assert [instance.name for instance in found] == [f"{k}.png" for k in range(6)]
-    assert [i.caption for i in found] == [None, "a bus", "a dog on the street.", None, None, None]
+    found = find_images(str(frames))
+    assert [image.name for image in found] == [f"{k}.png" for k in range(6)]
+    assert [image.caption for image in found] == [None, "a bus", "a dog on the street.", None, None, None]
 
 
 def test_rows_are_pictures_with_captions(tmp_path):
     write_rows(draw_rows("streets", 4, 3, (32, 64)), tmp_path)
-    found = find_instances(str(tmp_path))
+    found = find_images(str(tmp_path))
     assert found[2].name == "streets-3-000002"
-    assert all(" " in instance.caption for instance in found)
-    assert pictures.decode(found[2].read()).size == (64, 32)
+    assert all(" " in image.caption for image in found)
+    assert decoded(found[2].read()).size == (64, 32)
 
 
 def test_the_digest_is_of_names_contents_and_captions(frames, tmp_path):
@@ -161,9 +191,9 @@ def test_the_digest_is_of_names_contents_and_captions(frames, tmp_path):
         for file in frames.iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
         change(folder)
-        return digest(find_instances(str(folder)))
+        return images_digest(find_images(str(folder)))
 
-    same = digest(find_instances(str(frames)))
+    same = images_digest(find_images(str(frames)))
     assert of(lambda folder: None) == same
     assert of(lambda folder: (folder / "2.txt").write_text("a cat")) != same
     assert of(lambda folder: street(9).save(folder / "0.png")) != same
@@ -180,20 +210,23 @@ def test_a_place_of_the_run_has_its_crop_words_and_noise(tmp_path):
     Latents.write(tmp_path / "l", {str(k): torch.rand(4, 9, 20).half() for k in (0, 2, 3)}, ["1.png"])
     latents = Latents(tmp_path / "l")
     assert (latents.places, latents.skipped, len(latents)) == ([0, 2, 3], ["1.png"], 3)
-    feed = Feed(latents, ["a dog", None, "a cat"], Crop(64, 64, 8), "sks", Settings(), 5, 1000)
-    batch = feed([(7, 0), (8, 1)])
-    alone = feed([(8, 1)])
+    config = AdaptConfig(instance_prompt="sks", seed=5, preset="cityscapes").resolve()
+    batches = Batches(config, Crop(64, 64, 8), latents, ["a dog", None, "a cat"], 1000)
+    batch = batches([(7, 0), (8, 1)])
+    alone = batches([(8, 1)])
     assert torch.equal(alone.noise[0], batch.noise[1])
     assert torch.equal(alone.latents[0], batch.latents[1])
-    assert (alone.timesteps[0], alone.texts[0]) == (batch.timesteps[1], batch.texts[1])
+    assert (alone.timesteps[0], alone.prompts[0]) == (batch.timesteps[1], batch.prompts[1])
     assert not torch.equal(batch.noise[0], batch.noise[1])
     height, width, top, left, high, wide = (int(side) // 8 for side in batch.time_ids[0])
     assert (height, width, high, wide) == (9, 20, 8, 8)
     assert torch.equal(batch.latents[0], latents[0][:, top : top + 8, left : left + 8])
-    seen = {(float(b.time_ids[0, 2]), float(b.time_ids[0, 3])) for b in (feed([(p, 0)]) for p in range(200))}
+    seen = {
+        (float(b.time_ids[0, 2]), float(b.time_ids[0, 3])) for b in (batches([(p, 0)]) for p in range(200))
+    }
     assert seen == {(8.0 * top, 8.0 * left) for top in range(2) for left in range(13)}
-    emptied = replace(feed, settings=Settings(dropout=0.25))
-    share = np.mean([emptied([(position, 0)]).texts[0] == "" for position in range(400)])
+    emptied = replace(batches, config=replace(config, dropout=0.25))
+    share = np.mean([emptied([(position, 0)]).prompts[0] == "" for position in range(400)])
     assert 0.15 < share < 0.35
 
 
@@ -216,7 +249,7 @@ def test_the_error_is_that_of_what_the_unet_predicts(tiny_pipeline, kind):
     x, noise = torch.randn(2, 2, 4, 8, 8, generator=generator).unbind()
     t = torch.tensor([10, 700])
     with torch.no_grad():
-        conditions = encode(pipe, [PROMPT, ""], torch.tensor([[64, 64, 0, 0, 64, 64]] * 2))
+        conditions = encode_prompts(pipe, [PROMPT, ""], torch.tensor([[64, 64, 0, 0, 64, 64]] * 2))
         errors = prediction_errors(pipe, schedule, x, noise, t, conditions)
         a = pipe.scheduler.alphas_cumprod[t].view(2, 1, 1, 1)
         noisy = a.sqrt() * x + (1 - a).sqrt() * noise
@@ -236,36 +269,32 @@ def test_prior_preservation_adds_the_error_on_class_pictures(tiny_pipeline):
         torch.zeros(4, 6),
     )  # fmt: skip
     with torch.no_grad():
-        each = [
-            float(batch_loss(pipe, make_schedule(pipe), Batch(*(v[k : k + 1] for v in vars(batch).values())),
-                             Settings()))
-            for k in range(4)
-        ]  # fmt: skip
-        loss = batch_loss(pipe, make_schedule(pipe), batch, Settings(prior_weight=0.5))
+        schedule, config = make_schedule(pipe), AdaptConfig().resolve()
+        alone = [Batch(*(values[k : k + 1] for values in vars(batch).values())) for k in range(4)]
+        each = [float(batch_loss(pipe, schedule, one, config)) for one in alone]
+        loss = batch_loss(pipe, schedule, batch, replace(config, prior_preservation=True, prior_weight=0.5))
     assert float(loss) == pytest.approx((each[0] + each[1]) / 2 + 0.5 * (each[2] + each[3]) / 2, rel=1e-4)
 
 
 def test_a_lora_learns(tmp_path):
     """The embedded painter's error on what it is shown falls."""
     painter = load_painter()
-    latents, _ = pictures.encode_pictures(
-        painter.pipe.vae, [pictures.Instance(str(k), None, lambda k=k: png(street(k))) for k in range(4)],
-        Crop(64, 128, 8),
-    )  # fmt: skip
+    streets = [TrainingImage(str(k), None, lambda k=k: png(street(k))) for k in range(4)]
+    latents, _ = encode_images(painter.pipe.vae, streets, Crop(64, 128, 8))
     Latents.write(tmp_path / "l", latents, [])
-    settings = Settings(learning_rate=2e-3, rank=8, layers="all")
-    feed = Feed(Latents(tmp_path / "l"), [None] * 4, Crop(64, 128, 8), "sks", settings, 0, 1000)
-    weights = list(add_lora(painter.pipe, settings, seed=0).values())
-    optimizer, schedule = torch.optim.AdamW(weights, settings.learning_rate), make_schedule(painter.pipe)
-    fixed = feed([(position, position % 4) for position in range(1000, 1008)])
+    config = AdaptConfig(learning_rate=2e-3, rank=8, dropout=0.0, instance_prompt="sks").resolve()
+    batches = Batches(config, Crop(64, 128, 8), Latents(tmp_path / "l"), [None] * 4, 1000)
+    weights = list(add_lora(painter.pipe, config).values())
+    optimizer, schedule = torch.optim.AdamW(weights, config.learning_rate), make_schedule(painter.pipe)
+    fixed = batches([(position, position % 4) for position in range(1000, 1008)])
 
     def error() -> float:
         with torch.no_grad():
-            return float(batch_loss(painter.pipe, schedule, fixed, settings))
+            return float(batch_loss(painter.pipe, schedule, fixed, config))
 
     before = error()
     for step in range(10):
-        batch_loss(painter.pipe, schedule, feed([(4 * step + k, k) for k in range(4)]), settings).backward()
+        batch_loss(painter.pipe, schedule, batches([(4 * step + k, k) for k in range(4)]), config).backward()
         optimizer.step()
         optimizer.zero_grad()
     assert error() < 0.95 * before
@@ -296,16 +325,19 @@ def test_a_run_leaves_a_lora_that_diffusers_loads(config, tiny_model, kind, chan
     module.adapt(replace(config, model=model, max_steps=2, **changed))
     output = Path(config.output_dir)
     record = json.loads((output / "training_config.json").read_text())
-    assert record["settings"]["rank"] == 2
-    assert record["data"]["pictures"] == 6
+    assert (record["format_version"], record["command"], record["step"]) == (1, "adapt", 2)
+    assert (record["options"]["rank"], record["options"]["learning_rate"]) == (2, 3e-3)
+    assert record["data"]["images"] == 6
     assert record["data"]["with_caption"] == 2
-    assert (record["step"], record["seed"], record["base_model"]) == (2, 0, Path(model).name)
+    assert (record["options"]["seed"], record["base_model"]) == (0, Path(model).name)
+    again = replace(config, model=model, max_steps=2, output_dir=AdaptConfig.output_dir, **changed)
+    assert parse(AdaptConfig, ["--config", str(output / "adapt.yaml")], "", "") == again.resolve()
     assert record["base_version"].startswith("sha256:")
     if "sample_every" in changed:
         assert Image.open(output / "samples" / "step-000002.png").size == (module.SAMPLES * 128, 64)
         assert (output / "samples.png").exists()
     if "prior_preservation" in changed:
-        assert len(list((output / "class_pictures").glob("*.png"))) == 4
+        assert len(list((output / "class_images").glob("*.png"))) == 4
 
     pipe = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
@@ -347,18 +379,18 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(config, changed,
     config = replace(config, **changed)
     straight = replace(config, output_dir=str(tmp_path / "straight"))
     module.adapt(straight)
-    note = module.Run.note
+    count = module.Adaptation.count
     for dies_at in (1, 3):
 
-        def dying(run, loss, bar, dies_at=dies_at):
-            if run.step == dies_at:
+        def dying(run, losses, dies_at=dies_at):
+            if run.step + 1 == dies_at:
                 raise Killed
-            note(run, loss, bar)
+            count(run, losses)
 
-        monkeypatch.setattr(module.Run, "note", dying)
+        monkeypatch.setattr(module.Adaptation, "count", dying)
         with pytest.raises(Killed):
             module.adapt(replace(config, resume=True))
-    monkeypatch.setattr(module.Run, "note", note)
+    monkeypatch.setattr(module.Adaptation, "count", count)
     module.adapt(replace(config, resume=True))
     one, two = (load_file(f"{c.output_dir}/state.safetensors") for c in (straight, config))
     assert one.keys() == two.keys()
@@ -373,47 +405,50 @@ def test_a_run_killed_while_it_encodes_or_exports_goes_on(config, monkeypatch):
     def killed(*_):
         raise Killed
 
-    for owner, name in ((module.Latents, "write"), (module.Run, "export"), (module.Run, "finish")):
+    for owner, name in (
+        (module.Latents, "write"),
+        (module.Adaptation, "export"),
+        (module.Adaptation, "finish"),
+    ):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, killed)
             with pytest.raises(Killed):
                 module.adapt(replace(config, max_steps=2, resume=True))
     with monkeypatch.context() as patched:
-        patched.setattr(module, "finished", lambda output: 0)  # as if its record had not been written
+        patched.setattr(module, "exported_step", lambda output: 0)  # as if its record had not been written
         module.adapt(replace(config, max_steps=2, resume=True))
     assert json.loads((Path(config.output_dir) / "training_config.json").read_text())["loss"] > 0
 
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupt_keeps_the_step_that_was_made(config, monkeypatch, capsys, which):
-    note = module.Run.note
+    count = module.Adaptation.count
 
-    def interrupted(run, loss, bar):
-        note(run, loss, bar)
+    def interrupted(run, losses):
+        count(run, losses)
         if run.step == 3:
             os.kill(os.getpid(), which)
 
-    monkeypatch.setattr(module.Run, "note", interrupted)
-    assert module.main(command(replace(config, checkpoint_every=100))) == 130
-    assert "holds step 3" in capsys.readouterr().out
+    monkeypatch.setattr(module.Adaptation, "count", interrupted)
+    assert main(command(replace(config, checkpoint_every=100))) == 130
+    assert "holds step 3" in capsys.readouterr().err
     with safe_open(Path(config.output_dir) / "state.safetensors", "pt") as file:
         assert json.loads(file.metadata()["state"])["step"] == 3
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(config, monkeypatch):
-    step = module.training_step
+    count = module.Adaptation.count
 
-    def breaking(run, places, batches):
-        loss = step(run, places, batches)
-        return loss * float("nan") if run.step == 3 else loss
+    def breaking(run, losses):
+        count(run, {"loss": losses["loss"] * float("nan")} if run.step + 1 == 3 else losses)
 
-    monkeypatch.setattr(module, "training_step", breaking)
+    monkeypatch.setattr(module.Adaptation, "count", breaking)
     with pytest.raises(UserError, match=r"the loss is nan at step 3; the checkpoint of step 2 is kept"):
         module.adapt(config)
-    assert module.saved_step(Path(config.output_dir)) == 2
+    assert run_module.saved_step(Path(config.output_dir)) == 2
     assert all(weight.isfinite().all() for weight in lora(config).values())
-    with pytest.raises(UserError, match=r"(the loss is|no numbers)"):
+    with pytest.raises(UserError, match=r"the loss is|a weight is not finite"):
         module.adapt(replace(config, output_dir=f"{config.output_dir}-2", learning_rate=1e30))
 
 
@@ -424,15 +459,15 @@ def test_a_full_disk_is_one_line_and_loses_nothing(config, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "there")
 
-    monkeypatch.setattr(module, "finished", lambda output: 0)
-    monkeypatch.setattr(module, "save_state", full)
-    monkeypatch.setattr(module, "saved_step", lambda output: 0)
-    assert module.main(command(replace(config, max_steps=2, resume=True))) == 2
-    assert "make room" in capsys.readouterr().err
+    monkeypatch.setattr(module, "exported_step", lambda output: 0)
+    monkeypatch.setattr(run_module, "save_state", full)
+    monkeypatch.setattr(run_module, "saved_step", lambda output: 0)
+    assert main(command(replace(config, max_steps=2, resume=True))) == 2
+    assert "free some space" in capsys.readouterr().err
     assert all(torch.equal(weight, kept[name]) for name, weight in lora(config).items())
 
 
-def test_what_is_skipped_is_named(config, frames, tmp_path, capsys):
+def test_what_is_skipped_is_named(config, frames, tmp_path, caplog):
     data = tmp_path / "data"
     data.mkdir()
     for file in frames.glob("*.png"):
@@ -440,23 +475,23 @@ def test_what_is_skipped_is_named(config, frames, tmp_path, capsys):
     (data / "3.png").write_bytes((data / "3.png").read_bytes()[:200])
     (data / "z.jpg").write_text("no picture")
     module.adapt(replace(config, data=str(data), max_steps=1))
-    assert "skipped 2 broken pictures: 3.png, z.jpg" in capsys.readouterr().err
+    assert "skipped 2 broken images: 3.png, z.jpg" in caplog.text
     record = json.loads((Path(config.output_dir) / "training_config.json").read_text())
-    assert (record["data"]["pictures"], record["data"]["skipped"]) == (5, ["3.png", "z.jpg"])
+    assert (record["data"]["images"], record["data"]["skipped"]) == (5, ["3.png", "z.jpg"])
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, r"--data .* holds 0 pictures, but 4 are the fewest"),
-        ({f"{k}.png": b"broken" for k in range(5)}, "0 of 5 pictures can be read.*0.png, 1.png"),
-        ({f"{k}.png": png(Image.new("RGB", (90, 40))) for k in range(4)}, "0.png is 90 x 40 pixels, smaller"),
+        ({}, r"--data .* holds 0 images, but at least 4 are needed"),
+        ({f"{k}.png": b"broken" for k in range(5)}, "0 of 5 images can be read.*0.png, 1.png"),
+        ({f"{k}.png": png(Image.new("RGB", (90, 40))) for k in range(4)}, "0.png has 90 x 40 pixels and is"),
         ({"metadata.jsonl": b"{"}, "metadata.jsonl, line 1: it must be JSON with a file_name"),
-        ({"metadata.jsonl": b'{"file_name": "a.png"}'}, "line 1: there is no picture 'a.png'"),
-        ({"x.parquet": b"broken"}, "no rows with pictures that can be read"),
+        ({"metadata.jsonl": b'{"file_name": "a.png"}'}, "line 1: there is no image 'a.png'"),
+        ({"x.parquet": b"broken"}, "no rows with images that can be read"),
     ],
 )  # fmt: skip
-def test_pictures_that_cannot_be_used(config, tmp_path, files, message):
+def test_images_that_cannot_be_used(config, tmp_path, files, message):
     data = tmp_path / "data"
     data.mkdir()
     for name, content in files.items():
@@ -472,10 +507,10 @@ def test_pictures_that_cannot_be_used(config, tmp_path, files, message):
     [
         ({"data": "no/such/place"}, "--data no/such/place: give a folder"),
         ({"preset": "sdxl"}, "invalid choice: 'sdxl'"),
-        ({"layers": "some"}, "--layers is 'some': choose attention or all"),
+        ({"layers": "some"}, "argument --layers: invalid choice: 'some'"),
         ({"rank": 0}, "--rank 0"),
         ({"crop_size": 60}, "--crop-size 60: the model makes multiples of 8 pixels"),
-        ({"aspect": -1.0}, "--aspect is -1.0, but must be above 0"),
+        ({"aspect": -1.0}, "--aspect -1.0: it must be above 0"),
         ({"instance_prompt": " "}, "--instance-prompt is empty"),
         ({"table": "paris"}, "no class table 'paris'"),
         ({"model": "./nowhere"}, "no model './nowhere'"),
@@ -484,9 +519,8 @@ def test_pictures_that_cannot_be_used(config, tmp_path, files, message):
     ],
 )
 def test_mistakes_end_in_one_line(config, changed, message, capsys):
-    given = {**asdict(config), **changed}
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in given.items() if v is not None and v is not False]
-    assert module.main(flags) == 2
+    given = {k: v for k, v in {**asdict(config), **changed}.items() if v is not None and v is not False}
+    assert main(["adapt", *flags(given)]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in said
     assert not Path(config.output_dir).exists()
@@ -509,7 +543,7 @@ def test_directories_that_are_not_this_runs(config, frames, tmp_path, tiny_model
         ({"rank": 3}, r"rank \(2 there, 3 now\)"),
         ({"seed": 1}, r"seed \(0 there, 1 now\)"),
         ({"model": str(tiny_model("sd2"))}, "painter"),
-        ({"data": str(more(frames, tmp_path))}, "pictures"),
+        ({"data": str(more(frames, tmp_path))}, "images"),
     )
     for changed, message in changes:
         with pytest.raises(UserError, match=f"another run: .*{message}"):
@@ -531,10 +565,12 @@ def more(frames: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_identifier_that_the_painter_cannot_tell_is_named():
+def test_an_identifier_that_the_painter_does_not_know_is_named(caplog):
     painter = load_painter()
-    assert module.unknown_words(painter, "a photo in zwx style, blorp") == ["zwx", "blorp"]
-    assert module.unknown_words(painter, AdaptConfig.instance_prompt) == []
+    module.warn_of_unknown_words(painter, AdaptConfig.instance_prompt)
+    assert not caplog.records
+    module.warn_of_unknown_words(painter, "a photo in zwx style, blorp")
+    assert "the painter does not know zwx, blorp in --instance-prompt" in caplog.text
 
 
 # What a build makes of it
@@ -584,11 +620,9 @@ def test_a_recorder_reads_an_adapted_painter(config):
 def test_a_build_at_scale_0_has_the_rows_of_one_without(tmp_path, frames):
     from datasets import load_dataset
 
-    from attn2mask.hub.cli import main
-
     adapted = str(tmp_path / "adapted")
-    options = "--max-steps 1 --batch-size 1 --rank 2 --crop-size 64 --sample-every 0 --report-to none"
-    assert module.main(["--data", str(frames), "--output-dir", adapted, *options.split()]) == 0
+    options = "--max-steps 1 --batch-size 1 --rank 2 --crop-size 64 --sample-every 0"
+    assert main(["adapt", "--data", str(frames), "--output-dir", adapted, *options.split()]) == 0
     built = {}
     for name, lora in (
         ("plain", ""),
@@ -609,7 +643,7 @@ def test_a_build_at_scale_0_has_the_rows_of_one_without(tmp_path, frames):
 def launch(config: AdaptConfig, processes: int) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-         str(ROOT / "training" / "adapt.py"), *command(config)],
+         str(ROOT / "training" / "adapt.py"), *command(config)[1:]],
         capture_output=True, text=True, timeout=900,
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
@@ -622,7 +656,7 @@ def test_two_processes_learn_what_one_learns(config, tmp_path):
     both = replace(config, output_dir=str(tmp_path / "both"))
     done = launch(both, 2)
     assert done.returncode == 0, done.stderr
-    assert "2 processes x 1 pictures x 1 accumulated = 2 a step" in done.stdout
+    assert done.stderr.count("2 processes x 1 images x 1 accumulated = 2 in a step") == 1
     # Adam's first moments are the gradients; what it makes of those next to nothing is chance.
     one, two = (
         torch.cat([state[name].flatten() for name in sorted(state) if name.endswith("/exp_avg")])
@@ -637,4 +671,4 @@ def test_two_processes_learn_what_one_learns(config, tmp_path):
 def test_real_frames_of_another_shape(config):
     module.adapt(replace(config, data=str(CAMVID), model="embedded", crop_size=128, max_steps=2))
     record = json.loads((Path(config.output_dir) / "training_config.json").read_text())
-    assert record["data"]["pictures"] == 101
+    assert record["data"]["images"] == 101

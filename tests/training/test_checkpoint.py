@@ -45,7 +45,7 @@ def test_both_networks_come_back(build, architecture, tmp_path):
     found = load_checkpoint(str(tmp_path))
     torch.testing.assert_close(logits(found.network), logits(first))
     torch.testing.assert_close(logits(found.peer), logits(second))
-    assert (found.table_name, found.names, found.config) == ("voc", TABLE.names, {"steps": 7})
+    assert (found.table_name, found.names, found.record) == ("voc", TABLE.names, {"steps": 7})
     assert not found.network.training
     assert not found.peer.training
     assert found.processor.size == {"shortest_edge": 64}
@@ -105,7 +105,7 @@ def test_whenever_a_save_is_killed_one_checkpoint_is_whole(build, step, tmp_path
             else:
                 finished = True
         found = load_checkpoint(folder)
-        save = found.config["save"]
+        save = found.record["save"]
         torch.testing.assert_close(logits(found.network), expected[save][0])
         torch.testing.assert_close(logits(found.peer), expected[save][1])
         seen.add(save)
@@ -201,7 +201,7 @@ def test_networks_of_others_load_as_well(tmp_path):
     make_processor(64).save_pretrained(tmp_path)
     found = load_checkpoint(tmp_path)
     assert (found.table_name, found.names, found.peer) == ("", ("LABEL_0", "LABEL_1", "LABEL_2"), None)
-    assert found.config == {}
+    assert found.record == {}
 
 
 @pytest.mark.parametrize(

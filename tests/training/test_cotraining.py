@@ -1,23 +1,21 @@
 """One step of co-training, on logits that are known."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from attn2mask.training.config import PRESETS
+from attn2mask.training.config import TrainConfig
 from attn2mask.training.cotraining import (
     Pair,
     add_online_labels,
     classmix,
     cotraining_losses,
-    learn,
     normalize,
     photometric,
+    weighted_loss,
 )
 
-PLAIN = replace(PRESETS["demo"], mixing=False)
+PLAIN = TrainConfig(no_mixing=True).resolve()
 
 
 class Fixed(torch.nn.Module):
@@ -42,8 +40,8 @@ def batch(n: int = 2, side: int = 8) -> dict:
     }
 
 
-def losses(pair, given, settings=PLAIN, together=True):
-    return cotraining_losses(pair, pair.online, given, settings, together, 255, 0)
+def losses(pair, given, config=PLAIN, cotrained=True):
+    return cotraining_losses(pair, pair.online, given, config, cotrained, 255, 0)
 
 
 def test_reliable_pixels_learn_the_label():
@@ -70,7 +68,7 @@ def test_unreliable_pixels_learn_the_other_networks_answer():
 def test_in_the_warm_up_and_alone_unreliable_pixels_are_left_out(alone):
     pair, given = Pair(Fixed(2), None if alone else Fixed(3)), batch()
     given["trusted"][:, :, 4:] = False
-    found = losses(pair, given, together=alone)
+    found = losses(pair, given, cotrained=alone)
     half = F.cross_entropy(pair.a(given["pixels"]).logits[..., :4], given["label"][..., :4])
     assert len(found) == (1 if alone else 2)
     assert torch.allclose(found[0], half)
@@ -135,8 +133,8 @@ def test_weights_and_ignored_pixels():
     target = torch.tensor([[[0, 255], [2, 1]]])
     weight = torch.tensor([[[2.0, 9.0], [1.0, 1.0]]])
     each = F.cross_entropy(logits, target, ignore_index=255, reduction="none")
-    assert torch.allclose(learn(logits, target, weight, 255), (each * weight).sum() / 3)
-    assert float(learn(logits, torch.full_like(target, 255), weight, 255)) == 0.0
+    assert torch.allclose(weighted_loss(logits, target, weight, 255), (each * weight).sum() / 3)
+    assert float(weighted_loss(logits, torch.full_like(target, 255), weight, 255)) == 0.0
 
 
 def test_the_online_forward_leaves_the_networks_as_they_were():

@@ -10,7 +10,7 @@ from PIL import Image
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.sample import features
 from attn2mask.builders.table_reader import load_table
-from attn2mask.training.data import Crops, Positions, loader, open_rows
+from attn2mask.training.data import Crops, Positions, Share, loader, open_rows
 
 TABLE = load_table("voc")
 
@@ -98,7 +98,7 @@ def test_sixteen_bit_masks():
 
 
 def test_bad_rows_say_which():
-    with pytest.raises(UserError, match="row s0: the picture is"):
+    with pytest.raises(UserError, match="row s0: the image has"):
         crops()(row(0, mask=png(np.zeros((9, 9), np.uint8))), 0)
     with pytest.raises(UserError, match="row s0: mask id 77 is not in the table"):
         crops()(row(0, mask=png(np.full((40, 56), 77, np.uint8))), 0)
@@ -106,12 +106,12 @@ def test_bad_rows_say_which():
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_processes_share_the_same_batches(processes):
-    whole = list(Positions(10, 8, 0, 5, 0, 0, 1))
+    whole = list(Positions(10, 0, Share(8, 0, 5)))
     assert [p for p, _ in whole] == list(range(40))
     assert sorted(i for _, i in whole[:10]) == list(range(10))  # an epoch shows each row once
-    shares = [list(Positions(10, 8, 2, 5, 0, rank, processes)) for rank in range(processes)]
+    shares = [list(Positions(10, 0, Share(8, 2, 5, rank, processes))) for rank in range(processes)]
     assert sorted(place for share in shares for place in share) == whole[16:]
-    assert all(len(s) == len(Positions(10, 8, 2, 5, 0, 0, processes)) for s in shares)
+    assert all(len(s) == len(Positions(10, 0, Share(8, 2, 5, 0, processes))) for s in shares)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -120,12 +120,7 @@ def test_a_feed_that_starts_later_gives_the_same_batches(dataset, streaming):
     assert table.names == TABLE.names
 
     def batches(start: int, workers: int) -> list[dict]:
-        return list(
-            loader(
-                rows, crops(), per_process=4, batch=4, start=start, stop=6, rank=0, processes=1,
-                workers=workers,
-            )
-        )  # fmt: skip
+        return list(loader(rows, crops(), Share(4, start, 6), per_process=4, workers=workers))
 
     whole, rest = batches(0, 0), batches(4, 1)
     assert (len(whole), len(rest)) == (6, 2)
@@ -136,14 +131,14 @@ def test_a_feed_that_starts_later_gives_the_same_batches(dataset, streaming):
 
 def test_rows_that_lack_a_column(dataset):
     path = dataset([row(0)], drop=("reliability",))
-    with pytest.raises(UserError, match=r"no reliability .*--no-reliability trusts every label"):
+    with pytest.raises(UserError, match=r"no reliability .*--no-reliability every label is trusted"):
         open_rows(path, False, True)
     assert len(open_rows(path, False, False)[0]) == 1
 
 
 @pytest.mark.parametrize("missing", ["mask", "classes"])
 def test_rows_that_cannot_be_trained_on(dataset, missing):
-    with pytest.raises(UserError, match=r"no mask|name no classes"):
+    with pytest.raises(UserError, match=f"no {missing}|no column `{missing}`"):
         open_rows(dataset([row(0)], drop=(missing,)), False, True)
 
 

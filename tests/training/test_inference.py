@@ -1,4 +1,4 @@
-"""Scores, against values worked out by hand, torchmetrics and plain loops; and the command around them."""
+"""Evaluation against values worked out by hand, torchmetrics and plain loops; and the command around it."""
 
 import itertools
 import json
@@ -20,9 +20,9 @@ from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
 from attn2mask.training import inference
 from attn2mask.training.benchmarks import Example, open_images
-from attn2mask.training.charts import iou_chart, shown_classes
+from attn2mask.training.charts import best_and_worst_classes, iou_chart
 from attn2mask.training.checkpoint import make_processor, save_checkpoint
-from attn2mask.training.inference import predict, report, score, segment
+from attn2mask.training.inference import Augmentation, evaluate, report, segment
 from attn2mask.training.miou import class_iou, confusion_matrix, count_pixels, mean_iou
 from attn2mask.training.models import build_network
 
@@ -56,6 +56,15 @@ def processor(size: tuple[int, int] | None = None):
         return {"pixel_values": torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None] / 127.5 - 1}
 
     return process
+
+
+def predict(networks, processor, image: np.ndarray, **augmentation) -> list[torch.Tensor]:
+    """Each network's logits (C, H, W) at the size of the image."""
+    for network in networks:
+        network.eval()
+    with torch.no_grad():
+        found = inference._logits(networks, processor, image, Augmentation(**augmentation))
+    return [F.interpolate(logits, image.shape[:2], mode="bilinear")[0] for logits in found]
 
 
 def examples(count: int = 3, classes: int = 21) -> list[Example]:
@@ -207,7 +216,7 @@ def test_labels_of_many_classes_are_found_group_by_group():
     torch.manual_seed(0)
     logits = torch.randn(1, 150, 9, 11).round(decimals=1)
     whole = F.interpolate(logits, (33, 47), mode="bilinear")[0]
-    labels = inference._labels(logits, (33, 47), at_once=64)
+    labels = inference._ids(logits, (33, 47), at_once=64)
     assert labels.dtype == torch.int32
     assert (whole.gather(0, labels[None].long())[0] == whole.amax(0)).all()
 
@@ -215,61 +224,61 @@ def test_labels_of_many_classes_are_found_group_by_group():
 def test_scores_of_two_networks_are_those_of_plain_loops():
     networks = [Segmenter(0).train(), Segmenter(1).eval()]
     networks[0].frozen.eval()
-    pictures = examples(5)
-    scores = score(networks, processor(), pictures, TABLE, progress=False)
+    images = examples(5)
+    evaluation = evaluate(networks, processor(), images, TABLE, progress=False)
     assert networks[0].training
     assert not networks[0].frozen.training
     assert not networks[1].training
     expected = {name: np.zeros((21, 22), np.int64) for name in ("a", "b", "both")}
-    told = np.zeros((21, 22), np.int64)
-    for index, example in enumerate(pictures):
+    given_labels = np.zeros((21, 22), np.int64)
+    for index, example in enumerate(images):
         a, b = predict(networks, processor(), example.image)
         for name, logits in {"a": a, "b": b, "both": (a + b) / 2}.items():
             matrix = confusion_matrix(logits.argmax(0).numpy(), example.target, 21)
             expected[name] += matrix
         assert (segment(networks, processor(), example.image) == logits.argmax(0).numpy()).all()
-        assert scores.pictures[index] == pytest.approx(mean_iou(matrix), abs=1e-9)
+        assert evaluation.image_iou[index] == pytest.approx(mean_iou(matrix), abs=1e-9)
         logits[[k for k in range(1, 21) if k not in example.target]] = -torch.inf
-        told += confusion_matrix(logits.argmax(0).numpy(), example.target, 21)
-    assert list(scores.matrices) == ["a", "b", "both"]
-    for name, matrix in expected.items():
-        assert (scores.matrices[name] == matrix).all()
+        given_labels += confusion_matrix(logits.argmax(0).numpy(), example.target, 21)
+    expected["given_labels"] = given_labels
+    assert list(evaluation.metrics) == list(expected)
     parts = [
-        score(networks, processor(), pictures, TABLE, progress=False, picked=range(rank, 5, 2))
+        evaluate(networks, processor(), images, TABLE, progress=False, indices=range(rank, 5, 2))
         for rank in (0, 1)
     ]
-    together = parts[0] + parts[1]
-    assert together.pictures == scores.pictures
-    assert all((together.matrices[name] == matrix).all() for name, matrix in expected.items())
-    assert (scores.told == told).all()
-    assert (together.told == told).all()
-    assert report(scores, TABLE)["mean_iou_given_labels"] == pytest.approx(mean_iou(told), abs=1e-9)
+    assert parts[0].image_iou | parts[1].image_iou == evaluation.image_iou
+    for name, matrix in expected.items():
+        assert (evaluation.metrics[name].matrix == matrix).all()
+        assert (parts[0].metrics[name].matrix + parts[1].metrics[name].matrix == matrix).all()
+        assert parts[0].metrics[name].num_images + parts[1].metrics[name].num_images == 5
+    assert report(evaluation)["mean_iou_given_labels"] == pytest.approx(mean_iou(given_labels), abs=1e-9)
 
 
 def test_one_network_is_its_own_mean():
     network = Segmenter(0)
-    scores = score([network], processor(), examples(2), TABLE, progress=False, device="cpu")
-    assert list(scores.matrices) == ["a", "both"]
-    assert (scores.matrices["a"] == scores.matrices["both"]).all()
+    metrics = evaluate([network], processor(), examples(2), TABLE, progress=False, device="cpu").metrics
+    assert list(metrics) == ["a", "both", "given_labels"]
+    assert (metrics["a"].matrix == metrics["both"].matrix).all()
     assert len(network.calls) == 2
 
 
 def test_the_report_is_json_with_nothing_where_nothing_was_measured():
     ignored = Example("ignored", np.zeros((32, 32, 3), np.uint8), np.full((32, 32), 255, np.int32))
-    scores = score([Segmenter(0), Segmenter(1)], processor(), examples(2, classes=3), TABLE, progress=False)
-    found = json.loads(json.dumps(report(scores, TABLE), allow_nan=False))
+    networks = [Segmenter(0), Segmenter(1)]
+    evaluation = evaluate(networks, processor(), examples(2, classes=3), TABLE, progress=False)
+    matrix = evaluation.metrics["b"].matrix
+    found = json.loads(json.dumps(report(evaluation), allow_nan=False))
     keys = ["mean_iou", "per_class_iou", "pixel_accuracy", "num_images", "mean_iou_given_labels", "networks"]
     assert list(found) == keys
     assert list(found["per_class_iou"]) == list(TABLE.names)
     assert set(found["networks"]) == {"a", "b"}
-    matrix = scores.matrices["b"]
     assert found["networks"]["b"]["pixel_accuracy"] == pytest.approx(
         np.trace(matrix) / matrix.sum(), abs=1e-9
     )
     assert found["num_images"] == found["networks"]["a"]["num_images"] == 2
     measured = [iou for iou in found["per_class_iou"].values() if iou is not None]
     assert found["mean_iou"] == pytest.approx(sum(measured) / len(measured), abs=1e-9)
-    empty = report(score([Segmenter(0)], processor(), [ignored], TABLE, progress=False), TABLE)
+    empty = report(evaluate([Segmenter(0)], processor(), [ignored], TABLE, progress=False))
     assert json.loads(json.dumps(empty, allow_nan=False))["mean_iou"] is None
 
 
@@ -296,40 +305,46 @@ def checkpoint(monkeypatch):
         processor=processor(),
         table_name="voc",
         names=TABLE.names,
-        config={},
+        record={},
     )
     monkeypatch.setattr("attn2mask.training.checkpoint.load_checkpoint", lambda path: loaded)
     return loaded
 
 
-def evaluate(dataset, *options: str) -> int:
+def command(dataset, *options: str) -> int:
     return main(["evaluate", "--checkpoint", "runs/x", "--dataset", str(dataset), *options])
 
 
 def test_the_command_writes_a_report_a_chart_and_a_sheet(dataset, checkpoint, tmp_path, capsys):
     out = tmp_path / "new" / "metrics.json"
-    assert evaluate(dataset, "--out", str(out), "--scales", "0.75,1", "--flip", "--window", "48") == 0
+    assert command(dataset, "--out", str(out), "--scales", "0.75,1", "--flip", "--window", "48") == 0
     found = json.loads(out.read_text())
     assert found["num_images"] == 9
     assert set(found["networks"]) == {"a", "b"}
     assert found["evaluated"]["table"] == "voc"
-    assert found["evaluated"]["scales"] == "0.75,1"
+    assert found["evaluated"]["format_version"] == 1
+    assert found["evaluated"]["options"]["scales"] == "0.75,1"
     said = capsys.readouterr().out
     assert f"mean IoU{'':16}{100 * found['mean_iou']:8.1f}".split() == said.splitlines()[23].split()[:3]
     assert "next: look at" in said
-    chart, sheet = (Image.open(out.with_name(f"metrics_{name}.png")) for name in ("iou", "pictures"))
+    chart, sheet = (Image.open(out.with_name(f"metrics_{name}.png")) for name in ("iou", "images"))
     assert chart.width > 500
     assert sheet.height > sheet.width  # six rows
     assert f" s: {out}, " in said
+    again = out.with_name("again.json")
+    assert main(["evaluate", "--config", str(out.with_suffix(".yaml")), "--out", str(again)]) == 0
+    repeated = json.loads(again.read_text())
+    assert repeated.pop("evaluated")["options"] == found.pop("evaluated")["options"]
+    assert repeated == found
 
 
 def test_the_command_with_one_network_and_a_limit(dataset, checkpoint, tmp_path, capsys):
     checkpoint.peer = None
-    assert evaluate(dataset, "--out", str(tmp_path / "m.json"), "--limit", "1") == 0
+    assert command(dataset, "--out", str(tmp_path / "m.json"), "--limit", "1") == 0
     assert json.loads((tmp_path / "m.json").read_text())["num_images"] == 1
     said = capsys.readouterr().out
     assert "both" not in said
-    assert "--limit 1 --scales 0.5,0.75,1,1.25,1.5 --flip --out" in said
+    assert "m.yaml --scales 0.5,0.75,1,1.25,1.5 --flip --out" in said
 
 
 def test_a_table_of_many_classes_is_printed_in_part(dataset, checkpoint, tmp_path, capsys):
@@ -340,8 +355,8 @@ def test_a_table_of_many_classes_is_printed_in_part(dataset, checkpoint, tmp_pat
     for file in masks.iterdir():
         mask = np.asarray(Image.open(file)).astype(np.uint16)
         Image.fromarray(np.where(mask == 255, 65535, mask * 70 + 1).astype(np.uint16)).save(file)
-    assert evaluate(dataset, "--out", str(tmp_path / "m.json")) == 0
-    assert "more classes in the report" in capsys.readouterr().out
+    assert command(dataset, "--out", str(tmp_path / "m.json")) == 0
+    assert "more classes are in the report" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "m.json").read_text())["per_class_iou"]) == 301
 
 
@@ -349,14 +364,14 @@ def test_a_users_own_table_needs_its_names_alone(dataset, checkpoint, tmp_path, 
     names = ("background", "mug", "kettle", "spoon")
     checkpoint.table_name, checkpoint.names = "kitchen", names
     checkpoint.network, checkpoint.peer = Segmenter(0, 4), Segmenter(1, 4)
-    assert evaluate(dataset, "--out", str(tmp_path / "m.json")) == 0
+    assert command(dataset, "--out", str(tmp_path / "m.json")) == 0
     assert list(json.loads((tmp_path / "m.json").read_text())["per_class_iou"]) == list(names)
     file = tmp_path / "pantry.yaml"
     content = {"name": "pantry", "classes": [{"name": name} for name in ("mug", "kettle", "fork")]}
     file.write_text(yaml.safe_dump(content))
     capsys.readouterr()
-    assert evaluate(dataset, "--table", str(file)) == 2
-    assert "knows other classes than pantry: id 3 is 'spoon' against 'fork'" in capsys.readouterr().err
+    assert command(dataset, "--table", str(file)) == 2
+    assert "has other classes than pantry: id 3 is 'spoon' against 'fork'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -367,9 +382,9 @@ def test_a_users_own_table_needs_its_names_alone(dataset, checkpoint, tmp_path, 
         (["--scales", "nan"], "--scales nan: it must be numbers above 0"),
         (["--window", "8"], "--window 8: it must be at least 32"),
         (["--limit", "0"], "--limit 0: it must be at least 1"),
-        (["--out", "metrics.txt"], "--out metrics.txt: the ending must be .json"),
-        (["--table", "vox"], "no class table 'vox'"),
-        (["--table", "cityscapes"], "knows other classes than cityscapes: 21 names against 19"),
+        (["--out", "metrics.txt"], "--out metrics.txt: the name must end in .json"),
+        (["--table", "vox"], "class table 'vox'"),
+        (["--table", "cityscapes"], "has other classes than cityscapes: 21 names against 19"),
         (["--split", "test"], "has no split 'test'"),
         (["--dataset", "./missing"], "no dataset ./missing: there is no such folder"),
         (["--checkpoint", ""], "--checkpoint is missing"),
@@ -377,17 +392,17 @@ def test_a_users_own_table_needs_its_names_alone(dataset, checkpoint, tmp_path, 
 )
 def test_mistakes_are_one_line(dataset, checkpoint, tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
-    assert evaluate(dataset, *options) == 2
+    assert command(dataset, *options) == 2
     err = capsys.readouterr().err
     assert message in err
-    assert len(err.splitlines()) == 1
+    assert len([line for line in err.splitlines() if "Loading the checkpoint" not in line]) == 1
     assert not list(tmp_path.glob("*.json"))
 
 
 def test_a_broken_mask_is_named(dataset, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.full((40, 40), 77, np.uint8)).save(dataset / "masks" / "picture 2.png")
-    assert evaluate(dataset) == 2
+    assert command(dataset) == 2
     assert "picture 2.png has" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.glob("*.json"))
 
@@ -398,24 +413,24 @@ def test_the_command_reads_a_real_checkpoint(dataset, tmp_path, capsys):
     options = ["--dataset", str(dataset), "--out", str(tmp_path / "m.json"), "--limit", "2"]
     assert main(["evaluate", "--checkpoint", str(tmp_path / "run"), *options]) == 0
     found = json.loads((tmp_path / "m.json").read_text())
-    pictures = open_images(str(dataset), None, TABLE)
-    scores = score(networks, make_processor(64), pictures, TABLE, picked=range(2), progress=False)
-    expected = report(scores, TABLE)
+    images = open_images(str(dataset), None, TABLE)
+    evaluation = evaluate(networks, make_processor(64), images, TABLE, indices=range(2), progress=False)
+    expected = report(evaluation)
     assert {name: found[name] for name in expected} == expected
     capsys.readouterr()
     assert main(["evaluate", "--checkpoint", str(dataset), "--dataset", str(dataset)]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert "holds no config.json" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photographs are not here")
 def test_the_command_scores_real_photographs(checkpoint, tmp_path):
-    assert evaluate(PHOTOS, "--split", "val", "--limit", "3", "--out", str(tmp_path / "m.json")) == 0
+    assert command(PHOTOS, "--split", "val", "--limit", "3", "--out", str(tmp_path / "m.json")) == 0
     assert json.loads((tmp_path / "m.json").read_text())["num_images"] == 3
 
 
 def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path):
     ious = {f"class {i}": None if i % 10 == 0 else i / 100 for i in range(100)}
-    shown = shown_classes(ious, 6)
+    shown = best_and_worst_classes(ious, 6)
     assert [name for name, _ in shown] == [f"class {i}" for i in (99, 98, 97, 3, 2, 1)]
     found = {"mean_iou": 0.5, "per_class_iou": ious | {"$\\frac$": 0.5}, "num_images": 3}
     iou_chart(found, tmp_path / "chart.png")

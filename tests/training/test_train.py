@@ -1,4 +1,4 @@
-"""A run of training: what it leaves, that it goes on exactly where it was killed, and what it refuses."""
+"""A run of training: what it leaves, that it resumes bit for bit after a kill, and what it refuses."""
 
 import json
 import os
@@ -18,9 +18,10 @@ from transformers import AutoModelForSemanticSegmentation, ResNetConfig, pipelin
 
 from attn2mask.builders.drawn.rows import draw_rows, row, write_rows
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import parse
 from attn2mask.training import train as module
 from attn2mask.training.checkpoint import load_checkpoint
-from attn2mask.training.config import PRESETS, TrainConfig, plan_batches
+from attn2mask.training.config import TrainConfig, plan_batches
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +55,15 @@ def backbone(tmp_path_factory) -> str:
 @pytest.fixture
 def config(data, backbone, tmp_path) -> TrainConfig:
     return TrainConfig(
-        dataset=str(data), output_dir=str(tmp_path / "run"), backbone=backbone, max_steps=6, batch_size=4,
-        crop_size=48, checkpoint_every=2, workers=0, report_to="none",
-    )  # fmt: skip
+        dataset=str(data),
+        output_dir=str(tmp_path / "run"),
+        backbone=backbone,
+        max_steps=6,
+        batch_size=4,
+        crop_size=48,
+        checkpoint_every=2,
+        workers=0,
+    )
 
 
 def test_presets_hold_table_1():
@@ -65,29 +72,31 @@ def test_presets_hold_table_1():
         ("voc-swin-base", 0.01, "swin-base"),
         ("voc-swin-base-upernet", 0.01, "swin-base"),
     ):
-        preset = PRESETS[name]
+        preset = TrainConfig(preset=name).resolve()
         assert (preset.optimizer, preset.learning_rate, preset.power) == ("sgd", rate, 0.9)
         assert (preset.weight_decay, preset.batch_size, preset.max_steps) == (1e-5, 12, 25_000)
         assert backbone in preset.backbone
         assert preset.architecture == ("upernet" if name.endswith("upernet") else "deeplabv3plus")
-    assert PRESETS["voc-resnet50"].rate(0) == 1.0
-    assert PRESETS["voc-resnet50"].rate(12_500) == pytest.approx(0.5**0.9)
-    assert PRESETS["voc-resnet50"].rate(25_000) == 0.0
+    preset = TrainConfig(preset="voc-resnet50").resolve()
+    assert preset.rate(0) == 1.0
+    assert preset.rate(12_500) == pytest.approx(0.5**0.9)
+    assert preset.rate(25_000) == 0.0
+    assert TrainConfig(preset="voc-resnet50", learning_rate=0.5).resolve().learning_rate == 0.5
 
 
 @pytest.mark.parametrize(
-    ("processes", "micro", "expected"), [(1, 0, (1, 1, 12)), (6, 0, (6, 1, 2)), (2, 3, (2, 2, 3))]
+    ("processes", "micro", "expected"), [(1, None, (1, 1, 12)), (6, None, (6, 1, 2)), (2, 3, (2, 2, 3))]
 )
 def test_a_global_batch_is_shared_by_processes(processes, micro, expected):
     plan = plan_batches(12, processes, micro, True)
     assert (plan.processes, plan.accumulation, plan.per_process) == expected
     assert plan.total == 12
-    assert str(plan).endswith("= 12 a step")
+    assert str(plan).endswith("= 12 in a step")
 
 
 @pytest.mark.parametrize(
     ("batch", "processes", "micro", "message"),
-    [(12, 5, 0, "multiple"), (12, 2, 4, "does not divide"), (2, 2, 0, "pastes one picture on another")],
+    [(12, 5, None, "multiple"), (12, 2, 4, "does not divide"), (2, 2, None, "pastes one image on another")],
 )
 def test_batches_that_cannot_be_shared(batch, processes, micro, message):
     with pytest.raises(UserError, match=message):
@@ -99,8 +108,16 @@ def test_a_run_leaves_networks_that_anyone_can_load(config, data):
     output = Path(config.output_dir)
     checkpoint = load_checkpoint(output)
     assert checkpoint.names[:2] == ("background", "aeroplane")
-    assert checkpoint.config["settings"]["max_steps"] == 6
-    assert checkpoint.config["step"] == 6
+    record = checkpoint.record
+    assert (record["format_version"], record["command"], record["step"]) == (1, "train", 6)
+    assert record["options"]["max_steps"] == 6
+    assert record["options"]["learning_rate"] == 4e-4  # the preset's
+    assert (
+        parse(TrainConfig, ["--config", str(output / "train.yaml")], "", "")
+        == replace(
+            config, eval_dataset=str(data), eval_every=3, output_dir=TrainConfig.output_dir, workers=2
+        ).resolve()
+    )
     one, two = (net.state_dict() for net in (checkpoint.network, checkpoint.peer))
     assert not any(torch.equal(one[name], two[name]) for name in one if name.endswith("conv.weight"))
     labels = pipeline("image-segmentation", model=str(output))(
@@ -131,18 +148,18 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(config, changed,
     config = replace(config, **changed)
     straight = replace(config, output_dir=str(tmp_path / "straight"))
     module.train(straight)
-    note = module.Run.note
+    count = module.Training.count
     for dies_at in (1, 3, 5):
 
-        def dying(run, losses, names, bar, dies_at=dies_at):
-            if run.step == dies_at:
+        def dying(run, losses, rows, dies_at=dies_at):
+            if run.step + 1 == dies_at:
                 raise Killed
-            note(run, losses, names, bar)
+            count(run, losses, rows)
 
-        monkeypatch.setattr(module.Run, "note", dying)
+        monkeypatch.setattr(module.Training, "count", dying)
         with pytest.raises(Killed):
             module.train(replace(config, resume=dies_at > 1))
-    monkeypatch.setattr(module.Run, "note", note)
+    monkeypatch.setattr(module.Training, "count", count)
     module.train(replace(config, resume=True))
     one, two = (load_file(f"{c.output_dir}/state.safetensors") for c in (straight, config))
     assert one.keys() == two.keys()
@@ -156,22 +173,26 @@ def test_a_compiled_run_goes_on_without_a_compiler(config, tmp_path, monkeypatch
     """As under `accelerate launch --dynamo_backend`; this backend traces, and runs that as it is."""
     straight = replace(config, output_dir=str(tmp_path / "straight"))
     module.train(straight)
-    note = module.Run.note
+    losses = module.cotraining_losses
+    count = module.Training.count
 
-    def dying(run, losses, names, bar):
-        assert isinstance(run.pair, torch._dynamo.OptimizedModule)
-        if run.step == 3:
+    def compiled(forward, *rest):
+        assert isinstance(forward, torch._dynamo.OptimizedModule)
+        return losses(forward, *rest)
+
+    def dying(run, *rest):
+        if run.step + 1 == 3:
             raise Killed
-        note(run, losses, names, bar)
+        count(run, *rest)
 
-    monkeypatch.setattr(module.Run, "note", dying)
+    monkeypatch.setattr(module, "cotraining_losses", compiled)
+    monkeypatch.setattr(module.Training, "count", dying)
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
     AcceleratorState._reset_state()  # it reads the environment once in a process
     with pytest.raises(Killed):
         module.train(config)
     AcceleratorState._reset_state()
-    monkeypatch.setattr(module.Run, "note", note)
-    monkeypatch.delenv("ACCELERATE_DYNAMO_BACKEND")
+    monkeypatch.undo()
     module.train(replace(config, resume=True))
     one, two = (load_file(f"{c.output_dir}/state.safetensors") for c in (straight, config))
     assert one.keys() == two.keys()
@@ -183,21 +204,22 @@ def test_a_run_killed_before_its_last_export_makes_up_for_it(config, monkeypatch
     def killed(run):
         raise Killed
 
-    finish = module.Run.finish
-    monkeypatch.setattr(module.Run, "finish", killed)
+    finish = module.Training.finish
+    monkeypatch.setattr(module.Training, "finish", killed)
     with pytest.raises(Killed):
         module.train(config)
-    monkeypatch.setattr(module.Run, "finish", finish)
+    monkeypatch.setattr(module.Training, "finish", finish)
     module.train(replace(config, resume=True))
-    assert load_checkpoint(config.output_dir).config["step"] == config.max_steps
+    assert load_checkpoint(config.output_dir).record["step"] == config.max_steps
 
 
 def test_the_learning_rate_follows_the_schedule(config):
     module.train(config)
     logged = [json.loads(line) for line in (Path(config.output_dir) / "log.jsonl").open()]
-    settings = config.settings()
+    config = config.resolve()
+    assert logged
     for line in logged:
-        expected = settings.learning_rate * settings.rate(line["step"])
+        expected = config.learning_rate * config.rate(line["step"])
         assert line["learning_rate"] == pytest.approx(expected)
 
 
@@ -222,12 +244,12 @@ def test_directories_that_are_not_this_runs(config, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"batch_size": 1}, "pastes one picture on another"),
-        ({"batch_size": 1, "no_mixing": True, "architecture": "upernet"}, "one picture at a time"),
+        ({"batch_size": 1}, "pastes one image on another"),
+        ({"batch_size": 1, "no_mixing": True, "architecture": "upernet"}, "one image at a time"),
         ({"crop_size": 16}, "--crop-size"),
         ({"max_steps": 0}, "--max-steps"),
         ({"architecture": "unet"}, "--architecture"),
-        ({"backbone": "scratch:giant"}, "from scratch there are"),
+        ({"backbone": "scratch:giant"}, "scratch: takes small"),
         ({"dataset": "no/such/place"}, "rows that can be read"),
     ],
 )
@@ -258,7 +280,7 @@ def launch(arguments: list[str], processes: int = 1) -> subprocess.CompletedProc
 def arguments(config: TrainConfig, **more) -> list[str]:
     given = {
         "dataset": config.dataset, "output-dir": config.output_dir, "max-steps": 2, "batch-size": 4,
-        "crop-size": 48, "workers": 0, "report-to": "none", "backbone": config.backbone, **more,
+        "crop-size": 48, "workers": 0, "backbone": config.backbone, **more,
     }  # fmt: skip
     return [f"--{name}={value}" for name, value in given.items() if value is not None]
 
@@ -266,7 +288,7 @@ def arguments(config: TrainConfig, **more) -> list[str]:
 def test_two_processes_train_together(config):
     done = launch(arguments(config), processes=2)
     assert done.returncode == 0, done.stderr
-    assert "2 processes x 2 pictures x 1 accumulated = 4 a step" in done.stdout
+    assert done.stderr.count("2 processes x 2 images x 1 accumulated = 4 in a step") == 1
     assert load_checkpoint(config.output_dir).peer is not None
 
 
@@ -280,7 +302,7 @@ def test_presets_run_where_no_weights_can_be_fetched(config, preset, processes):
     done = launch(options, processes)
     assert done.returncode == 0, done.stderr
     assert "NO PRETRAINED WEIGHTS" in done.stderr
-    assert load_checkpoint(config.output_dir).config["settings"]["max_steps"] == 2
+    assert load_checkpoint(config.output_dir).record["options"]["max_steps"] == 2
 
 
 @pytest.mark.slow
