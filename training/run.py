@@ -120,7 +120,7 @@ class Run:
         weights: Callable[[], Mapping[str, torch.Tensor]],
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        """`config` is resolved, `optimizer` is prepared; `weights` returns the tensors that change, by name."""
+        """`config` is resolved, `optimizer` is prepared; `weights` returns the changing tensors by name."""
         self.config, self.accelerator = config, accelerator
         self.weights, self.optimizer = weights, optimizer
         self.output = Path(config.output_dir)
