@@ -19,7 +19,8 @@ from attn2mask.builders.images import encode_png
 from attn2mask.builders.sample import features
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table
-from attn2mask.training.benchmarks import CITYSCAPES_IDS, ids_of, open_images, recorded_table
+from attn2mask.training.benchmarks import open_images, recorded_table
+from attn2mask.training.mask_ids import CITYSCAPES_IDS, ids_of
 
 VOC, CITYSCAPES = load_table("voc"), load_table("cityscapes")
 PHOTOS = DATA / "photos_voc" / "VOC2012"

@@ -16,7 +16,7 @@ from places import ROOT
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, ResNetConfig, pipeline
 
-from attn2mask.builders.drawn.rows import draw_rows, row, write_rows
+from attn2mask.builders.drawn.rows import draw_rows, exact_row, write_rows
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import parse
 from attn2mask.training import train as module
@@ -36,7 +36,7 @@ def data(tmp_path_factory) -> Path:
             scene = draw_scene("objects", np.random.default_rng([4, index]), 64)
             reliability = np.full_like(scene.mask, 255)
             reliability[:, :32] = 0
-            yield row(f"r{index}", scene.image, scene.mask, reliability)
+            yield exact_row(f"r{index}", scene.image, scene.mask, reliability)
 
     write_rows(rows(), folder)
     return folder
@@ -262,7 +262,7 @@ def test_mistakes_end_in_one_line(config, changed, message):
 
 def test_a_bad_row_in_a_loading_process_ends_in_one_line(config, tmp_path):
     image, mask = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 40, np.uint8)
-    write_rows([row("bad", image, mask * 0) | {"mask": Image.fromarray(mask)}], tmp_path / "bad")
+    write_rows([exact_row("bad", image, mask * 0) | {"mask": Image.fromarray(mask)}], tmp_path / "bad")
     with pytest.raises(UserError, match=r"^row bad: mask id 40 is not in the table"):
         module.train(replace(config, dataset=str(tmp_path / "bad"), workers=1))
 
