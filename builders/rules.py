@@ -183,11 +183,11 @@ class RecordingOptions:
 def complete(config: Any, rules: Rules) -> Any:
     """`config` with the values of `rules` for every rule that it does not give.
 
-    Raises UserError if beta is given, but the threshold is not fixed, and for an empty range of steps or
-    sides.
+    Raises UserError for another beta than that of `rules` if the threshold is not fixed, and for an empty
+    range of steps or sides.
     """
     filled = fill(config, asdict(rules))
-    if config.beta is not None and filled.threshold != "fixed":
+    if filled.beta != rules.beta and filled.threshold != "fixed":
         raise UserError(
             f"--beta is used only with --threshold fixed, but the threshold is {filled.threshold}"
         )

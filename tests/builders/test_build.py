@@ -211,6 +211,18 @@ def test_remask_changes_labels_and_keeps_images(command, tmp_path, capsys):
     assert "is not complete" in capsys.readouterr().err
 
 
+def test_the_stored_options_make_the_same_rows_again(command, tmp_path):
+    """`--config` reads what `build` and `remask` stored, also with a threshold that uses no beta."""
+    assert command("--num-images", "3", "--store-scores") == 0
+    out, again, new = (tmp_path / name for name in ("out", "again", "new"))
+    assert main(["build", "--config", str(out / "build.yaml"), "--out", str(again)]) == 0
+    assert rows_of(again) == rows_of(out)
+    assert (again / "build.yaml").read_bytes() == (out / "build.yaml").read_bytes()
+    assert main(["remask", str(out), "--out", str(new), "--reliability", "margin"]) == 0
+    assert main(["remask", "--config", str(new / "remask.yaml"), "--out", str(tmp_path / "newer")]) == 0
+    assert rows_of(tmp_path / "newer") == rows_of(new)
+
+
 def test_remask_needs_stored_scores(command, tmp_path, capsys):
     assert command("--num-images", "1") == 0
     assert main(["remask", str(tmp_path / "out")]) == 2
