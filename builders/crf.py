@@ -1,10 +1,10 @@
-"""The dense CRF: a coarse mask and the image's colors become a mask that follows edges.
+"""The dense CRF: makes a coarse mask follow the edges of its image.
 
-The model is Kraehenbuehl and Koltun's (2011): Potts, one Gaussian kernel over places and one over places and
-colors, mean-field inference. It gives pydensecrf's masks in a fraction of its time, without a compiler: only
-labels that the image holds take part, of L labels only the L - 1 differences to the last are filtered, and
-kernels are built once for all masks of an image, those of places once for all images of a size. It is
-deterministic and runs in one thread: more images at once need more processes.
+The model is that of Kraehenbuehl and Koltun (2011): Potts, one Gaussian kernel over positions and one over
+positions and colors, mean-field inference. It gives the masks of pydensecrf in a fraction of its time, and
+needs no compiler. Only labels in the coarse mask take part. Of L labels, only the L - 1 differences to the
+last are filtered. Kernels are built once for all masks of an image, and those over positions once for all
+images of a size. It is deterministic and runs in one thread, so that one process labels one image at a time.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ from attn2mask.builders.rules import CRF
 
 @dataclass(frozen=True)
 class Refined:
-    """A mask after the CRF: `labels` (H, W) int32, -1 where there is no opinion.
+    """A mask after the CRF: `labels` (H, W) int32; -1 is ignore.
 
-    `probabilities` (L, H, W) float32 are those of the L labels that took part, `present` in ascending order.
+    `present` are the L labels that took part, in ascending order, and `probabilities` (L, H, W) float32 are
+    theirs.
     """
 
     labels: np.ndarray
@@ -28,21 +29,21 @@ class Refined:
     probabilities: np.ndarray
 
     def probability_of(self, labels: np.ndarray) -> np.ndarray:
-        """The probability (H, W) of the given labels (H, W); 0 for labels that took no part, as -1."""
+        """The probability (H, W) of the given labels (H, W); 0 for labels that took no part, such as -1."""
         return np.where(self.present[:, None, None] == labels, self.probabilities, 0).sum(axis=0)
 
 
 class DenseCRF:
-    """The field of one image, `image` (H, W, 3) uint8, which refines masks of it."""
+    """The CRF of one image (H, W, 3) uint8. It refines masks of this image."""
 
     def __init__(self, image: np.ndarray, crf: CRF) -> None:
         self._image, self._crf = image, crf
 
     def refine(self, labels: np.ndarray) -> Refined:
-        """Refine a mask by the image's colors.
+        """Refine a mask by the colors of the image.
 
-        `labels` is (H, W) int with -1 for pixels without an opinion: their unary term is uniform. With fewer
-        than two labels there is nothing to decide, and the mask returns as it is (with its -1).
+        `labels` is (H, W) int. Pixels of -1 have a uniform unary term. A mask with fewer than two labels is
+        returned unchanged, with its -1.
         """
         present = np.flatnonzero(np.bincount(labels.ravel() + 1)[1:])
         if len(present) < 2:
@@ -83,7 +84,7 @@ def _places(height: int, width: int, sxy: float) -> np.ndarray:
 def _unary(labels: np.ndarray, present: np.ndarray, gt_prob: float) -> np.ndarray:
     """Log odds (L - 1, H * W) float32 of each label but the last against the last.
 
-    A pixel's own label has probability `gt_prob`, the others share the rest.
+    The label of a pixel in the coarse mask has the probability `gt_prob`; the other labels share the rest.
     """
     lead = np.float32(np.log(gt_prob * (len(present) - 1) / (1 - gt_prob)))
     own = present[:, None] == labels.ravel()

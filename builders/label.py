@@ -1,8 +1,8 @@
-"""The one path from an image and its stored scores to labels.
+"""From an image and its scores to labels.
 
-The build, `remask`, the preview and the demo all go through it. It starts from the quantized scores and the
-lossless image, the two things that a row can keep, so the same rules give the same labels bit for bit. It
-runs in one thread; more images at once need more processes.
+The build, `remask`, the preview and the demo all label images by these functions. Labels depend only on the
+rules, the lossless image and the quantized scores. A row stores the last two, so that the same rules give the
+same labels bit for bit. An image is labeled in one thread; several images need several processes.
 """
 
 from collections.abc import Sequence
@@ -19,30 +19,32 @@ from attn2mask.builders.masks import agreement_threshold, coarse_mask, fixed_thr
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.scores import dequantize, upsample
 
-# The least part of the image that a class must own: below it, what the CRF left is specks.
+# The least share of the image's pixels that a class must have after the CRF. Smaller remains are specks.
 MIN_AREA = 0.001
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of one image, local to it.
+    """The labels of one image.
 
-    0 is background, 1 + k the image's class k, -1 ignore (only in tables without background: there it is
-    every pixel in which no class is above its threshold). `mask` (H, W)
-    int32 after the CRF and `coarse` (H, W) int32 before it; `reliability` (H, W) uint8, 0 to 255;
-    `thresholds` (K,) float32.
+    In `mask` and `coarse` 0 is background, 1 + k is class k of the image, and -1 is ignore. The last is only
+    in tables without a background: there, every pixel in which no class is above its threshold is ignored.
+
+    Attributes:
+        mask: (H, W) int32, after the CRF.
+        coarse: (H, W) int32, before the CRF.
+        reliability: (H, W) uint8, 0 to 255.
     """
 
     mask: np.ndarray
     coarse: np.ndarray
     reliability: np.ndarray
-    thresholds: np.ndarray
 
 
 def label_image(image: np.ndarray, scores: np.ndarray, rules: Rules, background: bool) -> Labels:
-    """Labels of an `image` (H, W, 3) uint8 from its quantized `scores` (K, h, w) uint8; K may be 0.
+    """Label an `image` (H, W, 3) uint8 by its quantized `scores` (K, h, w) uint8; K may be 0.
 
-    `background` says whether the class table has one.
+    `background` says whether the class table has a background.
     """
     field = DenseCRF(image, rules.crf)
     small = dequantize(scores)
@@ -54,7 +56,7 @@ def label_image(image: np.ndarray, scores: np.ndarray, rules: Rules, background:
         thresholds = otsu(small) if rules.threshold == "otsu" else fixed
         coarse = coarse_mask(large, thresholds, background).numpy()
         refined = field.refine(coarse)
-    # Without background, what no class explains is ignored: the CRF decides among the classes only where one
+    # Without a background, pixels of no class are ignored: the CRF chooses among the classes only where one
     # of them exceeds its threshold.
     refined = replace(refined, labels=np.where(coarse < 0, -1, refined.labels))
 
@@ -64,13 +66,13 @@ def label_image(image: np.ndarray, scores: np.ndarray, rules: Rules, background:
         trust = reliability.two_threshold(field, large, thresholds, refined, background, rules.graded)
     else:
         trust = reliability.margin(refined, rules.graded)
-    return Labels(refined.labels, coarse.astype(np.int32), trust, thresholds.numpy())
+    return Labels(refined.labels, coarse.astype(np.int32), trust)
 
 
 def to_ids(local: np.ndarray, classes: Sequence[int], table: ClassTable) -> np.ndarray:
-    """Local labels (H, W) as the table's ids: uint8, or uint16 for tables whose ignore value needs it.
+    """Local labels (H, W) as ids of the class table: uint8, or uint16 if the table's ignore value needs it.
 
-    `classes` are the mask ids of the image's classes, in the order of its scores.
+    `classes` are the mask ids of the classes of the image, in the order of its scores.
     """
     background = 0 if table.background is not None else table.ignore_index
     dtype = np.uint8 if table.ignore_index <= 255 else np.uint16
@@ -78,28 +80,36 @@ def to_ids(local: np.ndarray, classes: Sequence[int], table: ClassTable) -> np.n
 
 
 def faults(labels: Labels, peaks: Sequence[float], words: Sequence[str]) -> dict[int, str]:
-    """The gate: which of the image's classes have no label to be used, by position, and why.
+    """The gate: the classes of the image whose labels cannot be used, by position, with the reason.
 
-    `peaks` are the raw maxima of the class maps, `words` the classes' words in the prompt, which name them in
-    the reasons. Empty where all are sound.
+    `peaks` are the raw maxima of the class maps. `words` are the words of the classes in the prompt; the
+    reasons name them.
     """
-    found = {}
+    reasons = {}
     for position, (peak, word) in enumerate(zip(peaks, words, strict=True)):
         owned = np.count_nonzero(labels.mask == 1 + position)
         if np.isnan(peak):
-            found[position] = f"{word}: its attention is not a number (the painter overflowed)"
+            reasons[position] = f"{word}: its attention is not finite (the painter overflowed)"
         elif peak <= 0:
-            found[position] = f"{word}: its map is empty"
+            reasons[position] = f"{word}: its map is empty"
         elif not np.any(labels.coarse == 1 + position):
-            found[position] = f"{word}: its map is flat, or below another class everywhere"
+            reasons[position] = f"{word}: its map is flat, or below another class everywhere"
         elif owned < MIN_AREA * labels.mask.size:
-            found[position] = f"{word}: it owns {owned} of {labels.mask.size} pixels after the CRF"
-    return found
+            reasons[position] = f"{word}: it owns {owned} of {labels.mask.size} pixels after the CRF"
+    return reasons
 
 
 @dataclass(frozen=True)
 class Labeled:
-    """One image's labels as PNG bytes; `kept` are the positions of its classes that passed the gate."""
+    """The labels of one image as the row stores them.
+
+    Attributes:
+        image, mask, reliability: PNG files.
+        kept: the positions of the classes that passed the gate.
+        dropped: the reasons of the others.
+        foreground: the share of pixels that are one of the classes, 0 to 1.
+        reliable: the mean reliability, 0 to 1.
+    """
 
     image: bytes
     mask: bytes
@@ -119,11 +129,10 @@ def label(
     rules: Rules,
     table: ClassTable,
 ) -> Labeled:
-    """Label an image (H, W, 3) uint8, or its PNG, from its scores (K, h, w) uint8.
+    """Label an image (H, W, 3) uint8, or its PNG file, by its scores (K, h, w) uint8.
 
-    A class that fails the gate is dropped and the rest is labeled again without it, so that the row's own
-    scores always give the row's own mask. Where no class is left nothing is known: the mask is all ignore,
-    the reliability 0.
+    A class that fails the gate is dropped, and the image is labeled again without it, so that the scores of a
+    row always give its mask. If no class is left, the mask is ignore and the reliability 0 everywhere.
     """
     png = image if isinstance(image, bytes) else encode_png(image)
     image = decode_png(image) if isinstance(image, bytes) else image

@@ -1,9 +1,10 @@
 """Gaussian filters in many dimensions: the permutohedral lattice (Adams, Baek and Davis 2010).
 
-Each of N points gives its value to the d + 1 corners of the simplex that it lies in (splat), corners blend
-with their neighbors along d + 1 axes (blur), and each point reads at its place what came of it (slice).
-Whole arrays take each step; splat and slice are a sparse matrix and its transpose. Constants and the order of
-operations are those of Kraehenbuehl and Koltun's code, which pydensecrf wraps: values differ by rounding.
+Each of N points gives its value to the d + 1 corners of the simplex that contains it (splat). The corners are
+blurred with their neighbors along d + 1 axes (blur). Each point then interpolates the values of its corners
+(slice). Each step is one operation on whole arrays; splat and slice are a sparse matrix and its transpose.
+The constants and the order of operations are those of Kraehenbuehl and Koltun's code, which pydensecrf wraps,
+so that values differ only by rounding.
 """
 
 from itertools import pairwise
@@ -12,8 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-# Corners are integer vectors, told apart by their product with these odd numbers modulo 2 ** 64: as good as
-# never do two of an image's 10,000s collide, and a step along an axis is the addition of a number.
+# Corners are integer vectors. Their product with these odd numbers modulo 2 ** 64 identifies them: a
+# collision among the tens of thousands of an image is extremely unlikely, and a step along an axis is the
+# addition of a number.
 HASH = np.random.default_rng(0).integers(1, 2**62, 16) * 2 + 1
 
 
@@ -27,12 +29,12 @@ class Lattice:
     def __init__(self, features: np.ndarray) -> None:
         dimensions, count = features.shape
         corner, inside, rank = _simplices(features)
-        # Many points share a simplex, and many simplices a corner; each is looked up once.
+        # Many points share a simplex, and many simplices share a corner. Each is looked up once.
         simplex, _ = pd.factorize(_number(np.concatenate([corner, rank]), HASH[: 2 * dimensions + 2]))
         member = np.empty(simplex.max() + 1, np.int64)
         member[simplex] = np.arange(count)
 
-        # The last coordinate counts nothing: it follows from the others, with which it sums to 0.
+        # The last coordinate has weight 0, because it follows from the others: all coordinates sum to 0.
         weights = np.append(HASH[:dimensions], 0)
         steps = (dimensions + 1) * weights - weights.sum()
         corners = _corners(corner[:, member], rank[:, member], weights, steps)
@@ -52,7 +54,7 @@ class Lattice:
 
     def _filter(self, values: np.ndarray) -> np.ndarray:
         held = self._splat @ np.ascontiguousarray(values.T)
-        # The last stands for corners that are not there.
+        # The last row stands for corners that no point uses.
         held = np.concatenate([held, np.zeros_like(held[:1])])
         for forward, backward in self._neighbors:
             held[:-1] += np.float32(0.5) * (held.take(forward, axis=0) + held.take(backward, axis=0))
@@ -65,10 +67,11 @@ def _number(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _simplices(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The simplex of each point, as arrays (d + 1, N).
+    """The simplex of each point, as three arrays (d + 1, N).
 
-    Its corner of remainder 0 in units of d + 1; the point's place relative to that, also in units of d + 1;
-    and the rank, 0 to d, of each coordinate of this place, the largest first: together they name the simplex.
+    They are the corner of remainder 0, in units of d + 1; the position of the point relative to this corner,
+    also in units of d + 1; and the rank of each coordinate of this position, 0 (the largest) to d. Corner and
+    ranks identify the simplex.
     """
     dimensions, count = features.shape
     unit = np.float32(dimensions + 1)
@@ -88,7 +91,7 @@ def _simplices(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
         smaller = inside[axis] < inside[axis + 1 :]
         rank[axis] += smaller.sum(axis=0, dtype=np.int8)
         rank[axis + 1 :] += ~smaller
-    # Rounding may leave the plane on which coordinates sum to 0: back to it, by those that were rounded most.
+    # Rounding may leave the plane where coordinates sum to 0. Those that were rounded most lead back to it.
     rank += corner.sum(axis=0).astype(np.int8)
     back = (rank < 0).astype(np.int8) - (rank > dimensions)
     rank += back * np.int8(dimensions + 1)
@@ -97,7 +100,7 @@ def _simplices(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _corners(corner: np.ndarray, rank: np.ndarray, weights: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """The numbers (S, d + 1) of the corners of S simplices: from the first, one step along each axis."""
+    """The numbers (S, d + 1) of the corners of S simplices: the first, then one step along each axis."""
     dimensions, count = len(corner) - 1, corner.shape[1]
     ordered = np.empty(corner.shape, np.int64)
     for axis in range(dimensions + 1):
@@ -110,9 +113,9 @@ def _corners(corner: np.ndarray, rank: np.ndarray, weights: np.ndarray, steps: n
 
 
 def _barycentric(inside: np.ndarray) -> np.ndarray:
-    """The weights (N, d + 1) of a simplex's corners at places (d + 1, N) inside it; they sum to 1."""
+    """The weights (N, d + 1) of the corners of a simplex at positions (d + 1, N) inside it. They sum to 1."""
     falling = list(inside)
-    for end in range(len(falling) - 1, 0, -1):  # a sorting network: whole rows are compared
+    for end in range(len(falling) - 1, 0, -1):  # a sorting network, which compares whole rows
         for at in range(end):
             first, second = falling[at], falling[at + 1]
             falling[at], falling[at + 1] = np.maximum(first, second), np.minimum(first, second)
@@ -122,7 +125,7 @@ def _barycentric(inside: np.ndarray) -> np.ndarray:
 
 
 def _neighbors(index: pd.Index, next_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The indices (M,) of each corner's two neighbors along an axis; M where there is none."""
+    """The indices (M,) of the two neighbors of each corner along an axis; M if there is none."""
     count = len(index)
     forward = index.get_indexer(next_keys)
     there = forward >= 0

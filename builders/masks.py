@@ -1,7 +1,7 @@
-"""From scores to a coarse mask: thresholds, and the class that exceeds its own by most.
+"""From scores to a coarse mask: a threshold for each class, and the class that exceeds its threshold by most.
 
-Labels are local to an image: 0 is background, 1 + k is its class k, and -1 is no opinion (only where the
-class table has no background). Pure functions; the dense CRF that refines the mask is in `crf`.
+Labels are local to an image: 0 is background, 1 + k is class k of the image, and -1 is ignore (only if the
+class table has no background). The dense CRF that refines the mask is in `crf`.
 """
 
 from collections.abc import Iterator
@@ -11,17 +11,16 @@ import torch
 
 from attn2mask.builders.crf import DenseCRF, Refined
 
-# The thresholds that `agreement_threshold` tries beside Otsu's.
+# The common thresholds that `agreement_threshold` tries beside Otsu's.
 CANDIDATES = (0.3, 0.4, 0.5, 0.6)
 
 
 def otsu(scores: torch.Tensor) -> torch.Tensor:
-    """Thresholds (K,) float32 of scores (K, ...) in [0, 1]: what lies above is the class.
+    """Otsu's thresholds (K,) float32 of scores (K, ...) in [0, 1]. Pixels above the threshold are the class.
 
-    Otsu (1979): the threshold with the largest variance between the two parts, over 256 levels, which are
-    those of quantized scores. The best thresholds often form a gap between two levels that occur: its middle
-    is taken, which keeps clear of both once the scores are interpolated. A flat map gets 1, which nothing
-    exceeds.
+    Otsu (1979): the threshold with the largest between-class variance, over the 256 levels of quantized
+    scores. The best thresholds often fill a gap between two levels that occur. The middle of the gap is
+    taken, because interpolated scores stay away from it. A flat map gets 1, which no score exceeds.
     """
     levels = (scores.flatten(1) * 255).round().long()
     histogram = torch.zeros(len(scores), 256, dtype=torch.float64)
@@ -36,27 +35,29 @@ def otsu(scores: torch.Tensor) -> torch.Tensor:
     variance = torch.where(parts > 0, (sum_below[:, -1:] * below - sum_below * total) ** 2 / parts, 0.0)
     best = variance == variance.amax(1, keepdim=True)
     first = best.double().argmax(1)
-    # The parts are "level <= t" and "level > t"; the first t that is no longer best is the level at the gap's
-    # other end.
+    # The two classes are "level <= t" and "level > t". The first t that is not best anymore is the level at
+    # the other end of the gap.
     end = (~best & (grey > first[:, None])).double().argmax(1)
     middle = (first + end) / 2 / 255
     return torch.where(variance.amax(1) > 0, middle, 1.0).float()
 
 
 def fixed_threshold(beta: float) -> float:
-    """t = (1 - beta) / 2: above it a score s exceeds the background's, 1 - s - beta (the replication's)."""
+    """The replication's threshold (1 - beta) / 2: above it, a score s exceeds that of the background, 1 - s -
+    beta.
+    """
     return (1 - beta) / 2
 
 
 def coarse_mask(scores: torch.Tensor, thresholds: torch.Tensor, background: bool) -> torch.Tensor:
     """Local labels (H, W) int64 of scores (K, H, W) and thresholds (K,).
 
-    Class k is a candidate where its score exceeds its threshold; of the candidates the one that exceeds it by
-    most wins; a pixel without candidate is background (0), or -1 in tables without one.
+    Class k is a candidate where its score exceeds its threshold. The candidate that exceeds its threshold by
+    most wins. A pixel without a candidate is background (0), or -1 if the table has no background.
     """
     excess = scores - thresholds[:, None, None]
-    # The background stands first with an excess of 0, so a class must be above its threshold to win.
-    # max, not argmax: ten times as fast over the first axis on CPUs; it takes the first of equals, too.
+    # The background comes first, with an excess of 0, so a class must be above its threshold to win. On CPUs
+    # max is ten times as fast as argmax over the first axis, and it also takes the first of equal values.
     labels = torch.cat([excess.new_zeros(1, *excess.shape[1:]), excess]).max(0).indices
     return labels if background else torch.where(labels > 0, labels, -1)
 
@@ -64,13 +65,13 @@ def coarse_mask(scores: torch.Tensor, thresholds: torch.Tensor, background: bool
 def agreement_threshold(
     field: DenseCRF, scores: torch.Tensor, otsu_thresholds: torch.Tensor, background: bool
 ) -> tuple[torch.Tensor, np.ndarray, Refined]:
-    """Of Otsu's and a few common thresholds the ones whose coarse mask the CRF changes least.
+    """Choose among Otsu's thresholds and a few common ones those whose coarse mask the CRF changes least.
 
-    `field` is the image's, `scores` (K, H, W). Returns the thresholds (K,), their coarse mask (H, W) and
-    its refinement. "Least changed" is the largest mean IoU of coarse against refined mask over the background
-    and all classes of the image, where a class without a pixel counts 0, so that an empty mask is not
-    called stable. Of equals the first is kept, Otsu's. This is our reading of DiffuMask's adaptive threshold,
-    with the CRF for AffinityNet.
+    `field` is the CRF of the image, and `scores` are (K, H, W). Returns the thresholds (K,), their coarse
+    mask (H, W) and its refinement. The mask that changes least has the largest mean IoU of coarse and refined
+    mask, over the background and all classes of the image. A class without a pixel counts 0, so that an empty
+    mask is not preferred. Of equal masks the first is kept: Otsu's. This is our reading of DiffuMask's
+    adaptive threshold, with the CRF in place of AffinityNet.
     """
 
     def attempts() -> Iterator[tuple[float, torch.Tensor, np.ndarray, Refined]]:
@@ -83,7 +84,7 @@ def agreement_threshold(
 
 
 def _mean_iou(a: np.ndarray, b: np.ndarray, classes: int, background: bool) -> float:
-    """Mean over the local labels of an image; a label in neither mask counts 0."""
+    """Mean IoU of two masks over the local labels of an image; a label in neither mask counts 0."""
     ious = []
     for label in range(0 if background else 1, classes + 1):
         union = np.count_nonzero((a == label) | (b == label))

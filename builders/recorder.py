@@ -1,15 +1,16 @@
-"""Cross-attention of chosen words, recorded while a diffusers pipeline paints.
+"""Records the cross-attention of chosen words while a diffusers pipeline paints.
 
     with AttentionRecorder(pipe, [{"dog": (5,)}]) as recorder:
         pipe("a photo of a dog")
     recorder.maps[0]["dog"]  # {(64, 64): tensor, (32, 32): tensor, ...}
 
-Each cross-attention layer keeps its own processor, wrapped: it paints as ever, so images stay bit-identical
-under any processor, and hooks on the projections lend the queries and keys that it computed, LoRA included.
-From these the softmax over the whole text is computed once more, in float32, for the conditional half of
-guidance only, and just the wanted words are added to one running mean for each resolution. That costs one
-small matrix product a layer; memory grows with images, words and resolutions, never with steps. Fused
-projections and other ways to bypass `to_q` and `to_k` raise instead of recording nonsense.
+The recorder wraps the processor of each cross-attention layer. The processor itself runs unchanged, so the
+images are bit-identical with and without the recorder. Hooks on the projections get the queries and keys that
+were computed, with the LoRA if there is one. From these the recorder computes the softmax over all text
+tokens again, in float32, for the conditional half of classifier-free guidance alone. It adds the chosen words
+to one running mean for each resolution. This costs one small matrix product for each layer. Memory grows with
+images, words and resolutions, but not with steps. If something bypasses `to_q` and `to_k`, for example fused
+projections, the recorder raises an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +22,13 @@ from torch import nn
 
 Size = tuple[int, int]
 
-# The largest attention that stands in memory at a time, in float32 values: 2 MiB on CPUs, where it stays in a
-# core's cache; elsewhere 128 MiB.
+# The largest part of the attention that is in memory at a time, in float32 values: 2 MiB on CPUs, which fit
+# the cache of a core, and 128 MiB elsewhere.
 CPU_CHUNK, CHUNK = 2**19, 2**25
 
 
 class UNetLayout:
-    """Where pixels attend to text in UNets (Stable Diffusion 1.x, 2.x, XL): the layers named `attn2`."""
+    """The cross-attention layers of a UNet (Stable Diffusion 1.x, 2.x, XL), which are named `attn2`."""
 
     def __init__(self, pipe: Any):
         self.denoiser = pipe.unet
@@ -38,11 +39,11 @@ class UNetLayout:
         }
 
     def projections(self, layer: nn.Module) -> tuple[nn.Module, nn.Module]:
-        """Modules whose outputs are the queries (B, h * w, heads * d) and keys (B, tokens, heads * d)."""
+        """The modules that compute the queries (B, h * w, heads * d) and the keys (B, tokens, heads * d)."""
         return layer.to_q, layer.to_k
 
     def size(self, latents: Size, pixels: int) -> Size:
-        """(h, w) of a layer of `pixels` queries: each level halves the latents' (H, W), rounding up."""
+        """(h, w) of a layer with `pixels` queries. Each level halves the latents' (H, W), rounded up."""
         height, width = latents
         while height * width > pixels:
             height, width = (height + 1) // 2, (width + 1) // 2
@@ -54,7 +55,7 @@ class UNetLayout:
 
 
 def layout_of(pipe: Any) -> UNetLayout:
-    """The layout of a pipeline's attention. Raises ValueError where no cross-attention can be read."""
+    """The attention layers of a pipeline. Raises ValueError if no cross-attention can be read."""
     if hasattr(getattr(pipe, "unet", None), "named_modules") and (layout := UNetLayout(pipe)).layers:
         return layout
     raise ValueError(
@@ -64,17 +65,21 @@ def layout_of(pipe: Any) -> UNetLayout:
 
 
 class AttentionRecorder:
-    """Records one run of `pipe`, inside `with`; afterwards `maps` has what it saw.
+    """A context manager that records one run of `pipe`. Afterwards `maps` has the attention.
 
-    `spans` has an entry for each image, in the batch's order (with `num_images_per_prompt` a prompt's
-    images stand together): a dict from word to its token positions, BOS being 0, of all its sub-tokens and
-    occurrences. `steps` is the window (first, last) of the denoiser's calls to record, from 0 and inclusive;
-    None records all.
+    Args:
+        spans: for each image of the batch, in its order, a dict from word to the token positions of all its
+            sub-tokens and occurrences. Position 0 is the start-of-text token. With `num_images_per_prompt`,
+            the images of a prompt are next to each other.
+        steps: the window (first, last) of denoising steps to record, from 0, both included; None records all.
 
-    Raises ValueError for spans without a position, a window that is none, and pipelines without readable
-    cross-attention; while the pipeline runs, ValueError where images and spans differ in number, or a
-    position lies outside the text; RuntimeError where queries or keys can't be read, and, on exit, where
-    something replaced the recorder or nothing was recorded.
+    Raises:
+        ValueError: a word has no position, the window is not valid, or the pipeline has no cross-attention
+        that
+            can be read; while the pipeline runs: `spans` has another number of images, or a position lies
+            outside the text.
+        RuntimeError: the queries or keys cannot be read; on exit: something replaced the recorder's
+            processors, or nothing was recorded.
     """
 
     def __init__(
@@ -121,10 +126,11 @@ class AttentionRecorder:
 
     @property
     def maps(self) -> list[dict[str, dict[Size, torch.Tensor]]]:
-        """For each image, word -> (h, w) -> float32 tensor (h, w) on the pipeline's device.
+        """For each image, a dict from word to its maps: (h, w) -> float32 tensor (h, w), on the pipeline's
+        device.
 
-        Values are the probability, 0 to 1, that a place attends to the word: its mean over heads, layers of
-        that resolution, the word's positions, and the steps of the window.
+        A value is the attention probability of the word at a pixel, 0 to 1: the mean over heads, layers of
+        that resolution, positions of the word, and steps of the window.
         """
         means = {size: total / self._counts[size] for size, total in self._sums.items()}
         return [
@@ -150,7 +156,7 @@ class AttentionRecorder:
         self._latents = tuple(latents.shape[-2:])
 
     def _averaging(self, tokens: int, device: torch.device) -> torch.Tensor:
-        """(images, words, tokens): a product with it averages each word's positions."""
+        """Weights (images, words, tokens). A product with them averages over the positions of each word."""
         if self._weights is None:
             weights = torch.zeros(len(self.spans), max(map(len, self.spans), default=0), tokens)
             for image, words in enumerate(self.spans):
@@ -167,12 +173,12 @@ class AttentionRecorder:
     def _add(
         self, layer: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
     ) -> None:
-        """Add one layer's attention to the sums.
+        """Add the attention of one layer to the sums.
 
-        `query` is (B, h * w, heads * d), `key` (B, tokens, heads * d), and `mask`, which is added to the
-        logits, (B, 1, tokens) or None.
+        `query` is (B, h * w, heads * d) and `key` (B, tokens, heads * d). `mask` is (B, 1, tokens) or None;
+        it is added to the logits.
         """
-        conditional = slice(-len(self.spans), None)  # guidance puts the unconditional half first
+        conditional = slice(-len(self.spans), None)  # with guidance, the unconditional half comes first
         weights = self._averaging(key.shape[1], key.device)
         query, key = (x[conditional].unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (query, key))
         places = query.shape[2]
@@ -181,7 +187,7 @@ class AttentionRecorder:
             self._sums[size] = weights.new_zeros(*weights.shape[:2], places)
             self._counts[size] = 0
         total = self._sums[size]
-        # Images whole, as many as fit at once; where none fits, parts of one.
+        # As many whole images as fit at a time; if not one fits, parts of it.
         fitting = (CPU_CHUNK if key.device.type == "cpu" else CHUNK) // (layer.heads * key.shape[2])
         images, columns = max(1, fitting // places), min(max(1, fitting), places)
         for first in range(0, len(self.spans), images):
@@ -197,7 +203,7 @@ class AttentionRecorder:
 
 
 class _Tap:
-    """A layer's own processor, wrapped: runs it unchanged, then hands queries and keys to the recorder."""
+    """Wraps the processor of a layer: runs it unchanged, then gives queries and keys to the recorder."""
 
     def __init__(self, recorder: AttentionRecorder, name: str, layer: nn.Module):
         self.recorder, self.name, self.layer = recorder, name, layer
@@ -232,7 +238,7 @@ class _Tap:
         return output
 
     def remove(self) -> bool:
-        """Put the processor back; False where something else had taken the recorder's place."""
+        """Restore the processor. Returns False if something else had replaced the recorder's processor."""
         for hook in self.hooks:
             hook.remove()
         in_place = self.layer.processor is self

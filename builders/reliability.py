@@ -1,9 +1,9 @@
-"""Where a mask may be trusted: three rules that look at how firmly the dense CRF holds a label.
+"""Which pixels of a mask to trust: three rules.
 
-Each returns (H, W) uint8, 255 where the final label is reliable and 0 elsewhere; graded, 0 to 255 is the
-CRF's own probability. `agreement` costs nothing and also catches the edges that the CRF moved;
-`two-threshold` asks for two more CRF runs; `margin` sees only the CRF's own doubt, which is small. Pixels
-without a label (-1) are never reliable.
+Each rule returns (H, W) uint8: 255 where the final label is reliable, and 0 elsewhere. If graded, the values
+are probabilities of the CRF, scaled to 0 to 255. `agreement` costs nothing, and also finds the edges that the
+CRF moved. `two-threshold` needs two more runs of the CRF. `margin` finds only the uncertainty of the CRF
+itself, which is small. Pixels without a label (-1) are never reliable.
 """
 
 import numpy as np
@@ -12,20 +12,19 @@ import torch
 from attn2mask.builders.crf import DenseCRF, Refined
 from attn2mask.builders.masks import coarse_mask
 
-# By how much thresholds are raised and lowered for the confident foreground and background. Ours: IRN's pair
-# is on another scale.
+# By how much the thresholds are raised for confident foreground and lowered for confident background. The
+# value is ours, because IRN's two thresholds are on another scale.
 OFFSET = 0.1
-# The least difference of the two largest CRF probabilities: of two labels, a winner with 0.95 (the bound of
-# CLIP-ES).
+# The least difference of the two largest probabilities of the CRF. With two labels, the winner then has at
+# least 0.95, the bound of CLIP-ES.
 MARGIN = 0.9
 
 
 def agreement(coarse: np.ndarray, refined: Refined, graded: bool) -> np.ndarray:
-    """Reliable where the coarse mask and the CRF's are equal; graded, the CRF's probability of the coarse
-    one.
+    """Reliable where the coarse mask (H, W) and the mask of the CRF are equal.
 
-    `coarse` is (H, W). Our reading of the paper: pixels are unreliable where the CRF's propagation fails, and
-    near upsampled edges.
+    If graded, the CRF's probability of the coarse label. This is our reading of the paper: pixels are
+    unreliable where the propagation of the CRF fails, and near edges that were upsampled.
     """
     agree = (coarse == refined.labels) & (coarse >= 0)
     return _levels(refined.probability_of(coarse) if graded else agree)
@@ -39,10 +38,11 @@ def two_threshold(
     background: bool,
     graded: bool,
 ) -> np.ndarray:
-    """Reliable where a class wins with raised thresholds, and the background with lowered ones.
+    """Reliable where a class wins with raised thresholds, and where the background wins with lowered ones.
 
-    After IRN (Ahn et al. 2019). `field` is the image's, `scores` (K, H, W), `thresholds` (K,); each pair
-    of thresholds has its own CRF run. Graded, the probability of the final label in the run that decides it.
+    After IRN (Ahn et al. 2019). `field` is the CRF of the image, `scores` are (K, H, W) and `thresholds`
+    (K,). The raised and the lowered thresholds have a run of the CRF each. If graded, the probability of the
+    final label in the run that decides about it.
     """
     mask = refined.labels
     strict = field.refine(coarse_mask(scores, thresholds + OFFSET, background).numpy())
@@ -56,8 +56,8 @@ def two_threshold(
 
 
 def margin(refined: Refined, graded: bool) -> np.ndarray:
-    """Reliable where the CRF's best label leads the second by more than 0.9; graded, by how much it leads."""
-    # Two labels of probability 0 stand in where fewer than two took part.
+    """Reliable where the CRF's best label leads the second by more than 0.9. If graded, the lead itself."""
+    # Two labels of probability 0 are added, because fewer than two may have taken part.
     *_, second, first = np.sort(np.pad(refined.probabilities, ((2, 0), (0, 0), (0, 0))), axis=0)
     lead = np.where(refined.labels >= 0, first - second, 0)
     return _levels(lead if graded else lead > MARGIN)

@@ -1,6 +1,6 @@
-"""What a build says about itself: the gate's report of each shard, their totals, and a short README.md.
+"""The reports of a build: one for each shard, their totals in report.json, and a short README.md.
 
-No time and no machine is in them, so that equal builds have equal reports.
+They hold neither times nor the name of the machine, so that equal builds have equal reports.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def shard_report(samples: Sequence["Sample"], names: Sequence[str]) -> dict[str, Any]:
-    """The part of a manifest that tells how the rows came about. `names` are the class names by mask id."""
+    """The report in the manifest of a shard. `names` are the class names by mask id."""
     return {
         "classes": dict(Counter(names[k] for sample in samples for k in sample.classes)),
         "foreground_rows": sum(sample.foreground > 0 for sample in samples),
@@ -26,10 +26,12 @@ def shard_report(samples: Sequence["Sample"], names: Sequence[str]) -> dict[str,
 
 
 def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """report.json: counts of rows, mean shares of pixels (0 to 1), rejections and drops with reasons."""
+    """report.json: numbers of rows, mean shares of pixels (0 to 1), and all rejections and drops with
+    reasons.
+    """
     rows = sum(manifest["rows"] for manifest in manifests)
     classes = sum((Counter(manifest["classes"]) for manifest in manifests), Counter())
-    rejected = {name: why for manifest in manifests for name, why in manifest["rejected"].items()}
+    rejected = {name: reasons for manifest in manifests for name, reasons in manifest["rejected"].items()}
     return {
         "rows": rows,
         "rows_with_foreground": sum(manifest["foreground_rows"] for manifest in manifests),
@@ -38,7 +40,7 @@ def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "rejected_attempts": sum(map(len, rejected.values())),
         "classes": dict(classes.most_common()),
         "rejected": rejected,
-        "dropped": {name: why for manifest in manifests for name, why in manifest["dropped"].items()},
+        "dropped": {name: reasons for manifest in manifests for name, reasons in manifest["dropped"].items()},
     }
 
 
@@ -50,7 +52,7 @@ def dataset_readme(
 ) -> str:
     """README.md of a build: the metadata that `load_dataset` reads, and three lines.
 
-    `attn2mask publish` writes the dataset card.
+    `attn2mask publish` writes the full dataset card.
     """
     from datasets import DatasetInfo, SplitDict, SplitInfo
     from datasets.info import DatasetInfosDict

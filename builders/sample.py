@@ -1,7 +1,8 @@
-"""The one record that flows from the painter to the shards: a row of the dataset and how it came about.
+"""The record of one sample: a row of the dataset, and the facts about it that go into the report of the
+build.
 
-Images are kept as the PNG bytes that the row stores, so that each is encoded once, in the process that
-labeled it.
+Images are kept as PNG files, as the row stores them, so that each is encoded only once, in the process that
+labels it.
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """A row; `classes`, `words`, `peaks` and the first axis of `scores` are parallel.
+    """A row, and facts about it. `classes`, `words`, `peaks` and the first axis of `scores` are parallel.
 
-    `image` is an RGB PNG; `mask` a PNG of mask ids, 8 bits, or 16 where the table has over 254 names;
-    `reliability` an 8-bit PNG, 0 to 255. `scores` is (K, h, w) uint8. What follows them is not in the row
-    but in the build's report.
+    `image` is an RGB PNG file; `mask` is a PNG file of mask ids with 8 bits, or with 16 bits if the table has
+    over 254 names; `reliability` is a PNG file with 8 bits, 0 to 255. `scores` is (K, h, w) uint8. The fields
+    after `scores` are not in the row, but in the report of the build.
     """
 
     sample_id: str
@@ -35,13 +36,13 @@ class Sample:
     seed: int
     peaks: tuple[float, ...]
     scores: np.ndarray
-    dropped: tuple[str, ...]  # why classes of the prompt are not in the row
-    rejected: tuple[str, ...]  # why each earlier attempt at this sample was rejected
-    foreground: float  # share of pixels that are one of the classes, 0 to 1
-    reliable: float  # mean reliability, 0 to 1
+    dropped: tuple[str, ...]  # the reasons why classes of the prompt are not in the row
+    rejected: tuple[str, ...]  # the reasons why earlier attempts were rejected
+    foreground: float  # the share of pixels that are one of the classes, 0 to 1
+    reliable: float  # the mean reliability, 0 to 1
 
     def to_row(self, store_scores: bool) -> dict[str, Any]:
-        """The row as `features` encodes it."""
+        """The row, with the columns of `features`."""
         row = {
             "image": {"bytes": self.image, "path": None},
             "mask": {"bytes": self.mask, "path": None},
@@ -58,7 +59,7 @@ class Sample:
 
 
 def features(table: "ClassTable", store_scores: bool) -> "datasets.Features":
-    """The columns of a build: label ids are mask ids, `scores` is there only where it is stored."""
+    """The columns of a dataset. The ids of `classes` are mask ids. `scores` is there only if it is stored."""
     from datasets import ClassLabel, Features, Image, List, Value
 
     columns = {

@@ -1,8 +1,9 @@
-"""From the recorder's maps of an image to one score map a class, small enough to be stored with the row.
+"""From the recorder's maps of an image to one score map for each class, small enough to be stored with the
+row.
 
-Maps of several resolutions are resized to the largest of them and averaged: fine ones place the edges, coarse
-ones are surer of the class. Scores are stored in 8 bits, and masks are always computed from these, so that
-they can be computed again bit for bit.
+Maps of several resolutions are resized to the largest of them and averaged. Fine maps locate the edges;
+coarse maps are more certain of the class. Scores are quantized to 8 bits, and masks are always computed from
+the quantized scores, so that they can be computed again bit for bit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,19 +14,19 @@ import torch.nn.functional as F
 
 from attn2mask.builders.rules import Rules
 
-# A map that varies by less than this part of its maximum says nothing of where its class is; maps of objects
-# vary by nearly all of it, even where the object fills the image.
+# A map that varies by less than this fraction of its maximum does not locate its class. Maps of objects vary
+# by nearly all of their maximum, even if the object fills the image.
 FLAT = 0.25
 
 
 def class_scores(
     maps: Sequence[Mapping[tuple[int, int], torch.Tensor]], rules: Rules
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores (K, h, w) in [0, 1] and raw peaks (K,) of one image's K classes: float32, on the CPU.
+    """Scores (K, h, w) in [0, 1] and raw peaks (K,) of the K classes of one image: float32, on the CPU.
 
-    `maps` holds for each class its maps by (h, w), the same sizes for all, K at least 1. (h, w) of the scores
-    is the largest size that the rules choose. A peak is the maximum of the averaged map before normalizing:
-    NaN where the attention was not finite. Such maps, and flat ones, have scores of 0.
+    `maps` has for each class its maps by (h, w), with the same sizes for all classes; K is at least 1. The
+    scores have the largest size that the rules choose. A peak is the maximum of the averaged map before
+    normalization; it is NaN if the attention was not finite. Such maps, and flat maps, have scores of 0.
     """
     sizes = _chosen(list(maps[0]), (rules.map_side_min, rules.map_side_max))
     largest = max(sizes)
@@ -58,7 +59,9 @@ def dequantize(scores: np.ndarray) -> torch.Tensor:
 
 
 def _chosen(sizes: list[tuple[int, int]], sides: tuple[int, int]) -> list[tuple[int, int]]:
-    """The sizes whose shorter side lies in the closed range `sides`, or else the nearest (and larger)."""
+    """The sizes whose shorter side lies in the closed range `sides`; if there is none, the nearest size (of
+    two equally near sizes, the larger).
+    """
     distance = {size: max(sides[0] - min(size), min(size) - sides[1], 0) for size in sizes}
     nearest = min(sizes, key=lambda size: (distance[size], -min(size)))
     if distance[nearest] > 0:

@@ -1,12 +1,12 @@
-"""The main path, to read first: from prompts through the painter and the recorder to labeled samples.
+"""The main path. Read it first: prompts are painted under the recorder, and become labeled samples.
 
     prompt -> painter under the recorder -> class scores (8 bits) -> mask and reliability -> gate -> sample
 
-The painter runs here, labeling in a pool of processes beside it. A sample that fails the gate is tried
-again with its own next prompt and seed. A shard is painted alone and in order: attempt 0 of its samples in
-batches, then attempt 1 of the rejected ones, and so on; so the company in which an image is painted, and
-with it its last bit, is the same whenever and wherever its shard is made. The price is a short wait for the
-labels at the end of each attempt.
+The painter runs in this process, and labeling in a pool of other processes. A sample that fails the gate is
+tried again with its own next prompt and seed. Each shard is painted separately and in order: attempt 0 of its
+samples in batches, then attempt 1 of the rejected samples, and so on. So an image is always painted in the
+same batch. It is therefore bit-identical no matter which process makes its shard. The cost is a short wait
+for the labels at the end of each attempt.
 """
 
 from collections import deque
@@ -25,15 +25,16 @@ from attn2mask.builders.rules import Rules
 from attn2mask.builders.sample import Sample
 from attn2mask.builders.scores import class_scores, quantize
 
-# A sample is painted at most so often; then the best attempt is taken, without the classes that failed.
+# Maximum attempts per sample. After that the best attempt is kept and its failed classes are dropped.
 ATTEMPTS = 4
-# When this many images of a shard were painted and none can be used, the model is at fault, and not chance.
+# If none of this many images of a shard can be used, the build ends with an error: the model must be the
+# cause.
 HOPELESS = 16
 
 
 @dataclass(frozen=True)
 class Synthesizer:
-    """All that the samples of a build depend on, besides their index. `batch_size` is in images."""
+    """Makes the samples of a build from their indices. `batch_size` is the number of images of a batch."""
 
     table: ClassTable
     source: PromptSource
@@ -47,7 +48,7 @@ class Synthesizer:
     # The main path.
 
     def synthesize(self, indices: Sequence[int], attempt: int) -> Iterator["Candidate"]:
-        """Paint one batch and hand each image to the labeling pool: prompts -> paint -> scores -> label."""
+        """Paint a batch, and submit its images to the labeling pool: prompts -> paint -> scores -> label."""
         prompts = [self.source.prompt(index, attempt) for index in indices]
         seeds = [image_seed(self.seed, index, attempt) for index in indices]
         images, maps, faults = self.painter.paint(prompts, seeds, self.painting)
@@ -90,9 +91,10 @@ class Synthesizer:
     def samples(
         self, indices: Sequence[int], settled: Callable[[], object] = lambda: None
     ) -> Iterator[Sample]:
-        """The samples of one shard, in the order of `indices`; `settled` is called as each is decided.
+        """The samples of one shard, in the order of `indices`. `settled` is called once for each sample that
+        is accepted, or that failed its last attempt.
 
-        Raises UserError when no image of the shard can be used.
+        Raises UserError if no image of the shard can be used.
         """
         best: dict[int, Candidate] = {}
         rejected: dict[int, list[str]] = {index: [] for index in indices}
@@ -116,7 +118,7 @@ class Synthesizer:
             yield self.sample(best[index], tuple(rejected[index]))
 
     def candidates(self, indices: Sequence[int], attempt: int) -> Iterator["Candidate"]:
-        """One attempt at each index, in order; the first ones are labeled while the next are painted."""
+        """One attempt for each index, in order. Images are labeled while the next ones are painted."""
         waiting: deque[Candidate] = deque()
         for start in range(0, len(indices), self.batch_size):
             waiting += self.synthesize(indices[start : start + self.batch_size], attempt)
@@ -127,8 +129,9 @@ class Synthesizer:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An attempt at a sample: an image that is being labeled. `fault` says why the image itself cannot
-    be used.
+    """An attempt at a sample: an image that is being labeled.
+
+    `fault` is the reason why the image itself cannot be used, or None. `labels` is the result to come.
     """
 
     index: int
@@ -140,9 +143,9 @@ class Candidate:
     labels: Future[Labeled]
 
     def reasons(self) -> tuple[str, ...]:
-        """Why the gate rejects it; empty if it is accepted."""
+        """The reasons why the gate rejects the attempt; empty if it is accepted."""
         return (self.fault,) if self.fault else self.labels.result().dropped
 
     def quality(self) -> tuple[bool, int]:
-        """What makes a failed attempt better than another: an image that can be used, then more classes."""
+        """The order of failed attempts: an image that can be used is better, then more classes are."""
         return self.fault is None, len(self.labels.result().kept)

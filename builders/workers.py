@@ -1,8 +1,8 @@
-"""The processes that label: the dense CRF and PNG encoding run here while the painter paints.
+"""The pool of labeling processes: the dense CRF and PNG encoding run in it while the painter paints.
 
-Processes, not threads, since much of it holds the interpreter's lock; each has one torch thread, so that N of
-them use N cores. They import neither diffusers nor datasets, which keeps their start short and their
-memory small.
+These are processes and not threads, because much of the work holds the interpreter's lock. Each has one torch
+thread, so that N processes use N cores. They import neither diffusers nor datasets, so that they start fast
+and need little memory.
 """
 
 import atexit
@@ -20,20 +20,20 @@ import torch
 
 from attn2mask.builders.errors import UserError
 
-# More labeling processes than this only wait for the painter.
+# More labeling processes than this would only wait for the painter.
 MOST_WORKERS = 16
 
 
 def default_workers(local_processes: int = 1) -> int:
-    """Labeling processes for one painting process: its share of the machine's cores but one, at most 16."""
+    """The number of labeling processes of one painting process: its share of the cores minus one, 1 to 16."""
     return min(max((os.cpu_count() or 1) // local_processes - 1, 1), MOST_WORKERS)
 
 
 @contextmanager
 def labeling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool for `label`; what is still queued is given up when the block is left by an exception.
+    """A pool for `label`. When the block ends, tasks that have not started are canceled.
 
-    Raises UserError where a process of the pool died.
+    Raises UserError if a process of the pool died.
     """
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)
     ended = threading.Event()
@@ -42,7 +42,7 @@ def labeling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     except BrokenProcessPool as error:
         raise UserError(
-            "a labeling process died, most likely for lack of memory: "
+            "a labeling process died, most likely because memory was full: "
             "run the same command again with fewer --workers"
         ) from error
     finally:
@@ -51,8 +51,11 @@ def labeling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _watch(pool: ProcessPoolExecutor, ended: threading.Event) -> None:
-    """Break a pool that can't notice that it is broken: a process killed while it hands over an image leaves
-    half a message, and the pool waits for the rest for as long as anybody could write it.
+    """Detect a process that was killed while it sent a result.
+
+    The pool would wait forever for the rest of the message. This function kills the other processes and
+    closes the queue, so that BrokenProcessPool is raised. The names that it uses are private to CPython; a
+    test checks that they exist.
     """
     while not ended.wait(1):
         processes = list((pool._processes or {}).values())
@@ -68,7 +71,7 @@ def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    atexit.register(os._exit, 0)  # a builder waits for its pool's end, and taking torch apart lasts a second
+    atexit.register(os._exit, 0)  # the build waits for this process, and torch takes a second to end
 
 
 def _end_with_parent() -> None:
