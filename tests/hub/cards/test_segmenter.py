@@ -1,0 +1,316 @@
+"""The card of a segmenter: all its values are recorded, it follows every record, and its code runs."""
+
+import json
+import re
+import shutil
+
+import pytest
+import yaml
+from card_text import (
+    REPO,
+    blocks_of,
+    changed,
+    commands_of,
+    leaves,
+    links_of,
+    other,
+    rows_of,
+    run_python,
+    with_value,
+)
+from huggingface_hub import ModelCard, parse_eval_result_entries
+from PIL import Image
+from places import ROOT
+
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.options import parse
+from attn2mask.builders.rules import OURS
+from attn2mask.hub.cards.markdown import split
+from attn2mask.hub.cards.segmenter import model_card, training_chart
+from attn2mask.training.config import TrainConfig
+from attn2mask.training.evaluate_command import EvaluateConfig
+
+# Tables of what training and evaluation recorded, by their first heads.
+RECORDED = ("training", "option", "library", "%", "class")
+
+
+def texts_of(made) -> str:
+    """The text of a card and of the results for the Hub."""
+    return made.text + "".join(made.files[name].decode() for name in made.files if name.endswith(".yaml"))
+
+
+def test_metadata_is_what_the_hub_reads(run, report):
+    made = model_card(run, REPO, [report])
+    data = ModelCard(made.text).data
+    assert (data.pipeline_tag, data.library_name) == ("image-segmentation", "transformers")
+    assert data.license == "unknown"  # nothing is known of a backbone in a local folder
+    assert {"deeplabv3plus", "custom_code"} <= set(data.tags)
+    assert (data.base_model, data.datasets) == (None, None)
+    found = json.loads(report.read_text())
+    values = {(result.metric_type, result.metric_name): result.metric_value for result in data.eval_results}
+    assert values["mean_iou", "mean IoU (network A)"] == found["networks"]["a"]["mean_iou"]
+    assert values["mean_iou", "mean IoU (both networks)"] == found["mean_iou"]
+    assert {result.dataset_name for result in data.eval_results} == {"voc"}
+
+
+def test_every_figure_and_file_that_the_card_names_is_there(run, report):
+    made = model_card(run, REPO, [report])
+    figures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", made.text)
+    assert len(figures) == 3
+    assert set(figures) == {name for name in made.files if name.startswith("assets/")}
+    assert all(made.files[name].startswith(b"\x89PNG") for name in figures)
+    assert links_of(made.text) == {"metrics/report.yaml", "train.yaml"}
+
+
+def test_the_card_names_no_folder_of_this_machine(run, report, tmp_path_factory):
+    text = model_card(run, REPO, [report]).text
+    assert str(tmp_path_factory.getbasetemp()) not in text
+    assert str(ROOT) not in text
+
+
+def test_the_hubs_own_results_are_only_for_datasets_on_the_hub(run, report, no_figures, tmp_path):
+    made = model_card(run, REPO, [report])
+    assert not [name for name in made.files if name.startswith(".eval_results")]
+    assert "`.eval_results` is only for datasets on the Hub" in made.text
+    found = json.loads(report.read_text())
+    found["evaluated"]["hub"] = "owner/rows"
+    (tmp_path / "report.json").write_text(json.dumps(found))
+    made = model_card(run, REPO, [tmp_path / "report.json"])
+    (entry,) = parse_eval_result_entries(yaml.safe_load(made.files[".eval_results/report.yaml"]))
+    assert (entry.dataset_id, entry.value) == ("owner/rows", found["networks"]["a"]["mean_iou"])
+    assert ".eval_results" not in made.text
+
+
+def test_backbone_and_rows_on_the_hub_are_named(run, no_figures, tmp_path):
+    hub = changed(run, tmp_path, "training_config.json", "on_hub", "backbone", "microsoft/resnet-50")
+    hub = changed(hub, tmp_path / "2", "training_config.json", "on_hub", "dataset", "owner/rows")
+    hub = changed(hub, tmp_path / "3", "training_config.json", "rows", {"revision": "0a1b"})
+    hub = changed(hub, tmp_path / "4", "config.json", "backbone_from_scratch", False)
+    made = model_card(hub, REPO)
+    data = split(made.text)[0]
+    found = data["base_model"], data["datasets"], data["license"]
+    assert found == ("microsoft/resnet-50", ["owner/rows"], "unknown")
+    assert "[owner/rows](https://huggingface.co/datasets/owner/rows/tree/0a1b)" in made.text
+    assert "painted" not in split(made.text)[1].split("## Use")[0]
+    from_scratch = changed(hub, tmp_path / "5", "config.json", "backbone_from_scratch", True)
+    assert "base_model" not in split(model_card(from_scratch, REPO).text)[0]
+
+
+def test_the_rows_are_those_that_the_training_recorded(run, no_figures, tmp_path):
+    """Not those that lie in the folder now."""
+    text = model_card(run, REPO).text
+    assert "trained on 6 images that `embedded` painted" in text
+    moved = changed(run, tmp_path, "training_config.json", "options", "dataset", str(tmp_path / "gone"))
+    expected = text.replace("| rows | `voc` |", "| rows | `gone` |")
+    warning = "The network was trained on these rows. They do not show how well it does on other images.\n\n"
+    assert model_card(moved, REPO).text == expected.replace(warning, "")
+
+
+def test_the_license_of_a_model_is_that_of_its_rows_if_its_backbone_is_our_own(run, no_figures, tmp_path):
+    def license(folder) -> str:
+        return split(model_card(folder, REPO).text)[0]["license"]
+
+    assert license(run) == "unknown"
+    own = changed(run, tmp_path, "training_config.json", "options", "backbone", "embedded")
+    assert license(own) == "apache-2.0"
+    changes = [("identity", "model", "owner/it"), ("identity", "lora", "x"), ("license", None)]
+    for number, keys in enumerate(changes):
+        copy = changed(own, tmp_path / str(number), "training_config.json", "rows", *keys)
+        assert license(copy) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "text"),
+    [
+        ("training_config.json", ("seconds", 4000), "| time | 1 h 6 min |"),
+        ("training_config.json", ("hardware", "2 x NVIDIA H100"), "| hardware | 2 x NVIDIA H100 |"),
+        ("training_config.json", ("step", 3), "| steps | 3 |"),
+        ("training_config.json", ("options", "seed", 5), "| seed | 5 |"),
+        ("training_config.json", ("options", "batch_size", 12), "| batch size | 12 | the paper, Table 1 |"),
+        ("training_config.json", ("options", "clip", 0.8), f" | 0.8 | {OURS} |"),
+        (
+            "training_config.json",
+            ("options", "no_mixing", True),
+            "| yes | a part of the method is switched off",
+        ),
+        ("training_config.json", ("versions", "torch", "9.9"), "| torch | 9.9 |"),
+        ("config.json", ("class_table", "other"), "`other`"),
+        ("metrics.json", ("networks", "a", "mean_iou", 0.4321), "| **mean IoU** | 43.2 |"),
+        ("metrics.json", ("networks", "a", "per_class_iou", "cat", 0.9876), "| cat | 98.8 |"),
+        ("metrics.json", ("networks", "a", "num_images", 1449), "1,449 images"),
+        ("metrics.json", ("networks", "a", "mean_iou", 0.25), "\n      value: 0.25\n"),
+    ],
+)
+def test_what_the_card_says_is_recorded(run, no_figures, tmp_path, file, change, text):
+    assert text not in texts_of(model_card(run, REPO))
+    assert text in texts_of(model_card(changed(run, tmp_path, file, *change), REPO))
+
+
+def test_the_learning_rate_of_table_1_is_that_of_its_backbone(run, no_figures, tmp_path):
+    folder = changed(run, tmp_path, "training_config.json", "options", "learning_rate", 0.001)
+    assert "| learning rate | 0.001 | the paper, Table 1 |" not in model_card(folder, REPO).text
+    folder = changed(
+        folder, tmp_path / "2", "training_config.json", "options", "backbone", "microsoft/resnet-50"
+    )
+    assert "| learning rate | 0.001 | the paper, Table 1 |" in model_card(folder, REPO).text
+
+
+def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tmp_path):
+    """As for datasets. Options of the run itself, and what the card of the rows says, are silent."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    training = json.loads((run / "training_config.json").read_text())
+    training["options"] |= {"optimizer": "sgd", "backbone": "embedded"}
+    training["rows"]["revision"] = "0a1b"
+    hubs = {"dataset": "owner/rows", "eval_dataset": None, "backbone": "owner/bone"}
+    found = json.loads(report.read_text())
+    found["evaluated"]["hub"] = "owner/scores"
+    found["evaluated"]["options"] |= {
+        "split": "val",
+        "limit": 4,
+        "scales": "1,2",
+        "flip": True,
+        "window": 64,
+    }
+    config = json.loads((run / "config.json").read_text()) | {"backbone_from_scratch": False}
+    kept = ("model_type", "id2label", "class_table", "backbone_from_scratch")
+    config["backbone_config"] = {"model_type": config["backbone_config"]["model_type"]}
+    records = {
+        "training_config.json": training | {"on_hub": hubs},
+        "config.json": config,
+        "report.json": found,
+    }
+    # With a backbone of our own, the license of the rows counts.
+    local = training | {"on_hub": {}}
+    silent = re.compile(
+        "format_version|command|table|on_hub/eval_dataset|(num_images|networks/b/num_images)"
+        "|evaluated/(format_version|table|seconds|options/(checkpoint|table|out))"
+        "|options/(workers|eval_.*|micro_batch|checkpoint_every|mixed_precision)"
+        "|rows/identity/(?!model$|model_version|seed$|threshold|reliability).*"
+    )
+
+    def card(records: dict[str, dict]) -> str:
+        for file, record in records.items():
+            (copy / file).write_text(json.dumps(record))
+        return texts_of(model_card(copy, REPO, [copy / "report.json"]))
+
+    bases = [records, records | {"training_config.json": local}]
+    texts, followed = [card(base) for base in bases], set()
+    for file, sound in records.items():
+        for keys, value in leaves(sound):
+            if file == "config.json" and keys[0] not in (*kept, "backbone_config"):
+                continue  # of the architecture
+            now = [card(base | {file: with_value(base[file], keys, other(value))}) for base in bases]
+            is_silent = silent.fullmatch("/".join(map(str, keys))) is not None
+            assert (now == texts) == is_silent, (file, keys)
+            for before, after in zip(texts, now, strict=True):
+                followed |= rows_of(before, *RECORDED) - rows_of(after, *RECORDED)
+    (copy / "log.jsonl").write_text('{"step": 1, "images_per_second": 77.5}\n')
+    followed |= rows_of(texts[1], *RECORDED) - rows_of(card(bases[1]), *RECORDED)
+    assert followed == set().union(*(rows_of(text, *RECORDED) for text in texts))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "There was no test-time augmentation."),
+        ({"scales": "0.5,1", "flip": True}, "Test-time augmentation: scales 0.5,1, mirrored."),
+        ({"scales": "0.5,1"}, "Test-time augmentation: scales 0.5,1, not mirrored."),
+        ({"window": 64}, "Larger images were predicted in windows of 64 pixels."),
+        ({"limit": 1}, "Only the first 1 image was measured."),
+        ({"limit": 3}, "Only the first 3 images were measured."),
+    ],
+)
+def test_how_images_were_predicted_is_named(run, report, no_figures, tmp_path, options, text):
+    found = json.loads(report.read_text())
+    found["evaluated"]["options"] |= options
+    (tmp_path / "report.json").write_text(json.dumps(found))
+    assert text in model_card(run, REPO, [tmp_path / "report.json"]).text
+
+
+def test_a_run_alone_shows_its_own_scores_and_predictions(run, tmp_path):
+    made = model_card(run, REPO)
+    assert "The training itself measured this at step 4, without test-time augmentation." in made.text
+    assert "Mean IoU given image-level labels: 61.0%." in made.text
+    warning = "The network was trained on these rows."
+    assert warning in made.text
+    elsewhere = changed(run, tmp_path, "training_config.json", "options", "eval_dataset", "VOCdevkit/VOC2012")
+    assert warning not in model_card(elsewhere, REPO).text
+    assert "| momentum |" not in made.text  # AdamW does not use it
+    last = max((run / "predictions").glob("*.png"))
+    assert made.files["assets/predictions.png"] == last.read_bytes()
+    assert {"assets/training.png", "assets/metrics-iou.png"} <= set(made.files)
+
+
+def test_the_chart_of_the_training_is_that_of_the_log():
+    log = [{"step": 20, "loss_a": 3.0, "loss_b": 2.5}, {"step": 40, "loss_a": 1.0, "loss_b": 1.5}]
+    log.append({"step": 40, "eval_mean_iou": 0.25})
+    options = {"warmup": 0.25, "max_steps": 40, "no_co_training": True}
+    losses, scores = training_chart(log, options).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
+    assert drawn["network A"] == [[20, 3], [40, 1]]
+    assert drawn["network B"] == [[20, 2.5], [40, 1.5]]
+    assert drawn["end of the warm-up"][0][0] == 10
+    assert scores.lines[0].get_xydata().tolist() == [[40, 25]]
+    (losses,) = training_chart(log[:1], options | {"no_mixing": True}).axes
+    assert "end of the warm-up" not in {line.get_label() for line in losses.lines}
+
+
+def test_records_that_are_missing_are_named(run, tmp_path):
+    shutil.copy(run / "config.json", tmp_path)
+    made = model_card(tmp_path, REPO)
+    assert made.files == {}
+    for text in ("How the network was trained is not recorded.", "The accuracy is not recorded"):
+        assert text in made.text
+    data = split(made.text)[0]
+    assert "model-index" not in data
+    assert data["license"] == "unknown"
+
+
+def test_results_of_former_weights_are_removed(run, report, no_figures, tmp_path):
+    old = model_card(run, REPO, [report]).text + "\nMine.\n"
+    assert model_card(run, REPO, [report], old).text == old
+    shutil.copy(run / "config.json", tmp_path)
+    text = model_card(tmp_path, REPO, old=old).text
+    assert "model-index" not in split(text)[0]
+    assert text.rstrip().endswith("Mine.")
+
+
+@pytest.mark.parametrize("content", ["{}", "[", '{"mean_iou": 1}'])
+def test_what_is_no_report_is_one_line(run, tmp_path, content):
+    (tmp_path / "it.json").write_text(content)
+    with pytest.raises(UserError, match=r"it\.json") as caught:
+        model_card(run, REPO, [tmp_path / "it.json"])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        model_card(tmp_path, REPO)
+
+
+def test_the_python_of_the_card_runs(run, report, tmp_path, capsys):
+    Image.new("RGB", (80, 60), "red").save(tmp_path / "image.png")
+    first, second, third = blocks_of(model_card(run, REPO, [report]).text, "python")
+    without_us = "import sys\nsys.modules['attn2mask'] = None\n"
+    output = run_python((without_us + first + second).replace(REPO, str(run)), tmp_path)
+    assert "(80, 60)" in output
+    exec(third.replace(REPO, str(run)), {})
+    assert (
+        "DeepLabV3PlusForSemanticSegmentation DeepLabV3PlusForSemanticSegmentation" in capsys.readouterr().out
+    )
+
+
+def test_the_commands_of_the_card_read_what_was_recorded(run, report, monkeypatch):
+    evaluate, train = commands_of(model_card(run, REPO, [report]).text)
+    monkeypatch.chdir(report.parent)  # where report.yaml is
+    config = parse(EvaluateConfig, evaluate[2:], "evaluate", "")
+    recorded = json.loads(report.read_text())["evaluated"]["options"]
+    assert {name: getattr(config, name) for name in recorded} == recorded
+    monkeypatch.chdir(run)
+    config = parse(TrainConfig, train[2:], "train", "")
+    recorded = json.loads((run / "training_config.json").read_text())["options"]
+    assert {name: getattr(config, name) for name in recorded} == recorded
+
+
+def test_a_card_without_stored_options_names_no_command(run, report, no_figures, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "train.yaml").unlink()
+    shutil.copy(report, tmp_path)
+    assert commands_of(model_card(copy, REPO, [tmp_path / "report.json"]).text) == []
