@@ -35,7 +35,7 @@ from attn2mask.hub.cards.markdown import (
     version_rows,
 )
 from attn2mask.hub.cards.statistics import tensor_shapes
-from attn2mask.training.charts import MOST_BARS, best_and_worst_classes, iou_chart
+from attn2mask.training.charts import MOST_BARS, iou_chart
 from attn2mask.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -165,6 +165,11 @@ class Evaluation:
         """The scores of network A, which is at the repository's root."""
         return next(iter(self.columns.values()))
 
+    @property
+    def measured(self) -> dict[str, float]:
+        """Network A's IoU of each class that was measured."""
+        return {name: iou for name, iou in self.root["per_class_iou"].items() if iou is not None}
+
 
 def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str | None = None) -> Card:
     """README.md of a model repository, its figures and, for datasets on the Hub, its `.eval_results`.
@@ -236,7 +241,7 @@ def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
 def _files(model: TrainedModel, evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, bytes]]:
     has_images = False
     for evaluation in evaluations:
-        if best_and_worst_classes(evaluation.root["per_class_iou"]):
+        if evaluation.measured:
             chart = io.BytesIO()
             iou_chart(evaluation.root, chart)
             yield f"assets/{evaluation.name}-iou.png", chart.getvalue()
@@ -429,7 +434,7 @@ def _result_values(evaluation: Evaluation, files: Mapping[str, bytes]) -> dict[s
     name, report, options, root = evaluation.name, evaluation.report, evaluation.options, evaluation.root
     columns = evaluation.columns.values()
     scales, given_labels = options.get("scales", "1"), report.get("mean_iou_given_labels")
-    measured = {name: iou for name, iou in root["per_class_iou"].items() if iou is not None}
+    measured = evaluation.measured
     worst = sorted(measured, key=measured.get)[:3]
     return {
         "name": name,
