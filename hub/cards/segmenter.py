@@ -423,11 +423,10 @@ def _options(model: TrainedModel) -> Iterator[Sequence[Any]]:
             source = "a part of the method is switched off" if value else ""
         if name == "seed":
             source = ""  # nobody states a seed
-        if name == "backbone":
-            value = public_path(value) + (
-                ", from scratch" if model.config.get("backbone_from_scratch") else ""
-            )
-        yield facts.card, f"`{value}`" if isinstance(value, str) else value, source
+        text = f"`{public_path(value)}`" if isinstance(value, str) else value
+        if name == "backbone" and model.config.get("backbone_from_scratch"):
+            text += ", from scratch"
+        yield facts.card, text, source
 
 
 def _result_values(evaluation: Evaluation, files: Mapping[str, bytes]) -> dict[str, Any]:

@@ -5,16 +5,20 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from card_text import blocks_of, commands_of, leaves, links_of, other, rows_of, with_value
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from attn2mask.builders.build import BuildConfig
+from attn2mask.builders.drawn.scenes import draw_scene
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import parse
 from attn2mask.builders.rules import OURS
 from attn2mask.hub.cards.adapter import adapter_card
 from attn2mask.hub.cards.markdown import split
+from attn2mask.training.adapt import adapt
 from attn2mask.training.adaptation.config import AdaptConfig
 
 REPO = "me/it"
@@ -109,3 +113,30 @@ def test_an_adapter_without_weights_or_base_model_is_one_line(adapter):
     (adapter / "pytorch_lora_weights.safetensors").unlink()
     with pytest.raises(UserError, match="holds no pytorch_lora_weights"):
         adapter_card(adapter, REPO)
+
+
+def test_a_real_adaptation_records_what_the_card_reads(adapter, tiny_model, tmp_path):
+    (tmp_path / "frames").mkdir()
+    for index in range(4):
+        scene = draw_scene("streets", np.random.default_rng([6, index]), (64, 128))
+        Image.fromarray(scene.image).save(tmp_path / "frames" / f"{index}.png")
+    output = tmp_path / "real"
+    adapt(
+        AdaptConfig(
+            data=str(tmp_path / "frames"),
+            output_dir=str(output),
+            model=str(tiny_model("sd15")),
+            instance_prompt="a photo of a sks street",
+            max_steps=1,
+            batch_size=1,
+            rank=2,
+            crop_size=64,
+            sample_every=0,
+        )
+    )
+    found, expected = (
+        json.loads((folder / "training_config.json").read_text()) for folder in (output, adapter)
+    )
+    expected["data"]["skipped"] = []
+    assert {keys for keys, _ in leaves(found)} == {keys for keys, _ in leaves(expected)}
+    assert links_of(adapter_card(output, REPO).text) == {"adapt.yaml"}

@@ -29,6 +29,8 @@ from attn2mask.hub.cards.markdown import split
 from attn2mask.hub.cards.segmenter import model_card, training_chart
 from attn2mask.training.config import TrainConfig
 from attn2mask.training.evaluate_command import EvaluateConfig
+from attn2mask.training.evaluate_command import run as evaluate
+from attn2mask.training.train import train
 
 # Tables of what training and evaluation recorded, by their first heads.
 RECORDED = ("training", "option", "library", "%", "class")
@@ -171,6 +173,8 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
         "flip": True,
         "window": 64,
     }
+    for scores in (found, *found["networks"].values()):
+        scores["per_class_iou"] = {name: 0.01 * k for k, name in enumerate(scores["per_class_iou"], start=1)}
     config = json.loads((run / "config.json").read_text()) | {"backbone_from_scratch": False}
     kept = ("model_type", "id2label", "class_table", "backbone_from_scratch")
     config["backbone_config"] = {"model_type": config["backbone_config"]["model_type"]}
@@ -216,8 +220,7 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
         ({"scales": "0.5,1", "flip": True}, "Test-time augmentation: scales 0.5,1, mirrored."),
         ({"scales": "0.5,1"}, "Test-time augmentation: scales 0.5,1, not mirrored."),
         ({"window": 64}, "Larger images were predicted in windows of 64 pixels."),
-        ({"limit": 1}, "Only the first 1 image was measured."),
-        ({"limit": 3}, "Only the first 3 images were measured."),
+        ({"limit": 3}, "The measurement is limited to the first 3 images."),
     ],
 )
 def test_how_images_were_predicted_is_named(run, report, no_figures, tmp_path, options, text):
@@ -314,3 +317,30 @@ def test_a_card_without_stored_options_names_no_command(run, report, no_figures,
     (copy / "train.yaml").unlink()
     shutil.copy(report, tmp_path)
     assert commands_of(model_card(copy, REPO, [tmp_path / "report.json"]).text) == []
+
+
+def test_a_real_training_records_what_the_card_reads(run, report, voc, tmp_path):
+    config = TrainConfig(
+        dataset=str(voc),
+        output_dir=str(tmp_path / "run"),
+        backbone=str(run.parent / "backbone"),
+        max_steps=2,
+        batch_size=2,
+        crop_size=48,
+        workers=0,
+        eval_dataset=str(voc),
+        eval_every=2,
+    )
+    train(config)
+    out = tmp_path / "report.json"
+    evaluate(EvaluateConfig(checkpoint=str(tmp_path / "run"), dataset=str(voc), out=str(out)))
+    for real, written in ((tmp_path / "run", run), (tmp_path, report.parent)):
+        for name in ("training_config.json", "metrics.json") if real.name == "run" else ("report.json",):
+            found, expected = (json.loads((folder / name).read_text()) for folder in (real, written))
+            assert keys_of(found) == keys_of(expected), name
+    assert links_of(model_card(tmp_path / "run", REPO, [out]).text) == {"metrics/report.yaml", "train.yaml"}
+
+
+def keys_of(record: dict) -> set[tuple]:
+    """The keys of all values of a record, except those of classes and of the build that it repeats."""
+    return {keys for keys, _ in leaves(record) if not {"per_class_iou", "identity"} & set(keys)}
