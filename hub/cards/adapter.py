@@ -90,13 +90,14 @@ def adapter_card(folder: Path, repo_id: str, old: str | None = None) -> Card:
 def _metadata(record: Mapping[str, Any], base: str) -> "ModelCardData":
     from huggingface_hub import ModelCardData
 
-    hub, prompt = hub_name(base), _options(record).get("instance_prompt")
+    hub = hub_name(base)
     return ModelCardData(
         license=record.get("license") or UNKNOWN,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        **({"base_model": hub, "base_model_relation": "adapter"} if hub else {}),
-        **({"instance_prompt": prompt} if prompt else {}),
+        base_model=hub,
+        base_model_relation="adapter" if hub else None,
+        instance_prompt=_options(record).get("instance_prompt"),
         tags=["attn2mask", "lora", "diffusers", "text-to-image", "diffusers-training"],
     )
 

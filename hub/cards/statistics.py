@@ -134,10 +134,8 @@ def class_chart(statistics: RowStatistics) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    ids = np.flatnonzero(statistics.class_rows)
-    if len(ids) > CHART_CLASSES:
-        most_frequent = np.argsort(-statistics.class_rows[ids], kind="stable")[:CHART_CLASSES]
-        ids = np.sort(ids[most_frequent])
+    most_frequent = np.argsort(-statistics.class_rows, kind="stable")[:CHART_CLASSES]
+    ids = [k for k in sorted(most_frequent.tolist()) if statistics.class_rows[k]]
     places, names = np.arange(len(ids)), [statistics.names[k] for k in ids]
     with rc_context({"text.parse_math": False, "font.size": 9}):
         page = Figure(figsize=(14, 1.7 + 0.25 * max(len(ids), 4)), layout="constrained")
