@@ -195,7 +195,7 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
             return True
         # Figures and results that the card made from a report are removed with it; others are somebody's.
         names = [Path(p).stem for p in paths if p.startswith("metrics/")]
-        made = {f"assets/{name}-{figure}.png" for name in names for figure in ("iou", "pictures")}
+        made = {f"assets/{name}-{figure}.png" for name in names for figure in ("iou", "images")}
         made |= {f".eval_results/{name}.yaml" for name in names} | MODEL_FIGURES
         return path in made or ("/" not in path and any(fnmatchcase(path, p) for p in MODEL_FILES))
 
