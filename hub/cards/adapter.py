@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Where the values of options come from, by option and value. What is not listed is this project's choice.
 TABLE_2 = f"{PAPER}, Table 2"
-SOURCES: dict[str, dict[Any, str]] = {
+ADAPTATION_SOURCES: dict[str, dict[Any, str]] = {
     "learning_rate": {2e-5: TABLE_2},
     "power": {1.0: TABLE_2},
     "weight_decay": {0.01: TABLE_2},
@@ -81,13 +81,13 @@ def adapter_card(folder: Path, repo_id: str, old: str | None = None) -> Card:
         "repo_id": repo_id,
         "title": repo_id.split("/")[-1],
         **_adapter_values(folder, record, base),
-        **_training_values(folder, record),
+        **_adaptation_values(folder, record),
         "has_samples": bool(files),
     }
-    return Card(merge(render(ModelCard, _metadata(record, base), "adapter", **values), old), files)
+    return Card(merge(render(ModelCard, _adapter_metadata(record, base), "adapter", **values), old), files)
 
 
-def _metadata(record: Mapping[str, Any], base: str) -> "ModelCardData":
+def _adapter_metadata(record: Mapping[str, Any], base: str) -> "ModelCardData":
     from huggingface_hub import ModelCardData
 
     hub = hub_name(base)
@@ -97,12 +97,12 @@ def _metadata(record: Mapping[str, Any], base: str) -> "ModelCardData":
         pipeline_tag="text-to-image",
         base_model=hub,
         base_model_relation="adapter" if hub else None,
-        instance_prompt=_options(record).get("instance_prompt"),
+        instance_prompt=_recorded_options(record).get("instance_prompt"),
         tags=["attn2mask", "lora", "diffusers", "text-to-image", "diffusers-training"],
     )
 
 
-def _options(record: Mapping[str, Any]) -> dict[str, Any]:
+def _recorded_options(record: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `attn2mask adapt`; empty for an adapter that it did not make."""
     return record.get("options", {})
 
@@ -127,23 +127,23 @@ def _adapter_values(folder: Path, record: Mapping[str, Any], base: str) -> dict[
         "tensors": f"{len(shapes):,}",
         "ranks": ", ".join(map(str, ranks)),
         "facts": table_rows(facts),
-        "prompt": json.dumps(_options(record).get("instance_prompt") or "a photo of a street"),
+        "prompt": json.dumps(_recorded_options(record).get("instance_prompt") or "a photo of a street"),
         "table": shlex.quote(record.get("table", "voc")),
         "model_options": f" {shlex.join(model)}" if model else "",
     }
 
 
-def _training_values(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def _adaptation_values(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "has_training": bool(_options(record)),
+        "has_training": bool(_recorded_options(record)),
         "has_options": (folder / "adapt.yaml").exists(),
-        "preset": escaped(_options(record).get("preset")),
-        "options": table_rows(_option_rows(_options(record))),
+        "preset": escaped(_recorded_options(record).get("preset")),
+        "options": table_rows(_adaptation_options(_recorded_options(record))),
         "versions": version_rows(record),
     }
 
 
-def _option_rows(options: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
+def _adaptation_options(options: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
     """(name, value, source) of the options that were used and have a name in cards."""
     for name, facts in facts_of(AdaptConfig).items():
         if facts.card is None or name not in options:
@@ -151,4 +151,8 @@ def _option_rows(options: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
         if name in PRIOR and not options.get("prior_preservation"):
             continue
         value = options[name]
-        yield facts.card, value, "" if name in UNSOURCED else SOURCES.get(name, {}).get(value, OURS)
+        yield (
+            facts.card,
+            value,
+            "" if name in UNSOURCED else ADAPTATION_SOURCES.get(name, {}).get(value, OURS),
+        )

@@ -47,7 +47,7 @@ from attn2mask.hub.cards.statistics import (
     sampled_rows,
 )
 
-SAMPLES = 6  # rows of the sheet
+SHEET_ROWS = 6  # rows of the sheet
 MAX_REJECTIONS = 40  # rows of the table of rejections
 MAX_MISSING = 20  # names in the list of classes without a row
 SIZE_CATEGORIES = {
@@ -95,16 +95,16 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    read = [_read(name, Path(path)) for name, path in builds.items()]
-    data = _metadata(read, repo_id, split(old)[0] if old else {})
-    text = render(DatasetCard, DatasetCardData(**data), "dataset", **_values(read, repo_id, data))
+    read = [_read_build(name, Path(path)) for name, path in builds.items()]
+    data = _dataset_metadata(read, repo_id, split(old)[0] if old else {})
+    text = render(DatasetCard, DatasetCardData(**data), "dataset", **_dataset_values(read, repo_id, data))
     figures: dict[str, bytes] = {}
     for build in read:
-        figures |= _figures(build)
+        figures |= _build_figures(build)
     return Card(merge(text, old), figures)
 
 
-def _read(name: str, path: Path) -> Build:
+def _read_build(name: str, path: Path) -> Build:
     directory = BuildDirectory(path)
     record = directory.record()
     files = tuple(sorted((path / "data").glob("*.parquet")))
@@ -114,10 +114,10 @@ def _read(name: str, path: Path) -> Build:
     return Build(name, path, record, read_record(path / "report.json"), directory.table, files, statistics)
 
 
-def _figures(build: Build) -> dict[str, bytes]:
+def _build_figures(build: Build) -> dict[str, bytes]:
     from attn2mask.builders.show import sheet
 
-    rows = sampled_rows(build.files, SAMPLES)
+    rows = sampled_rows(build.files, SHEET_ROWS)
     figures = {f"assets/{build.name}-sheet.png": png_bytes(sheet(rows, build.table))}
     if build.statistics.class_rows.any():
         figures[f"assets/{build.name}-classes.png"] = png_bytes(class_chart(build.statistics))
@@ -127,7 +127,7 @@ def _figures(build: Build) -> dict[str, bytes]:
 # Metadata
 
 
-def _metadata(builds: Sequence[Build], repo_id: str, before: Mapping[str, Any]) -> dict[str, Any]:
+def _dataset_metadata(builds: Sequence[Build], repo_id: str, before: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata of these builds and of the other configurations in the repository."""
     from datasets import DatasetInfo, Features, SplitDict, SplitInfo
     from datasets.info import DatasetInfosDict
@@ -188,7 +188,7 @@ def _union(before: Any, values: Sequence[str]) -> list[str]:
 # Values of the template
 
 
-def _values(builds: Sequence[Build], repo_id: str, data: Mapping[str, Any]) -> dict[str, Any]:
+def _dataset_values(builds: Sequence[Build], repo_id: str, data: Mapping[str, Any]) -> dict[str, Any]:
     names = [config.get("config_name", "default") for config in data["configs"]]
     default = next(name for name, config in zip(names, data["configs"], strict=True) if config.get("default"))
     columns = {feature["name"] for info in data["dataset_info"] for feature in info.get("features", [])}
@@ -233,7 +233,7 @@ def _row_values(build: Build) -> dict[str, Any]:
         "ignore_index": table.ignore_index,
         "reliable": percent(statistics.reliability / statistics.pixels),
         "has_scores": build.identity.get("store_scores"),
-        "sampled": count(min(SAMPLES, statistics.rows), "row"),
+        "sampled": count(min(SHEET_ROWS, statistics.rows), "row"),
         "has_classes": statistics.class_rows.any(),
         "many_classes": CHART_CLASSES if is_many else None,
         "class_rows": table_rows(_class_rows(build)),
@@ -295,7 +295,7 @@ def _option_values(build: Build) -> dict[str, Any]:
     if identity["table"] not in TABLES:
         needed.append(f"`{identity['table']}.yaml`, a class table (`build.json` holds its content)")
     return {
-        "options": table_rows(_options(build)),
+        "options": table_rows(_build_options(build)),
         "num_images": count(build.record["num_images"], "row"),
         "has_options": (build.path / "build.yaml").exists(),
         "is_remasked": build.record.get("command") == "remask",
@@ -304,7 +304,7 @@ def _option_values(build: Build) -> dict[str, Any]:
     }
 
 
-def _options(build: Build) -> Iterator[Sequence[Any]]:
+def _build_options(build: Build) -> Iterator[Sequence[Any]]:
     """(name, value, source) of the options that have a name in cards."""
     identity = build.identity
     for name, facts in facts_of(BuildConfig).items():

@@ -33,7 +33,7 @@ _BLOCK = re.compile(
     r"^<!-- generated: (\S+) -->\n((?:(?!^<!-- /?generated: ).*\n)*?)<!-- /generated: \1 -->[ \t]*\n?",
     re.MULTILINE,
 )
-_MARK = re.compile(r"^<!-- /?generated: \S+ -->[ \t]*\n?", re.MULTILINE)
+_BLOCK_MARK = re.compile(r"^<!-- /?generated: \S+ -->[ \t]*\n?", re.MULTILINE)
 # Metadata with one entry for each configuration, and metadata that must not outlive what was measured.
 _BY_CONFIG, _MEASURED = ("configs", "dataset_info"), ("model-index", "metrics")
 
@@ -117,7 +117,7 @@ def _parts(body: str) -> list[tuple[str | None, str]]:
         parts += [(None, body[end : found.start()]), (found[1], found[0].rstrip() + "\n")]
         end = found.end()
     parts.append((None, body[end:]))
-    return [(name, text if name else _MARK.sub("", text)) for name, text in parts]
+    return [(name, text if name else _BLOCK_MARK.sub("", text)) for name, text in parts]
 
 
 def _merge_body(new: str, old: str) -> str:

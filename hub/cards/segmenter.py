@@ -48,7 +48,7 @@ METADATA_COLUMNS = {"A": "network A", "both": "both networks", "IoU": "one netwo
 METRICS = (("mean_iou", "mean_iou", "mean IoU"), ("pixel_accuracy", "accuracy", "pixel accuracy"))
 # Where the values of options come from, by option and value. What is not listed is this project's choice.
 TABLE_1, BECO = f"{PAPER}, Table 1", "BECO"
-SOURCES: dict[str, dict[Any, str]] = {
+TRAINING_SOURCES: dict[str, dict[Any, str]] = {
     "architecture": {"deeplabv3plus": TABLE_1},
     "backbone": {
         "microsoft/resnet-50": TABLE_1,
@@ -184,9 +184,9 @@ def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str |
     """
     from huggingface_hub import ModelCard
 
-    model = _read(Path(run))
+    model = _read_model(Path(run))
     evaluations = [_evaluation(model, name, path) for name, path in reports(model.path, metrics).items()]
-    files = dict(_files(model, evaluations))
+    files = dict(_model_files(model, evaluations))
     values = {
         "repo_id": repo_id,
         "title": repo_id.split("/")[-1],
@@ -194,7 +194,7 @@ def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str |
         **_training_values(model, files),
         "results": [_result_values(evaluation, files) for evaluation in evaluations],
     }
-    text = render(ModelCard, _metadata(model, repo_id, evaluations), "segmenter", **values)
+    text = render(ModelCard, _model_metadata(model, repo_id, evaluations), "segmenter", **values)
     return Card(merge(text, old), files)
 
 
@@ -213,7 +213,7 @@ def reports(folder: Path, metrics: Sequence[Path] = ()) -> dict[str, Path]:
     return named
 
 
-def _read(path: Path) -> TrainedModel:
+def _read_model(path: Path) -> TrainedModel:
     config = read_record(path / "config.json")
     if not config:
         raise UserError(f"{path} holds no config.json: give the output directory of a training")
@@ -238,7 +238,7 @@ def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
 # Files: figures, and the results for the Hub
 
 
-def _files(model: TrainedModel, evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, bytes]]:
+def _model_files(model: TrainedModel, evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, bytes]]:
     has_images = False
     for evaluation in evaluations:
         if evaluation.measured:
@@ -309,7 +309,7 @@ def training_chart(log: Sequence[Mapping[str, Any]], options: Mapping[str, Any])
 # Metadata
 
 
-def _metadata(model: TrainedModel, repo_id: str, evaluations: Sequence[Evaluation]) -> "ModelCardData":
+def _model_metadata(model: TrainedModel, repo_id: str, evaluations: Sequence[Evaluation]) -> "ModelCardData":
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
@@ -397,7 +397,7 @@ def _training_values(model: TrainedModel, files: Mapping[str, bytes]) -> dict[st
         "speed": f"{speeds[len(speeds) // 2]:.1f}" if speeds else NOT_RECORDED,
         "license": model.license if is_known else f"{NOT_RECORDED} for everything that was used",
         "preset": escaped(model.options.get("preset")),
-        "options": table_rows(_options(model)),
+        "options": table_rows(_training_options(model)),
         "painter_options": painter
         and (
             f"`{painter['model']}` (`{painter['model_version']}`) painted the rows with the seed"
@@ -408,7 +408,7 @@ def _training_values(model: TrainedModel, files: Mapping[str, bytes]) -> dict[st
     }
 
 
-def _options(model: TrainedModel) -> Iterator[Sequence[Any]]:
+def _training_options(model: TrainedModel) -> Iterator[Sequence[Any]]:
     """(name, value, source) of the options that were used and have a name in cards."""
     options = model.options
     for name, facts in facts_of(TrainConfig).items():
@@ -416,7 +416,7 @@ def _options(model: TrainedModel) -> Iterator[Sequence[Any]]:
         if facts.card is None or name not in options or options.get(reader) != wanted:
             continue
         value = options[name]
-        source = SOURCES.get(name, {}).get(value, OURS)
+        source = TRAINING_SOURCES.get(name, {}).get(value, OURS)
         if name == "learning_rate" and LEARNING_RATES.get(options.get("backbone")) == value:
             source = TABLE_1
         if isinstance(value, bool):
