@@ -7,7 +7,7 @@ from functools import partial
 
 import jinja2
 import pytest
-from card_text import REPO
+from card_text import REPO, changed
 
 from attn2mask.hub.cards.adapter import adapter_card
 from attn2mask.hub.cards.dataset import dataset_card
@@ -33,10 +33,12 @@ def texts(voc, run, report, adapter, no_figures, strict_templates, tmp_path) -> 
     """Cards of all kinds: with all records, and with as few as there can be."""
     shutil.copytree(voc, tmp_path / "voc")
     (tmp_path / "voc" / "report.json").unlink()
+    remasked = changed(voc, tmp_path / "remasked", "build.json", "command", "remask")
+    lora = changed(voc, tmp_path / "lora", "build.json", "identity", "lora", "owner/lora")
     (tmp_path / "run").mkdir()
     shutil.copy(run / "config.json", tmp_path / "run")
     cards = [
-        dataset_card({"voc": voc, "other": tmp_path / "voc"}, REPO),
+        dataset_card({"voc": voc, "other": tmp_path / "voc", "remasked": remasked, "lora": lora}, REPO),
         model_card(run, REPO),
         model_card(run, REPO, [report]),
         model_card(tmp_path / "run", REPO),
