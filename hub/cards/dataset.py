@@ -269,7 +269,7 @@ def _painting_values(build: Build) -> dict[str, Any]:
         "painter_license": _license(record, "license"),
         "pipeline": identity.get("pipeline", NOT_RECORDED),
         "lora": identity.get("lora"),
-        "lora_scale": identity.get("lora_scale"),
+        "lora_scale": escaped(identity.get("lora_scale")),
         "lora_version": identity.get("lora_version", NOT_RECORDED),
         "lora_license": _license(record, "lora_license"),
         "captions": escaped(captions.get("source")),
