@@ -22,6 +22,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import yaml
+from card_text import block
 from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -40,7 +41,7 @@ from attn2mask.builders.words.aliases import AliasesConfig
 from attn2mask.builders.words.captions import read_captions
 from attn2mask.builders.words.english import plural
 from attn2mask.hub import demo, preview
-from attn2mask.hub.cards.markdown import block, compose, merge, split
+from attn2mask.hub.cards.markdown import compose, merge, split
 from attn2mask.hub.cli import COMMANDS, main
 from attn2mask.hub.demo import DemoConfig
 from attn2mask.hub.preview import PreviewConfig

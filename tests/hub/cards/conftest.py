@@ -12,10 +12,15 @@ import pytest
 from transformers import ResNetConfig
 
 from attn2mask.builders.images import encode_png
-from attn2mask.builders.options import facts_of, to_yaml
+from attn2mask.builders.options import stored_options, to_yaml
 from attn2mask.builders.provenance import FORMAT_VERSION, LORA_RECORD, provenance
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import load_table
+from attn2mask.training.adaptation.config import AdaptConfig
+from attn2mask.training.checkpoint import make_processor, save_checkpoint
+from attn2mask.training.config import TrainConfig
+from attn2mask.training.evaluate_command import EvaluateConfig
+from attn2mask.training.models import build_network
 
 PNG = encode_png(np.zeros((2, 2, 3), np.uint8))
 
@@ -35,11 +40,6 @@ def no_figures(monkeypatch) -> None:
     monkeypatch.setattr("attn2mask.hub.cards.segmenter.iou_chart", lambda *_: None)
 
 
-def stored_options(config: object) -> dict:
-    """The options of a command that its artefact stores."""
-    return {name: getattr(config, name) for name, facts in facts_of(type(config)).items() if facts.stored}
-
-
 def scores_of(seed: int) -> dict:
     """Scores of one network on six images, with two classes that are in none of them."""
     rng, names = np.random.default_rng(seed), load_table("voc").names
@@ -51,11 +51,6 @@ def scores_of(seed: int) -> dict:
 @pytest.fixture(scope="session")
 def run(voc, tmp_path_factory) -> Path:
     """The output directory of a training on the build, also measured on it, with `report.json` beside it."""
-    from attn2mask.training.checkpoint import make_processor, save_checkpoint
-    from attn2mask.training.config import TrainConfig
-    from attn2mask.training.evaluate_command import EvaluateConfig
-    from attn2mask.training.models import build_network
-
     folder = tmp_path_factory.mktemp("training")
     tiny = ResNetConfig(layer_type="basic", embedding_size=8, hidden_sizes=[8, 8, 8, 16], depths=[1] * 4)
     tiny.save_pretrained(folder / "backbone")
@@ -122,8 +117,6 @@ def report(run) -> Path:
 @pytest.fixture
 def adapter(tiny_lora, tmp_path) -> Path:
     """The output directory of an adaptation of a painter on the Hub."""
-    from attn2mask.training.adaptation.config import AdaptConfig
-
     folder = tmp_path / "adapter"
     folder.mkdir()
     for file in tiny_lora.glob("*.safetensors"):
