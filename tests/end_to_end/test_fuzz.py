@@ -45,7 +45,7 @@ from attn2mask.hub.cards.markdown import compose, merge, split
 from attn2mask.hub.cli import COMMANDS, main
 from attn2mask.hub.demo import DemoConfig
 from attn2mask.hub.preview import PreviewConfig
-from attn2mask.training.benchmarks import open_pictures
+from attn2mask.training.benchmarks import open_images
 from attn2mask.training.data import Crops
 from attn2mask.training.evaluate_command import EvaluateConfig
 
@@ -495,7 +495,7 @@ def test_a_mask_reads_as_its_ids_however_it_is_kept(tmp_path, height, width, see
     ):
         (tmp_path / kind).mkdir(exist_ok=True)
         (tmp_path / kind / "a.png").write_bytes(png(picture))
-    read = unless_refused(lambda: open_pictures(str(tmp_path), None, table)[0].target)
+    read = unless_refused(lambda: open_images(str(tmp_path), None, table)[0].target)
     # A few shuffled indices may also be what a convention makes of them: refused, never misread.
     assert read is not None or how == "shuffled palette"
     assert read is None or (read == ids).all()
@@ -549,7 +549,7 @@ def test_targets_hold_ids_of_the_table_or_the_picture_is_refused(tmp_path_factor
     put(root / picture, data.draw(pictures(size)))
     put(root / mask, data.draw(pictures(size)))
     put(root / "ImageSets/Segmentation/val.txt", b"a\n")
-    for shown in unless_refused(lambda: list(open_pictures(str(root), None, table))) or ():
+    for shown in unless_refused(lambda: list(open_images(str(root), None, table))) or ():
         assert shown.image.dtype == np.uint8
         assert shown.image.shape == (*shown.target.shape, 3)
         assert set(np.unique(shown.target)) <= {*range(len(table.names)), table.ignore_index}
@@ -563,10 +563,10 @@ def test_lists_and_splits_name_pictures_or_are_refused(tmp_path, name, split_nam
     put(tmp_path / "JPEGImages/a.jpg", png(Image.new("RGB", (3, 3))))
     put(tmp_path / "SegmentationClass/a.png", png(Image.new("L", (3, 3))))
     put(tmp_path / "ImageSets/Segmentation/val.txt", name.encode("utf-8", "surrogatepass"))
-    unless_refused(lambda: list(open_pictures(str(tmp_path), split_name, VOC)))
+    unless_refused(lambda: list(open_images(str(tmp_path), split_name, VOC)))
     for kind in ("images", "masks"):
         put(tmp_path / "plain" / kind / "a.png", png(Image.new("L", (3, 3))))
-    unless_refused(lambda: list(open_pictures(str(tmp_path / "plain"), split_name, VOC)))
+    unless_refused(lambda: list(open_images(str(tmp_path / "plain"), split_name, VOC)))
 
 
 @examples(200)
