@@ -13,9 +13,9 @@ from bench.unoptimized import unoptimized_loss
 
 from attn2mask.builders.drawn.rows import draw_rows, write_rows
 from attn2mask.builders.table_reader import load_table
-from attn2mask.training.config import PRESETS, Settings
+from attn2mask.training.config import TrainConfig
 from attn2mask.training.cotraining import Pair, cotraining_losses, normalize, photometric
-from attn2mask.training.data import Crops, loader, open_rows
+from attn2mask.training.data import Crops, Share, loader, open_rows
 from attn2mask.training.models import build_network
 
 
@@ -30,13 +30,13 @@ def batch_of(size: int, side: int) -> dict[str, torch.Tensor]:
     }
 
 
-def steps(settings: Settings, size: int, side: int) -> dict[str, Callable[[], None]]:
+def steps(config: TrainConfig, size: int, side: int) -> dict[str, Callable[[], None]]:
     """Forward and backward passes of one batch, by name. The networks are not shared."""
     table, batch = load_table("voc"), batch_of(size, side)
 
     def networks(first: int, count: int) -> list[torch.nn.Module]:
         return [
-            build_network(settings.architecture, settings.backbone, table, seed=first + k).train()
+            build_network(config.architecture, config.backbone, table, seed=first + k).train()
             for k in range(count)
         ]
 
@@ -51,7 +51,7 @@ def steps(settings: Settings, size: int, side: int) -> dict[str, Callable[[], No
         alone.zero_grad()
 
     def together(forward: torch.nn.Module, mixing: bool, half: bool) -> None:
-        part = replace(settings, mixing=mixing)
+        part = replace(config, no_mixing=not mixing)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             losses = cotraining_losses(forward, pair.online, batch, part, True, 255, 0)
         sum(losses).backward()
@@ -74,7 +74,7 @@ def steps(settings: Settings, size: int, side: int) -> dict[str, Callable[[], No
 
 def training(quick: bool) -> Iterator[Row]:
     """The small backbone as in the preset `demo`, and ResNet-50 with two small images."""
-    pairs, demo = (2 if quick else 12), PRESETS["demo"]
+    pairs, demo = (2 if quick else 12), TrainConfig().resolve()
     size, side = 8, 112
     of = steps(demo, size, side)
     for name, step in of.items():
@@ -94,7 +94,7 @@ def training(quick: bool) -> Iterator[Row]:
     what = f"our step compiled / not compiled, {size} x {side}"
     yield measure(what, of["compiled"], of["full"], pairs)
     size, side = 2, 256
-    of = steps(replace(PRESETS["voc-resnet50"], backbone="scratch:resnet50"), size, side)
+    of = steps(TrainConfig(preset="voc-resnet50", backbone="scratch:resnet50").resolve(), size, side)
     for step in ("unoptimized", "full", "bf16"):
         of[step]()
     for what, step in (("unoptimized step / ours", "full"), ("unoptimized step / ours in bf16", "bf16")):

@@ -102,7 +102,7 @@ def config(frames, small, tmp_path) -> AdaptConfig:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Samples and class pictures of two steps each, and no collecting of garbage at the end of a run."""
+    """Samples and class images of two steps each, and no collecting of garbage at the end of a run."""
 
     def load(*args, **options):
         painter = load_painter(*args, **options)
@@ -176,7 +176,7 @@ def test_captions_are_found_where_they_are(frames):
     assert [image.caption for image in found] == [None, "a bus", "a dog on the street.", None, None, None]
 
 
-def test_rows_are_pictures_with_captions(tmp_path):
+def test_rows_are_images_with_captions(tmp_path):
     write_rows(draw_rows("streets", 4, 3, (32, 64)), tmp_path)
     found = find_images(str(tmp_path))
     assert found[2].name == "streets-3-000002"
@@ -202,7 +202,7 @@ def test_the_digest_is_of_names_contents_and_captions(frames, tmp_path):
 @pytest.mark.parametrize(
     ("size", "expected"), [((200, 100), (128, 64)), ((480, 360), (128, 96)), ((300, 64), (296, 64))]
 )
-def test_pictures_are_as_small_as_their_crops_allow(size, expected):
+def test_images_are_as_small_as_their_crops_allow(size, expected):
     assert Crop(64, 128, 8).fit(Image.new("RGB", size), "x").size == expected
 
 
@@ -262,7 +262,7 @@ def test_the_error_is_that_of_what_the_unet_predicts(tiny_pipeline, kind):
         assert not conditions.texts[1].any()  # as XL's guidance has it
 
 
-def test_prior_preservation_adds_the_error_on_class_pictures(tiny_pipeline):
+def test_prior_preservation_adds_the_error_on_class_images(tiny_pipeline):
     pipe = tiny_pipeline("sd15")
     batch = Batch(
         torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8), torch.tensor([5, 50, 500, 900]), [PROMPT] * 4,
@@ -473,7 +473,7 @@ def test_what_is_skipped_is_named(config, frames, tmp_path, caplog):
     for file in frames.glob("*.png"):
         (data / file.name).write_bytes(file.read_bytes())
     (data / "3.png").write_bytes((data / "3.png").read_bytes()[:200])
-    (data / "z.jpg").write_text("no picture")
+    (data / "z.jpg").write_text("no image")
     module.adapt(replace(config, data=str(data), max_steps=1))
     assert "skipped 2 broken images: 3.png, z.jpg" in caplog.text
     record = json.loads((Path(config.output_dir) / "training_config.json").read_text())

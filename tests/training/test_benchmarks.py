@@ -1,4 +1,4 @@
-"""Layouts of pictures and masks, drawn here in a few files each; and what in them is refused."""
+"""Layouts of images and masks, drawn here in a few files each; and what in them is refused."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from datasets import Dataset, Features
-from datasets import Image as Picture
+from datasets import Image as ImageFeature
 from PIL import Image
 from places import DATA
 
@@ -33,10 +33,10 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
 def write(path: Path, pixels: np.ndarray, palette: np.ndarray | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     if palette is not None:
-        picture.putpalette(palette.astype(np.uint8).tobytes())
-    picture.save(path)
+        image.putpalette(palette.astype(np.uint8).tobytes())
+    image.save(path)
     return path
 
 
@@ -73,25 +73,25 @@ def refused(path: Path | str, split: str | None = None, table=VOC) -> str:
 def test_voc(tmp_path, given):
     voc(tmp_path / given)
     inner = {"": "", "VOC2012": "", "VOCdevkit/VOC2012": "VOCdevkit"}[given]
-    pictures = open_images(str(tmp_path / inner), None, VOC)
-    assert [example.name for example in pictures] == ["2007_000033", "2007_000042"]
-    assert pictures[1].image.shape == (5, 7, 3)
-    assert pictures[1].image.dtype == np.uint8
-    assert pictures[1].target.dtype == np.int32
-    assert (pictures[1].target == IDS).all()
+    images = open_images(str(tmp_path / inner), None, VOC)
+    assert [example.name for example in images] == ["2007_000033", "2007_000042"]
+    assert images[1].image.shape == (5, 7, 3)
+    assert images[1].image.dtype == np.uint8
+    assert images[1].target.dtype == np.int32
+    assert (images[1].target == IDS).all()
     assert len(open_images(str(tmp_path / inner), "train", VOC)) == 1
     assert "has no split 'test': it has train, val" in refused(tmp_path / inner, "test")
     assert "whose classes are VOC's, but the table is cityscapes: 19 names" in refused(
         tmp_path / inner, None, CITYSCAPES
     )
     with pytest.raises(IndexError):
-        pictures[2]
+        images[2]
 
 
 def test_voc_with_a_mask_missing(tmp_path):
     voc(tmp_path)
     (tmp_path / "SegmentationClass" / "2007_000042.png").unlink()
-    assert "2007_000042.png is missing, one of 1 files" in refused(tmp_path)
+    assert "2007_000042.png is missing; the split lacks 1 files" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("encoding", ["labelIds", "labelTrainIds"])
@@ -106,9 +106,9 @@ def test_cityscapes(tmp_path, encoding):
         )
         mask = label_ids if encoding == "labelIds" else train_ids
         write(tmp_path / "gtFine" / "val" / city / f"{stem}_gtFine_{encoding}.png", mask)
-    pictures = open_images(str(tmp_path), None, CITYSCAPES)
-    assert [example.name for example in pictures] == ["lindau_000001_000019", "munster_000001_000019"]
-    assert (pictures[0].target == train_ids).all()
+    images = open_images(str(tmp_path), None, CITYSCAPES)
+    assert [example.name for example in images] == ["lindau_000001_000019", "munster_000001_000019"]
+    assert (images[0].target == train_ids).all()
     assert "has no split 'test': it has val" in refused(tmp_path, "test", CITYSCAPES)
     assert "Cityscapes' layout, but the table is voc" in refused(tmp_path)
     label_ids[0, 0] = 77
@@ -135,9 +135,9 @@ def test_imagenet_s(tmp_path, classes, largest, ignore):
     write(file, mask)
     assert f"id {largest + 1} is neither one of the {classes + 1} ids" in refused(tmp_path, None, table)
     write(file, np.full((2, 3, 3), 9, np.uint8))
-    assert "there is blue in it" in refused(tmp_path, None, table)
+    assert "but this mask has blue" in refused(tmp_path, None, table)
     write(file, np.zeros((2, 3), np.uint8))
-    assert "not in mode L" in refused(tmp_path, None, table)
+    assert "but this is of mode L" in refused(tmp_path, None, table)
 
 
 def test_imagenet_s_of_another_size(tmp_path):
@@ -164,7 +164,7 @@ def test_folders(tmp_path, kind, shape):
     assert f"has no split 'train': {has}" in refused(tmp_path, "train")
 
 
-def test_a_folder_with_a_picture_but_no_mask(tmp_path):
+def test_a_folder_with_an_image_but_no_mask(tmp_path):
     write(folder(tmp_path) / "images" / "b.png", PIXELS)
     assert "masks/b.png is missing" in refused(tmp_path)
 
@@ -194,20 +194,20 @@ def built(root: Path, table=VOC) -> Path:
 
 def test_rows_of_a_build(tmp_path):
     root = built(tmp_path / "data")
-    pictures = open_images(str(root), None, VOC)
-    assert len(pictures) == 3
-    assert pictures[2].name == "voc-0-00000002"
-    assert (pictures[2].image == PIXELS).all()
-    assert (pictures[2].target == IDS).all()
+    images = open_images(str(root), None, VOC)
+    assert len(images) == 3
+    assert images[2].name == "voc-0-00000002"
+    assert (images[2].image == PIXELS).all()
+    assert (images[2].target == IDS).all()
     assert recorded_table(str(root)) == VOC
     assert recorded_table(str(tmp_path)) is None
     assert "was built for voc, but the table is cityscapes" in refused(root, None, CITYSCAPES)
-    assert "split 'val', can't be loaded" in refused(root, "val")
+    assert "split 'val', cannot be loaded" in refused(root, "val")
 
 
 def test_rows_of_any_parquet(tmp_path):
-    pictures = {"image": [Image.fromarray(PIXELS)], "mask": [Image.fromarray(IDS)]}
-    rows = Dataset.from_dict(pictures, features=Features(image=Picture(), mask=Picture()))
+    images = {"image": [Image.fromarray(PIXELS)], "mask": [Image.fromarray(IDS)]}
+    rows = Dataset.from_dict(images, features=Features(image=ImageFeature(), mask=ImageFeature()))
     (tmp_path / "data").mkdir()
     rows.to_parquet(tmp_path / "data" / "validation-00000.parquet")
     (example,) = open_images(str(tmp_path), "validation", VOC)
@@ -216,17 +216,17 @@ def test_rows_of_any_parquet(tmp_path):
     rows.remove_columns("mask").to_parquet(tmp_path / "data" / "validation-00000.parquet")
     assert "has no column mask" in refused(tmp_path, "validation")
     (tmp_path / "data" / "validation-00000.parquet").write_bytes(b"nothing")
-    assert "can't be loaded" in refused(tmp_path, "validation")
+    assert "cannot be loaded" in refused(tmp_path, "validation")
 
 
 def test_places_that_hold_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     assert "no dataset" in refused(tmp_path / "missing")
-    assert "is in no layout that can be read" in refused(tmp_path)
+    assert "has no known layout" in refused(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     assert "has no split 'val'" in refused(tmp_path)
-    assert "there is no such folder, nor does the Hub give it" in refused("nobody/nothing")
+    assert "there is no such folder, and it cannot be loaded from the Hub" in refused("nobody/nothing")
     monkeypatch.chdir(tmp_path)
     assert refused("images/nothing") == "no dataset images/nothing: there is no such folder"
 
@@ -236,7 +236,7 @@ def test_palettes_and_colors_are_read_rightly():
     mask = Image.fromarray(IDS)
     mask.putpalette(voc_palette().astype(np.uint8).tobytes())
     assert (ids_of(mask, VOC) == IDS).all()
-    # The same picture in colors, and as a painting program saves it, with indices by its own order.
+    # The same image in colors, and as a painting program saves it, with indices by its own order.
     colors = mask.convert("RGB")
     assert (ids_of(colors, VOC) == IDS).all()
     assert (ids_of(colors.convert("RGBA"), VOC) == IDS).all()
@@ -256,7 +256,7 @@ def test_indices_in_colors_that_say_nothing_about_the_table():
         mask.putpalette(palette.astype(np.uint8).tobytes())
         assert (ids_of(mask, CITYSCAPES) == ids).all()
     mask.putpalette(np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8).tobytes())
-    with pytest.raises(ValueError, match="is none of the table's"):
+    with pytest.raises(ValueError, match="is not in the table"):
         ids_of(mask, CITYSCAPES)
 
 
@@ -274,7 +274,7 @@ def test_indices_and_colors_that_disagree_are_refused(tmp_path):
     ("mask", "message"),
     [
         (np.full((5, 7), 21, np.uint8), "id 21 is neither one of the 21 ids of voc nor 255"),
-        (np.full((5, 7, 3), 21, np.uint8), "the color (21, 21, 21) is none of the table's"),
+        (np.full((5, 7, 3), 21, np.uint8), "the color (21, 21, 21) is not in the table"),
         (np.full((7, 5), 0, np.uint8), "images/a.png has 7 x 5 pixels, but its mask"),
         (np.full((5, 7), 300, np.uint16), "id 300 is neither"),
     ],
@@ -285,16 +285,16 @@ def test_masks_that_do_not_fit_are_named(tmp_path, mask, message):
     assert "masks/a.png" in said
 
 
-def test_pictures_that_are_broken_are_named(tmp_path):
+def test_images_that_are_broken_are_named(tmp_path):
     file = folder(tmp_path) / "images" / "a.png"
     whole = file.read_bytes()
     for content in (b"", b"nothing", whole[: len(whole) // 2], whole[:40] + bytes(20) + whole[60:]):
         file.write_bytes(content)
-        assert refused(tmp_path) == f"{file} can't be read: it is no picture, or a broken one"
+        assert refused(tmp_path) == f"{file} cannot be read: it is not an image, or it is broken"
     file.write_bytes(whole)
     file.chmod(0)
     if not os.access(file, os.R_OK):
-        assert refused(tmp_path) == f"{file} can't be read: Permission denied"
+        assert refused(tmp_path) == f"{file} cannot be read: Permission denied"
 
 
 def test_a_table_with_its_own_ignored_id(tmp_path):
@@ -305,14 +305,14 @@ def test_a_table_with_its_own_ignored_id(tmp_path):
     (example,) = open_images(str(folder(tmp_path / "data", mask)), None, table)
     assert set(np.unique(example.target)) == {0, 1, 2}
     mask[0, 0] = 255
-    assert "nor 2, to be ignored" in refused(folder(tmp_path / "data", mask), None, table)
+    assert "nor the ignore value 2" in refused(folder(tmp_path / "data", mask), None, table)
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photographs are not here")
 def test_real_photographs():
-    pictures = open_images(str(PHOTOS.parent), "val", VOC)
-    assert len(pictures) == 181
-    for example in (pictures[0], pictures[-1]):
+    images = open_images(str(PHOTOS.parent), "val", VOC)
+    assert len(images) == 181
+    for example in (images[0], images[-1]):
         assert example.image.shape[:2] == example.target.shape
         assert set(np.unique(example.target)) <= {*range(21), 255}
         assert np.unique(example.target).size > 1
@@ -323,7 +323,7 @@ def test_real_street_frames(tmp_path):
     names = "sky building pole road sidewalk vegetation sign fence car person bicycle".split()
     content = {"name": "camvid", "background": False, "ignore": 11, "classes": [{"name": n} for n in names]}
     (tmp_path / "camvid.yaml").write_text(yaml.safe_dump(content))
-    pictures = open_images(str(STREETS), "val", load_table(str(tmp_path / "camvid.yaml")))
-    assert len(pictures) == 101
-    assert pictures[0].target.shape == (360, 480)
-    assert pictures[0].target.max() == 11
+    images = open_images(str(STREETS), "val", load_table(str(tmp_path / "camvid.yaml")))
+    assert len(images) == 101
+    assert images[0].target.shape == (360, 480)
+    assert images[0].target.max() == 11

@@ -126,8 +126,8 @@ def fresh(code: str, folder: Path, **environment: str) -> np.ndarray:
         "from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline\n"
         f"folder = {str(folder)!r}\n"
         f"{code}\n"
-        "picture = torch.linspace(-2, 2, 3 * 33 * 47).reshape(1, 3, 33, 47)\n"
-        "numpy.save(folder + '/logits.npy', model(pixel_values=picture).logits.detach().numpy())\n"
+        "image = torch.linspace(-2, 2, 3 * 33 * 47).reshape(1, 3, 33, 47)\n"
+        "numpy.save(folder + '/logits.npy', model(pixel_values=image).logits.detach().numpy())\n"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
     run = subprocess.run(
@@ -164,21 +164,23 @@ def test_deeplabv3plus_loads_with_the_code_that_it_brings_along(build, tmp_path)
     assert (tmp_path / "again" / "deeplabv3plus.py").exists()
 
 
-def test_deeplabv3plus_loads_where_the_package_is_imported(build, tmp_path):
-    """Without `trust_remote_code`, and without a complaint of the pipeline."""
+@pytest.mark.parametrize("more", ["", ", trust_remote_code=True"])
+def test_deeplabv3plus_loads_where_the_package_is_imported(build, tmp_path, more):
+    """Without `trust_remote_code`, and without a warning of the pipeline; also with both."""
     network = build("deeplabv3plus")
     save_checkpoint(tmp_path, network, None, make_processor(64), {})
     code = (
         "del sys.modules['attn2mask']\n"
-        "import attn2mask.training\n"
-        "model = AutoModelForSemanticSegmentation.from_pretrained(folder)\n"
+        "import attn2mask.training.deeplabv3plus\n"
+        f"model = AutoModelForSemanticSegmentation.from_pretrained(folder{more})\n"
         "import transformers, logging\n"
         "class Complaint(logging.Handler):\n"
         "    def emit(self, record): sys.exit(record.getMessage())\n"
         "transformers.logging.add_handler(Complaint(logging.WARNING))\n"
-        "pipeline('image-segmentation', model=folder)\n"
+        f"pipeline('image-segmentation', model=folder{more})\n"
     )
-    np.testing.assert_allclose(fresh(code, tmp_path), logits(network).numpy(), atol=1e-5)
+    found = fresh(code, tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
+    np.testing.assert_allclose(found, logits(network).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +189,8 @@ def test_deeplabv3plus_loads_where_the_package_is_imported(build, tmp_path):
 def test_the_processor_resizes_the_shorter_side_or_nothing(size, shape, tmp_path):
     make_processor(size).save_pretrained(tmp_path)
     processor = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
-    picture = Image.new("RGB", (47, 33), (124, 116, 104))  # ImageNet's mean
-    values = processor(picture, return_tensors="pt").pixel_values
+    image = Image.new("RGB", (47, 33), (124, 116, 104))  # ImageNet's mean
+    values = processor(image, return_tensors="pt").pixel_values
     assert values.shape == (1, 3, *shape)
     assert values.abs().max() < 0.01
 
@@ -242,7 +244,9 @@ def test_weights_that_lack_a_part_are_refused(build, tmp_path):
 
 @pytest.mark.parametrize("path", ["no/such/folder", "/no/such", "./none"])
 def test_neither_folder_nor_hub(path):
-    with pytest.raises(UserError, match=f"checkpoint {path} is no folder, and not to be had from the Hub"):
+    with pytest.raises(
+        UserError, match=f"checkpoint {path}: it is not a folder and cannot be loaded from the Hub"
+    ):
         load_checkpoint(path)
 
 

@@ -113,7 +113,7 @@ def test_classmix_pastes_half_of_the_classes_with_all_that_belongs_to_them():
         assert torch.allclose(weight[i], 1 + 0.2 * (outer & ~inner).float())
 
 
-def test_a_picture_with_nothing_to_paste_leaves_its_neighbor_alone():
+def test_an_image_with_nothing_to_paste_leaves_its_neighbor_alone():
     label = torch.zeros(2, 6, 6, dtype=torch.long)
     images = torch.rand(2, 3, 6, 6)
     mixed, *_, weight = classmix(images, label, torch.ones_like(label, dtype=torch.bool), 255, 0, 1.2)

@@ -1,4 +1,4 @@
-"""Rows as crops: picture, labels and trust stay together; the seed decides every place of every batch."""
+"""Rows as crops: image, labels and trust stay together; the seed decides every place of every batch."""
 
 import io
 
@@ -22,7 +22,7 @@ def png(array: np.ndarray) -> dict:
 
 
 def row(index: int, height: int = 40, width: int = 56, **changed) -> dict:
-    """A picture whose red is the class id times 10 and whose green is the reliability."""
+    """An image whose red is the class id times 10 and whose green is the reliability."""
     rng = np.random.default_rng(index)
     mask = np.zeros((height, width), np.uint8)
     mask[8:30, 10:40] = 1 + index % 20
@@ -54,7 +54,7 @@ def crops(**changed) -> Crops:
     )
 
 
-def test_picture_labels_and_trust_are_cut_alike():
+def test_image_labels_and_trust_are_cut_alike():
     for position in range(40):
         crop = crops()(row(2), position)
         assert crop["pixels"].shape == (3, 32, 32)
@@ -149,7 +149,7 @@ def test_a_dataset_that_is_not_there(tmp_path):
         open_rows(str(tmp_path), False, True)
 
 
-def test_pictures_are_brought_to_a_size_before_they_are_scaled():
+def test_images_are_brought_to_a_size_before_they_are_scaled():
     whole = [crops(size=64)(row(2), p)["label"] for p in range(8)]
     small = [crops(size=64, resize=20)(row(2), p)["label"] for p in range(8)]
     areas = [[int((label != 255).sum()) for label in labels] for labels in (whole, small)]

@@ -76,7 +76,7 @@ def examples(count: int = 3, classes: int = 21) -> list[Example]:
         blocks[blocks == classes] = 255
         target = blocks.repeat(8, 0).repeat(8, 1)[:height, :width].astype(np.int32)
         image = rng.integers(0, 256, (height, width, 3), np.uint8)
-        made.append(Example(f"picture {i}", image, target))
+        made.append(Example(f"image {i}", image, target))
     return made
 
 
@@ -146,7 +146,7 @@ def test_many_predictions_are_counted_at_once():
 
 @pytest.mark.parametrize("stride", [1, 4])
 @pytest.mark.parametrize("size", [None, (64, 48)])
-def test_logits_have_the_size_of_the_picture(size, stride):
+def test_logits_have_the_size_of_the_image(size, stride):
     image = examples(1)[0].image
     networks = [Segmenter(0, stride=stride), Segmenter(1, stride=stride)]
     found = predict(networks, processor(size), image)
@@ -174,7 +174,7 @@ def test_windows_and_mirrors_do_not_change_what_depends_on_color_alone():
     assert network.calls[-1] == (75, 131)
 
 
-def test_a_window_wider_than_the_picture_is_high_slides_along_its_width():
+def test_a_window_wider_than_the_image_is_high_slides_along_its_width():
     network = Segmenter(0)
     predict([network], processor(), np.zeros((40, 100, 3), np.uint8), window=64)
     assert network.calls == [(40, 64)] * 2
@@ -284,7 +284,7 @@ def test_the_report_is_json_with_nothing_where_nothing_was_measured():
 
 @pytest.fixture
 def dataset(tmp_path):
-    """A folder of images/ and masks/ in VOC's classes, one picture of it wholly ignored."""
+    """A folder of images/ and masks/ in VOC's classes, one image of it wholly ignored."""
     made = examples(9, classes=4)
     made[4].target[:] = 255
     for kind in ("images", "masks"):
@@ -401,9 +401,9 @@ def test_mistakes_are_one_line(dataset, checkpoint, tmp_path, monkeypatch, capsy
 
 def test_a_broken_mask_is_named(dataset, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(np.full((40, 40), 77, np.uint8)).save(dataset / "masks" / "picture 2.png")
+    Image.fromarray(np.full((40, 40), 77, np.uint8)).save(dataset / "masks" / "image 2.png")
     assert command(dataset) == 2
-    assert "picture 2.png has" in capsys.readouterr().err.splitlines()[-1]
+    assert "image 2.png has" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.glob("*.json"))
 
 

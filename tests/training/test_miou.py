@@ -44,7 +44,7 @@ def test_batches_add_up_to_torchmetrics(seed):
     assert metric.compute()["mean_iou"] is None  # it began anew
 
 
-def test_batches_pictures_and_one_call_are_the_same():
+def test_batches_images_and_one_call_are_the_same():
     predictions, references = next(batches(7))
     whole = MeanIoU(6).compute(predictions=predictions, references=references)
     one_by_one = MeanIoU(6)
