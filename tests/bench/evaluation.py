@@ -7,7 +7,7 @@ import torch
 from bench.timing import Row, measure
 
 from attn2mask.builders.table_reader import load_table
-from attn2mask.training.config import PRESETS
+from attn2mask.training.config import TrainConfig
 from attn2mask.training.miou import MeanIoU
 from attn2mask.training.models import build_network
 
@@ -16,7 +16,7 @@ SIZE = (375, 500)
 
 def evaluation(quick: bool) -> Iterator[Row]:
     """The smallest network is the fastest. For any other network the share of the metric is less."""
-    demo, table = PRESETS["demo"], load_table("voc")
+    demo, table = TrainConfig().resolve(), load_table("voc")
     network = build_network(demo.architecture, demo.backbone, table, seed=0).eval()
     rng = np.random.default_rng(0)
     image = torch.from_numpy(rng.random((1, 3, *SIZE), np.float32))

@@ -58,7 +58,7 @@ def steps(config: TrainConfig, size: int, side: int) -> dict[str, Callable[[], N
         pair.zero_grad()
 
     def unoptimized() -> None:
-        unoptimized_loss(a, b, batch, settings, 255).backward()
+        unoptimized_loss(a, b, batch, config, 255).backward()
         a.zero_grad(), b.zero_grad()
 
     return {
@@ -107,11 +107,7 @@ def loading(step: Callable[[], None], size: int, side: int, pairs: int) -> Itera
         write_rows(draw_rows("objects", 4 * size, 5), Path(out))
         rows, _ = open_rows(out, False, True)
     crops = Crops(side, 0, 0, 255, 21, True)
-    batches = iter(
-        loader(
-            rows, crops, per_process=size, batch=size, start=0, stop=10_000, rank=0, processes=1, workers=0
-        )
-    )
+    batches = iter(loader(rows, crops, Share(size, 0, 10_000), per_process=size, workers=0))
     next(batches)
     yield measure(
         "loading a batch in one process / the step", partial(next, batches), step, pairs, goal="<= 1"

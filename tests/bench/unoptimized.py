@@ -8,19 +8,19 @@ import torch.nn.functional as F
 from kornia.augmentation import ColorJiggle, RandomGaussianBlur, RandomGrayscale
 from torch import Tensor, nn
 
-from attn2mask.training.config import Settings
+from attn2mask.training.config import TrainConfig
 from attn2mask.training.cotraining import MEAN, STD
 
 
 def unoptimized_loss(
-    a: nn.Module, b: nn.Module, batch: dict[str, Tensor], settings: Settings, ignore: int
+    a: nn.Module, b: nn.Module, batch: dict[str, Tensor], config: TrainConfig, ignore: int
 ) -> Tensor:
     """The sum of both networks' losses on a batch as `cotraining_losses` takes it; background is 0."""
     images, label, trusted = batch["pixels"].float() / 255, batch["label"], batch["trusted"]
     with torch.no_grad():
         logits = (upsampled(a, images) + upsampled(b, images)) / 2
         confidence, predicted = logits.softmax(1).max(1)
-    added = ~trusted & (confidence > settings.confidence)
+    added = ~trusted & (confidence > config.confidence)
     label, trusted = torch.where(added, predicted, label), trusted | added
 
     mixed, labels, kept, weights = [], [], [], []
@@ -33,7 +33,7 @@ def unoptimized_loss(
             pasted |= label[j] == classes[k]
         area = pasted[None, None].float()
         dilated, eroded = F.max_pool2d(area, 3, 1, 1), -F.max_pool2d(-area, 3, 1, 1)
-        weights.append(1 + (settings.boundary_weight - 1) * (dilated - eroded)[0, 0])
+        weights.append(1 + (config.boundary_weight - 1) * (dilated - eroded)[0, 0])
         mixed.append(photometric(torch.where(pasted, images[j], images[i])[None]))
         labels.append(torch.where(pasted, label[j], label[i]))
         kept.append(torch.where(pasted, trusted[j], trusted[i]))
