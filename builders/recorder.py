@@ -31,10 +31,10 @@ class UNetLayout:
     """The cross-attention layers of a UNet (Stable Diffusion 1.x, 2.x, XL), which are named `attn2`."""
 
     def __init__(self, pipe: Any):
-        self.denoiser = pipe.unet
+        self.denoiser = getattr(pipe, "unet", pipe)
         self.layers: dict[str, nn.Module] = {
             name: module
-            for name, module in pipe.unet.named_modules()
+            for name, module in self.denoiser.named_modules()
             if name.endswith("attn2") and hasattr(module, "set_processor")
         }
 
@@ -55,8 +55,8 @@ class UNetLayout:
 
 
 def layout_of(pipe: Any) -> UNetLayout:
-    """The attention layers of a pipeline. Raises ValueError if no cross-attention can be read."""
-    if hasattr(getattr(pipe, "unet", None), "named_modules") and (layout := UNetLayout(pipe)).layers:
+    """The attention layers of a pipeline or a UNet. Raises ValueError if no cross-attention can be read."""
+    if hasattr(getattr(pipe, "unet", pipe), "named_modules") and (layout := UNetLayout(pipe)).layers:
         return layout
     raise ValueError(
         f"{type(pipe).__name__} has no cross-attention that can be read: a UNet with attn2 layers is needed "
@@ -68,6 +68,7 @@ class AttentionRecorder:
     """A context manager that records one run of `pipe`. Afterwards `maps` has the attention.
 
     Args:
+        pipe: a pipeline, or its UNet alone.
         spans: for each image of the batch, in its order, a dict from word to the token positions of all its
             sub-tokens and occurrences. Position 0 is the start-of-text token. With `num_images_per_prompt`,
             the images of a prompt are next to each other.

@@ -1,238 +1,196 @@
-"""The paper's ablation (Table 4) on the embedded painter and the drawn worlds: `make evidence` runs it.
+"""The paper's ablation (Table 4) with the embedded painter, on drawn and painted images.
 
-    python training/ablation.py --out runs/ablation --seeds 3
+    python training/experiments/ablation.py --out runs/ablation --seeds 3
 
-Every trial is one training of one variant with one seed, a process of its own that resumes; a second run of
-the command makes only what is missing. Three sets are scored: drawn scenes of the painter's own world, the
-same in a foreign style, and held-out painted pictures by the referee; each with the classes unknown, and with
-those of the picture told, as the attention masks are. Beside the paper's parts stand the two ends, the
-attention masks themselves and exact masks, and what tells pictures and masks apart: painted pictures with the
-referee's masks. All train without ClassMix, which costs points in so few steps.
+Each trial trains one variant with one seed. It is measured on three held-out sets: drawn scenes in the
+painter's style, drawn scenes in another style, and painted images with the referee's masks; each with and
+without image-level labels given. Beside the paper's parts there are the attention masks themselves, exact
+masks, and painted images with the referee's masks, which separates the effect of the images from that of the
+masks. All variants train without ClassMix, which costs points in so few steps.
 """
 
-from __future__ import annotations
-
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from attn2mask.builders import build, remask
-from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows, exact_row, write_rows
-from attn2mask.builders.errors import UserError
+from attn2mask.builders import remask
+from attn2mask.builders.command import run_command
+from attn2mask.builders.drawn.rows import draw_rows, row
 from attn2mask.builders.label import label_image, to_ids
-from attn2mask.builders.options import option
+from attn2mask.builders.options import check_ranges, option
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
-from attn2mask.training.benchmarks import open_images
-from attn2mask.training.experiments.trials import MEASURES, Trial, as_entry, run_trials
-from attn2mask.training.miou import confusion_matrix, mean_iou
+from attn2mask.training.experiments.trials import Trial, as_entry, run_trials
+from attn2mask.training.held_out import (
+    MEASURES,
+    SETS,
+    attention_masks,
+    build_rows,
+    judged_rows,
+    make_sets,
+    painted_images,
+    write_once,
+)
 
-SETS = ("objects", "shifted", "painted")
+EXACT_SEED = 9  # of the drawn scenes that are trained on with exact masks
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the table: which rows are trained on, with which flags, and what it stands for."""
+    """A row of the table: the rows that are trained on, further flags of training, and its meaning."""
 
     name: str
     data: str
     flags: tuple[str, ...] = ()
-    means: str = ""
+    meaning: str = ""
+
+    @property
+    def slug(self) -> str:
+        """The name as a part of a path."""
+        return re.sub(r"[^\w]+", "-", self.name)
 
 
 VARIANTS = (
-    Variant("full", "default", means="co-training on pseudo-masks where reliable"),
-    Variant("no co-training", "default", ("--no-co-training",), "one network, unreliable pixels left out"),
-    Variant("no adaptive threshold", "fixed", means="the threshold (1 - beta) / 2 for every class"),
-    Variant("no prompt augmentation", "plain", means="class words as the captions have them"),
-    Variant("no reliability", "default", ("--no-reliability",), "every label trusted"),
-    Variant("no CRF", "coarse", ("--no-reliability",), "coarse masks, every label trusted"),
-    Variant("referee's masks", "referee", means="the same pictures, labeled by the referee"),
-    Variant("exact masks", "exact", means="as many drawn scenes, with the masks they were drawn from"),
+    Variant("full", "default", meaning="co-training on masks where they are reliable"),
+    Variant(
+        "no co-training", "default", ("--no-co-training",), "one network, which ignores unreliable pixels"
+    ),
+    Variant("no adaptive threshold", "fixed", meaning="the threshold (1 - beta) / 2 for every class"),
+    Variant("no prompt augmentation", "plain", meaning="class words as the captions have them"),
+    Variant("no reliability", "default", ("--no-reliability",), "every label is trusted"),
+    Variant("no CRF", "coarse", ("--no-reliability",), "coarse masks, every label is trusted"),
+    Variant("referee's masks", "referee", meaning="the same images, labeled by the referee"),
+    Variant("exact masks", "exact", meaning="as many drawn scenes, with exact masks"),
 )
 
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """What `training/ablation.py` takes."""
+    """The options of `training/experiments/ablation.py`."""
 
-    out: str = option("directory of everything it makes (%(default)s)", "runs/ablation", metavar="DIR")
-    num_images: int = option("rows of each dataset (%(default)s)", 1024, metavar="N")
-    held_out: int = option("pictures of each set that is scored (%(default)s)", 200, metavar="N")
-    max_steps: int = option("steps of each training (%(default)s)", 400, metavar="N")
-    seeds: int = option("trainings of each variant (%(default)s)", 3, metavar="N")
-    jobs: int = option("trainings at once (one a core)", 0, metavar="N")
+    out: str = option("directory of everything that the ablation makes", "runs/ablation", metavar="DIR")
+    num_images: int = option("rows of each dataset", 1024, at_least=1)
+    held_out: int = option("images of each held-out set", 200, at_least=1)
+    max_steps: int = option("steps of each training", 400, at_least=1)
+    seeds: int = option("number of trainings of each variant", 3, at_least=1)
+    jobs: int | None = option(
+        "number of trainings at a time", None, at_least=1, default_text="one for each core"
+    )
 
-
-# --- data -----------------------------------------------------------------------------------------
-
-
-def build_rows(out: Path, count: int, seed: int = 0, alias_probability: float = 0.5) -> Path:
-    """Painted rows with their scores, made by the embedded painter, or gone on with."""
-    build.run(
-        build.BuildConfig(
-            "voc", str(out), num_images=count, seed=seed, alias_probability=alias_probability,
-            store_scores=True, balance=True,
-        )
-    )  # fmt: skip
-    return out
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
-def painted_samples(data: Path) -> list[dict]:
-    """What a build made, decoded: sample_id, image (H, W, 3), mask (H, W), scores (K, h, w), classes."""
-    from datasets import load_dataset
-
-    return [
-        {
-            "sample_id": r["sample_id"], "image": np.asarray(r["image"]), "mask": np.asarray(r["mask"]),
-            "scores": np.array(r["scores"], np.uint8), "classes": r["classes"],
-        }
-        for r in load_dataset(str(data), split="train")
-        if r["classes"]
-    ]  # fmt: skip
-
-
-def judged_rows(data: Path) -> Iterator[dict]:
-    """The pictures of a build with the referee's masks."""
-    from attn2mask.training.referee import load_referee
-
-    samples = painted_samples(data)
-    masks = load_referee().segment(np.stack([s["image"] for s in samples]))
-    for sample, mask in zip(samples, masks, strict=True):
-        yield exact_row(sample["sample_id"], sample["image"], mask)
-
-
-def write_once(folder: Path, make: Callable[[], Iterable[dict]]) -> None:
-    """Rows into a folder, if there are none."""
-    if not list(folder.glob("*.parquet")):
-        write_rows(make(), folder)
-
-
-def make_sets(held: Path, count: int) -> None:
-    """What is scored on, none of which anything is trained on: a folder of rows for each of `SETS`."""
-    build_rows(held / "painted-build", count, seed=1_000_003)
-    write_once(held / "painted", lambda: judged_rows(held / "painted-build"))
-    for world in ("objects", "shifted"):
-        write_once(held / world, lambda world=world: draw_rows(world, count, HELD_OUT))
-
-
-def make_data(config: AblationConfig, out: Path) -> None:
-    """All datasets of the variants and the sets to score on, each written once."""
-    table, data = load_table("voc"), out / "data"
-    default = build_rows(data / "default", config.num_images)
-    build_rows(data / "plain", config.num_images, alias_probability=0.0)
+def make_data(data: Path, count: int) -> None:
+    """Make what is missing of the variants' datasets, `count` rows each."""
+    table, rules = load_table("voc"), load_rules("default")
+    default = data / "default"
+    build_rows(default, count)
+    build_rows(data / "plain", count, alias_probability=0.0)
     if not (data / "fixed" / "report.json").exists():
-        remask.run(remask.RemaskConfig(str(default), str(data / "fixed"), threshold="fixed"))
+        remask.run(remask.RemaskConfig(dir=str(default), out=str(data / "fixed"), threshold="fixed"))
 
-    def coarse() -> Iterator[dict]:
-        for s in tqdm(painted_samples(default), "coarse masks", unit="row", mininterval=1):
-            labels = label_image(s["image"], s["scores"], load_rules("default"), True)
-            yield exact_row(s["sample_id"], s["image"], to_ids(labels.coarse, s["classes"], table))
+    def coarse() -> Iterator[dict[str, Any]]:
+        for image in tqdm(painted_images(default), "coarse masks", unit="row", mininterval=1):
+            labels = label_image(image.image, image.scores, rules, True)
+            yield row(image.sample_id, image.image, to_ids(labels.coarse, image.classes, table))
 
     write_once(data / "coarse", coarse)
     write_once(data / "referee", lambda: judged_rows(default))
-    write_once(data / "exact", lambda: draw_rows("objects", config.num_images, 9))
-    make_sets(out / "held-out", config.held_out)
+    write_once(data / "exact", lambda: draw_rows("objects", count, EXACT_SEED))
 
 
-def attention_masks(held: Path, count: int) -> dict[str, float]:
-    """Mean IoU of the attention masks themselves: on held-out painted pictures by the referee; on drawn
-    scenes, each encoded, noised and passed once, against exact masks.
+def make_trials(config: AblationConfig, sets: list[Path]) -> list[Trial]:
+    """All trainings, the variants of the first seed first."""
+    out = Path(config.out)
+    flags = ("--max-steps", str(config.max_steps), "--no-mixing")
+    return [
+        Trial(
+            variant.name,
+            seed,
+            out / "trials" / f"{variant.slug}-{seed}",
+            out / "data" / variant.data,
+            sets,
+            (*flags, *variant.flags),
+        )
+        for seed in range(config.seeds)
+        for variant in VARIANTS
+    ]
+
+
+def as_text(results: dict[str, Any]) -> str:
+    """The table as Markdown: mean and standard deviation of the mIoU in %, and in brackets those of the mIoU
+    given image-level labels.
     """
-    from attn2mask.builders.painter import load_painter
-    from attn2mask.training.experiments.painter_quality import drawn_mask_iou
-
-    table = load_table("voc")
-    n = len(table.names)
-    truth = open_images(str(held / "painted"), None, table)
-    own = {s["sample_id"]: s["mask"] for s in painted_samples(held / "painted-build")}
-    matrix = sum(confusion_matrix(own[e.name], e.target, n) for e in truth)
-    found = {"painted": mean_iou(matrix)}
-    for world in ("objects", "shifted"):
-        found[world] = drawn_mask_iou(load_painter(), table, count, world)
-    return found
-
-
-# --- trials ----------------------------------------------------------------------------------------
-
-
-def make_trial(config: AblationConfig, out: Path, variant: Variant, seed: int) -> Trial:
-    """The training of one variant with one seed."""
-    folder = out / "trials" / f"{variant.name.replace(' ', '-').replace(chr(39), '')}-{seed}"
-    flags = ("--max-steps", str(config.max_steps), "--no-mixing", *variant.flags)
-    return Trial(variant.name, seed, folder, out / "data" / variant.data, flags)
-
-
-# --- table ----------------------------------------------------------------------------------------
-
-
-def as_text(found: dict) -> str:
-    """The table as Markdown: mean and spread in per cent of mIoU, classes unknown and (told)."""
     lines = ["| | drawn, in-domain | drawn, shifted | painted, by the referee |", "|---|---|---|---|"]
-    attention = found["attention masks"]
-    trials = [f"({100 * attention[s]:.1f})" if s in attention else "-" for s in SETS]
-    lines.append(f"| attention masks themselves | {' | '.join(trials)} |")
-    for name, scores in found["variants"].items():
-        lines.append(f"| {name} | {' | '.join(as_entry(scores[s]) for s in SETS)} |")
+    attention = results["attention masks"]
+    entries = [f"({100 * attention[name]:.1f})" if name in attention else "-" for name in SETS]
+    lines.append(f"| attention masks themselves | {' | '.join(entries)} |")
+    for variant, scores in results["variants"].items():
+        lines.append(f"| {variant} | {' | '.join(as_entry(scores[name]) for name in SETS)} |")
     return "\n".join(lines)
 
 
-def plot(found: dict, path: Path) -> None:
-    """Bars of every variant with the seeds as dots, one panel for each set; hollow bars and the line of the
-    attention masks where the classes are told.
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Bars of all variants, with the seeds as dots, in one panel for each set. Hollow bars, and the line of
+    the attention masks, are mIoU given image-level labels.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    names = list(found["variants"])
-    for axis, s in zip(figure.subplots(1, len(SETS), sharey=True), SETS, strict=True):
-        for place, name in enumerate(names):
-            scores, told = (found["variants"][name][s][m] for m in MEASURES)
-            axis.barh(place, 100 * told["mean"], fill=False, edgecolor="#889999", lw=0.8)
-            axis.barh(place, 100 * scores["mean"], color="#4477aa" if name == "full" else "#bbccdd")
-            axis.plot([100 * v for v in scores["seeds"]], [place] * len(scores["seeds"]), ".", color="black")
-        if s in found["attention masks"]:
-            axis.axvline(
-                100 * found["attention masks"][s], color="#cc6677", ls="--", label="attention masks (told)"
-            )
+    variants, attention = results["variants"], results["attention masks"]
+    axes = figure.subplots(1, len(SETS), sharey=True)
+    for axis, name in zip(axes, SETS, strict=True):
+        for place, (variant, scores) in enumerate(variants.items()):
+            free, given_labels = (scores[name][measure] for measure in MEASURES)
+            color = "#4477aa" if variant == "full" else "#bbccdd"
+            axis.barh(place, 100 * given_labels["mean"], fill=False, edgecolor="#889999", lw=0.8)
+            axis.barh(place, 100 * free["mean"], color=color)
+            seeds = [100 * value for value in free["seeds"]]
+            axis.plot(seeds, [place] * len(seeds), ".", color="black")
+        if name in attention:
+            label = "attention masks (given image-level labels)"
+            axis.axvline(100 * attention[name], color="#cc6677", ls="--", label=label)
             axis.legend(fontsize=7)
-        axis.set_yticks(range(len(names)), names, fontsize=8)
-        axis.set_title(s, fontsize=9)
+        axis.set_yticks(range(len(variants)), list(variants), fontsize=8)
+        axis.set_title(name, fontsize=9)
         axis.set_xlabel("mIoU in %", fontsize=8)
-        axis.invert_yaxis() if s == SETS[0] else None
+    axes[0].invert_yaxis()
     figure.savefig(path, dpi=150)
 
 
 def run(config: AblationConfig) -> None:
+    """Make the data, run the trials, and write the table. Raises UserError if a part fails."""
     started, out = time.time(), Path(config.out)
-    for name in ("num_images", "held_out", "max_steps", "seeds"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}, but must be above 0")
-    make_data(config, out)
-    held = out / "held-out"
-    trials = [make_trial(config, out, variant, seed) for seed in range(config.seeds) for variant in VARIANTS]
-    variants = run_trials(trials, {s: held / s for s in SETS}, load_table("voc"), config.jobs)
-    found: dict = {"variants": variants, "attention masks": attention_masks(held, config.held_out)}
-    found["seconds"] = round(time.time() - started, 1)
-    (out / "ablation.json").write_text(json.dumps(found, indent=2) + "\n")
-    (out / "ablation.md").write_text(as_text(found) + "\n")
-    plot(found, out / "ablation.png")
-    print(as_text(found))
-    made = ", ".join(str(out / name) for name in ("ablation.json", "ablation.md", "ablation.png"))
-    print(f"made {made} in {found['seconds']:.0f} s; a second run makes only what is missing")
+    make_data(out / "data", config.num_images)
+    sets = make_sets(out / "held-out", config.held_out)
+    results: dict[str, Any] = {
+        "variants": run_trials(make_trials(config, sets), config.jobs),
+        "attention masks": attention_masks(out / "held-out", config.held_out),
+    }
+    results["seconds"] = round(time.time() - started, 1)
+    (out / "ablation.json").write_text(json.dumps(results, indent=2) + "\n")
+    (out / "ablation.md").write_text(as_text(results) + "\n")
+    plot(results, out / "ablation.png")
+    print(as_text(results))
+    made = ", ".join(str(out / f"ablation.{ending}") for ending in ("json", "md", "png"))
+    print(f"made {made} in {results['seconds']:.0f} s; a second run makes only what is missing")
 
 
 if __name__ == "__main__":
-    from attn2mask.builders.command import run_command
-
     sys.exit(
         run_command(
-            AblationConfig, run, sys.argv[1:], "training/experiments/ablation.py", __doc__.splitlines()[0]
+            AblationConfig,
+            run,
+            sys.argv[1:],
+            "training/experiments/ablation.py",
+            "Repeat the paper's ablation with the embedded painter, on drawn and painted images.",
         )
     )

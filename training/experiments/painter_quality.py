@@ -1,238 +1,192 @@
-"""What the embedded painter can do, measured: `make evidence` writes one JSON and prints one table.
+"""What a painter of VOC's classes can do, measured on seeds that nothing was trained on.
 
-    python training/evidence.py --out runs/evidence [--model runs/painter/pipeline]
+    python training/experiments/painter_quality.py [--model runs/painter/pipeline]
 
-Four measurements, on seeds that nothing was trained on:
-- rendered: drawn scenes with exact masks are encoded, noised and denoised by one pass under the recorder,
-so the masks from attention can be held against the truth;
-- recognized: of pictures painted from a caption with one class, how many the referee takes for that class;
-- pairs: of captions with two classes, in how many pictures the referee finds both;
-- painted: the masks of those pictures under each preset, threshold and reliability rule against the
-  referee.
+The measurements are:
+- drawn: drawn scenes are encoded, noised, and denoised in one pass under the recorder; their masks from
+  attention are compared with the exact ones;
+- recognized: the share of images of one class in which the referee recognizes the class, by class;
+- pairs: the share of captions with two classes for which the referee finds both in the image;
+- painted: the masks of all these images are compared with the referee's.
+
+Both kinds of masks are measured under each preset, and under the default preset with each threshold and
+reliability.
 """
 
-from __future__ import annotations
-
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.command import run_command
 from attn2mask.builders.drawn.rows import HELD_OUT
-from attn2mask.builders.drawn.scenes import draw_scene
-from attn2mask.builders.label import label_image, to_ids
-from attn2mask.builders.options import option
+from attn2mask.builders.options import check_ranges, option, preset_names
 from attn2mask.builders.painter import Painter, load_painter
-from attn2mask.builders.prompts import Prompt, PromptSource
-from attn2mask.builders.recorder import AttentionRecorder
-from attn2mask.builders.rules import Rules, load_rules
-from attn2mask.builders.scores import class_scores, quantize
+from attn2mask.builders.prompts import Prompt
+from attn2mask.builders.rules import PRESETS, Reliability, Rules, Threshold, load_rules
 from attn2mask.builders.table_reader import load_table
-from attn2mask.builders.words.captions import Caption
 from attn2mask.builders.words.grammar import HAUNTS, PLACES, nouns, phrase, sentence
-from attn2mask.training.miou import confusion_matrix, mean_iou
-from attn2mask.training.pretraining.painter_training import to_tensor
-from attn2mask.training.referee import Referee, load_referee
+from attn2mask.training.held_out import held_out_scenes, referee_accuracy
+from attn2mask.training.mask_quality import RecordedImage, prompt_for, record_scenes, recorded_quality
+from attn2mask.training.referee import load_referee
 
-PRESENT = 0.01  # a class is in a picture where the referee gives it at least this share of the pixels
+logger = logging.getLogger(__name__)
+
+PRESENT = 0.01  # least share of an image's pixels from which on a class counts as present
+RECOGNIZED = 0.8  # least share of its images from which on a class counts as recognized
+PAINTED_SEED, BATCH_SIZE = 1_000, 8  # seed of the first painted image; images painted at a time
 
 
 @dataclass(frozen=True)
-class EvidenceConfig:
-    """What `training/evidence.py` takes."""
+class PainterQualityConfig:
+    """The options of `training/experiments/painter_quality.py`."""
 
-    out: str = option("folder for evidence.json", "runs/evidence")
-    model: str = option("the painter to measure", "embedded")
-    rendered: int = option("drawn scenes (%(default)s)", 120)
-    singles: int = option("pictures for each class (%(default)s)", 8)
-    pairs: int = option("pictures of two classes (%(default)s)", 80)
+    out: str = option("directory of painter_quality.json", "runs/painter_quality", metavar="DIR")
+    model: str = option("painter to measure: embedded, or a folder with a diffusers pipeline", "embedded")
+    drawn: int = option("number of drawn scenes", 120, at_least=1)
+    singles: int = option("number of images of each class", 8, at_least=1)
+    pairs: int = option("number of images of two classes", 80, at_least=1)
+    referee_scenes: int = option("drawn scenes that the referee is measured on", 300, at_least=1)
 
-
-def prompt_of(table: ClassTable, text: str, painter: Painter) -> Prompt:
-    """``text`` as a prompt, its words left as they are."""
-    return PromptSource(
-        table, [Caption(text, "evidence")], painter.tokenizers, seed=0, alias_probability=0.0
-    ).prompt(0, 0)
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
-def drawn_scenes(world: str, count: int) -> Iterator:
-    """Held-out scenes of a drawn world, always the same ones."""
-    for index in range(count):
-        yield draw_scene(world, np.random.default_rng([HELD_OUT, index]))
-
-
-def referee_accuracy(referee: Referee, world: str, count: int) -> float:
-    """The referee's own mean IoU on held-out scenes with exact masks."""
-    scenes = list(drawn_scenes(world, count))
-    found = referee.segment(np.stack([s.image for s in scenes]))
-    return mean_iou(confusion_matrix(found, np.stack([s.mask for s in scenes]), 21))
-
-
-@torch.no_grad()
-def rendered_scores(
-    painter: Painter, table: ClassTable, count: int, world: str = "objects", timestep: int = 350
-) -> list[tuple]:
-    """(image, exact mask, maps, classes) of drawn scenes: encode, add the noise of ``timestep``, one pass."""
-    pipe, out = painter.pipe, []
-    alpha = pipe.scheduler.alphas_cumprod[timestep]
-    for index, scene in enumerate(
-        tqdm(drawn_scenes(world, count), f"rendered {world}", count, mininterval=5)
-    ):
-        rng = np.random.default_rng([HELD_OUT, index, 1])
-        names = dict.fromkeys(t.kind.thing for t in scene.things)
-        words = [nouns(table.classes[table.id_of(n) - table.first_id])[0] for n in names]
-        prompt = prompt_of(table, sentence([phrase(w, 1, rng) for w in words], scene.place, rng), painter)
-        x = to_tensor(scene.image[None])
-        latent = pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor
-        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(index))
-        ids = pipe.tokenizer(
-            prompt.text, padding="max_length", truncation=True, return_tensors="pt"
-        ).input_ids
-        text = pipe.text_encoder(ids).last_hidden_state
-        spans = [dict(zip(prompt.words, prompt.spans, strict=True))]
-        with AttentionRecorder(SimpleNamespace(unet=pipe.unet), spans) as recorder:
-            pipe.unet(alpha.sqrt() * latent + (1 - alpha).sqrt() * noise, timestep, text)
-        maps = [recorder.maps[0][word] for word in prompt.words]
-        out.append((scene.image, scene.mask, maps, prompt.classes))
-    return out
-
-
-def drawn_mask_iou(painter: Painter, table: ClassTable, count: int, world: str) -> float:
-    """Mean IoU, 0 to 1, of the default rules' masks of drawn scenes, one pass each, against exact masks."""
-    rendered = rendered_scores(painter, table, count, world)
-    samples, exact = [(i, m, c) for i, _, m, c in rendered], [t for _, t, _, _ in rendered]
-    return mask_iou(samples, exact, load_rules("default"), table)["crf"]
-
-
-def paint(painter: Painter, prompts: Sequence[Prompt], seed: int, desc: str) -> Iterator[tuple]:
-    """(image, maps, classes) of each prompt, in batches of 8."""
-    d = painter.defaults
-    for start in tqdm(range(0, len(prompts), 8), desc, mininterval=5):
-        batch = prompts[start : start + 8]
-        images, maps, _ = painter.paint(
-            batch, [seed + start + k for k in range(len(batch))], steps=d.steps,
-            guidance_scale=d.guidance_scale,
-            height=d.height, width=d.width,
-        )  # fmt: skip
-        for prompt, image, of_word in zip(batch, images, maps, strict=True):
-            yield image, [of_word[word] for word in prompt.words], prompt.classes
-
-
-def mask_iou(
-    samples: Sequence[tuple], truth: Sequence[np.ndarray], rules: Rules, table: ClassTable
-) -> dict[str, float]:
-    """Mean IoU of coarse and refined masks, and inside and outside the reliable part, of (image, maps,
-    classes).
-    """
-    n = len(table.names)
-    coarse, refined, inside, outside = (np.zeros((n, n + 1), np.int64) for _ in range(4))
-    for (image, maps, classes), target in zip(samples, truth, strict=True):
-        labels = label_image(
-            image, quantize(class_scores(maps, rules)[0]), rules, table.background is not None
-        )
-        mask = to_ids(labels.mask, classes, table)
-        coarse += confusion_matrix(to_ids(labels.coarse, classes, table), target, n)
-        matrix = confusion_matrix(mask, np.where(labels.reliability > 127, target, 255), n)
-        inside, refined = inside + matrix, refined + confusion_matrix(mask, target, n)
-        outside += confusion_matrix(mask, np.where(labels.reliability > 127, 255, target), n)
-    return {
-        "coarse": mean_iou(coarse),
-        "crf": mean_iou(refined),
-        "inside": mean_iou(inside),
-        "outside": mean_iou(outside),
-        "reliable": float(inside.sum() / refined.sum()),
-    }
-
-
-def variants() -> dict[str, Rules]:
-    """The presets, and the default with each threshold and each reliability rule."""
+def rule_sets() -> dict[str, Rules]:
+    """The rules to compare: all presets, and the default preset with each threshold and reliability."""
     default = load_rules("default")
-    return {
-        **PRESETS,
-        **{f"default, {t}": replace(default, threshold=t) for t in ("otsu", "agreement", "fixed")},
-        **{f"default, {r}": replace(default, reliability=r) for r in ("two-threshold", "margin")},
-    }
+    rules = {name: load_rules(name) for name in preset_names(PRESETS)}
+    rules |= {f"default, threshold {t}": replace(default, threshold=t) for t in get_args(Threshold)}
+    rules |= {f"default, reliability {r}": replace(default, reliability=r) for r in get_args(Reliability)}
+    return {name: rule for name, rule in rules.items() if name == "default" or rule != default}
 
 
-def measure(config: EvidenceConfig) -> None:
-    started = time.time()
-    table, referee = load_table("voc"), load_referee()
-    painter = load_painter(config.model)
-    if config.model != "embedded":
-        painter.defaults = replace(painter.defaults, steps=20, guidance_scale=3.0)
-    report: dict = {
-        "referee_miou": referee_accuracy(referee, "objects", 300),
-        "referee_miou_shifted": referee_accuracy(referee, "shifted", 300),
-    }
+def make_prompt(
+    classes: Sequence[int], table: ClassTable, painter: Painter, rng: np.random.Generator
+) -> Prompt:
+    """A prompt that names the classes at positions of `table.classes`, in a usual place of the first."""
+    labels = [table.classes[k] for k in classes]
+    places = next((HAUNTS[word] for word in labels[0].base if word in HAUNTS), PLACES)
+    phrases = [phrase(nouns(label)[0], 1, rng) for label in labels]
+    return prompt_for(sentence(phrases, places[rng.integers(len(places))], rng), table, painter)
 
-    rendered = rendered_scores(painter, table, config.rendered)
-    samples, truth = [(i, m, c) for i, _, m, c in rendered], [t for _, t, _, _ in rendered]
-    report["rendered"] = {name: mask_iou(samples, truth, rules, table) for name, rules in variants().items()}
 
-    def text(classes: Sequence[int], rng: np.random.Generator) -> str:
-        labels = [table.classes[c] for c in classes]
-        places = next((HAUNTS[w] for w in labels[0].base if w in HAUNTS), PLACES)
-        return sentence([phrase(nouns(c)[0], 1, rng) for c in labels], places[rng.integers(len(places))], rng)
+def paint(painter: Painter, prompts: Sequence[Prompt]) -> Iterator[RecordedImage]:
+    """Paint each prompt as the painter does by default."""
+    for start in tqdm(range(0, len(prompts), BATCH_SIZE), "painting", unit="batch", mininterval=5):
+        batch = prompts[start : start + BATCH_SIZE]
+        seeds = [PAINTED_SEED + start + k for k in range(len(batch))]
+        images, maps, _ = painter.paint(batch, seeds, painter.defaults)
+        for prompt, image, by_word in zip(batch, images, maps, strict=True):
+            yield RecordedImage(image, prompt.classes, [by_word[word] for word in prompt.words])
 
-    rng = np.random.default_rng(HELD_OUT)
-    singles = [prompt_of(table, text([c], rng), painter) for c in range(20) for _ in range(config.singles)]
-    two = [rng.choice(20, 2, replace=False) for _ in range(config.pairs)]
-    pairs = [prompt_of(table, text(list(c), rng), painter) for c in two]
-    painted = list(paint(painter, [*singles, *pairs], 1_000, "painted"))
-    judged = referee.segment(np.stack([image for image, _, _ in painted]))
+
+def recognized(
+    images: Sequence[RecordedImage], judged: Sequence[np.ndarray], table: ClassTable
+) -> dict[str, float]:
+    """By class, the share of its images in which it is the referee's largest class and `PRESENT`.
+
+    `judged` are the referee's masks of the images, which have one class each.
+    """
     hits: dict[str, list[bool]] = {label.name: [] for label in table.classes}
-    for (_, _, classes), found in zip(painted[: len(singles)], judged, strict=False):
-        areas = np.bincount(found.ravel(), minlength=21)[1:]
-        hits[table.names[classes[0]]].append(
-            bool(areas.argmax() + 1 == classes[0] and areas.max() > PRESENT * found.size)
-        )
-    report["recognized"] = {name: float(np.mean(found)) for name, found in hits.items()}
-    both = [
-        all((found == c).mean() >= PRESENT for c in classes)
-        for (_, _, classes), found in zip(painted[len(singles) :], judged[len(singles) :], strict=True)
-    ]
-    report["pairs"] = float(np.mean(both))
-    report["painted"] = {name: mask_iou(painted, judged, rules, table) for name, rules in variants().items()}
-    report["seconds"] = time.time() - started
+    for image, mask in zip(images, judged, strict=True):
+        areas = np.bincount(mask.ravel(), minlength=len(table.names))[1:]
+        largest = areas.argmax() + 1 == image.classes[0]
+        hits[table.names[image.classes[0]]].append(bool(largest and areas.max() > PRESENT * mask.size))
+    return {name: float(np.mean(found)) for name, found in hits.items()}
 
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "evidence.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(
-        f"referee: {report['referee_miou']:.3f} on objects, {report['referee_miou_shifted']:.3f} on shifted"
+
+def all_present(images: Sequence[RecordedImage], judged: Sequence[np.ndarray]) -> float:
+    """The share of images in which the referee's masks `judged` hold all classes of the image."""
+    pairs = zip(images, judged, strict=True)
+    return float(
+        np.mean([all((mask == k).mean() >= PRESENT for k in image.classes) for image, mask in pairs])
     )
-    good = sum(v >= 0.8 for v in report["recognized"].values())
-    mean = np.mean(list(report["recognized"].values()))
-    print(f"recognized: {mean:.3f} of single things; {good} of 20 classes in 80 % or more")
-    print("  " + ", ".join(f"{k} {v:.2f}" for k, v in report["recognized"].items()))
-    print(f"pairs: both classes in {report['pairs']:.3f}")
-    print(f"{'rules':24}{'rendered':>18}{'painted':>18}{'inside':>9}{'outside':>9}{'reliable':>10}")
-    for name in variants():
-        a, b = report["rendered"][name], report["painted"][name]
-        print(
-            f"{name:24}{a['coarse']:9.3f}{a['crf']:9.3f}{b['coarse']:9.3f}{b['crf']:9.3f}"
-            f"{b['inside']:9.3f}{b['outside']:9.3f}{b['reliable']:10.2f}"
+
+
+def measure(config: PainterQualityConfig) -> dict[str, Any]:
+    """All measurements, each value in 0 to 1."""
+    table, referee, rules = load_table("voc"), load_referee(), rule_sets()
+    logger.info("Loading the painter %s", config.model)
+    painter = load_painter(config.model)
+    if config.model != "embedded":  # pipelines of `make painter` paint like the embedded one
+        painter.defaults = replace(painter.defaults, steps=20, guidance_scale=3.0)
+    report: dict[str, Any] = {
+        "referee_miou": referee_accuracy(referee, "objects", config.referee_scenes),
+        "referee_miou_shifted": referee_accuracy(referee, "shifted", config.referee_scenes),
+    }
+    scenes = list(held_out_scenes("objects", config.drawn))
+    drawn = list(record_scenes(painter, table, tqdm(scenes, "recording drawn scenes", mininterval=5)))
+    exact = [scene.mask for scene in scenes]
+
+    rng, classes = np.random.default_rng(HELD_OUT), range(len(table.classes))
+    singles = [make_prompt([k], table, painter, rng) for k in classes for _ in range(config.singles)]
+    chosen = [rng.choice(len(classes), 2, replace=False) for _ in range(config.pairs)]
+    pairs = [make_prompt(two, table, painter, rng) for two in chosen]
+    painted = list(paint(painter, [*singles, *pairs]))
+    judged = referee.segment(np.stack([image.image for image in painted]))
+    count = len(singles)
+    report["recognized"] = recognized(painted[:count], judged[:count], table)
+    report["pairs"] = all_present(painted[count:], judged[count:])
+    for kind, images, targets in (("drawn", drawn, exact), ("painted", painted, judged)):
+        bar = tqdm(rules.items(), f"masks of {kind} images", unit="rule")
+        report[kind] = {name: recorded_quality(images, targets, rule, table) for name, rule in bar}
+    return report
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """What `measure` returns as text."""
+    shares = report["recognized"]
+    good = sum(share >= RECOGNIZED for share in shares.values())
+    by_class = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+    lines = [
+        f"mIoU of the referee: {report['referee_miou']:.3f} on drawn scenes in the painter's style,"
+        f" {report['referee_miou_shifted']:.3f} in the shifted style",
+        f"class recognized in {np.mean(list(shares.values())):.3f} of the images of one class;"
+        f" {good} of {len(shares)} classes in {RECOGNIZED:.0%} of their images or more",
+        f"  {by_class}",
+        f"both classes present in {report['pairs']:.3f} of the images of two classes",
+        "",
+        f"{'rules':34}{'drawn':>18}{'painted':>18}{'inside':>9}{'outside':>9}{'reliable':>10}",
+    ]
+    for name, drawn in report["drawn"].items():
+        painted = report["painted"][name]
+        values = (
+            drawn["coarse"],
+            drawn["crf"],
+            *(painted[k] for k in ("coarse", "crf", "inside", "outside")),
         )
-    print(f"wrote {out / 'evidence.json'} after {report['seconds']:.0f} s")
+        entries = "".join("        -" if value is None else f"{value:9.3f}" for value in values)
+        lines.append(f"{name:34}{entries}{painted['reliable']:10.2f}")
+    return "\n".join(lines)
+
+
+def run(config: PainterQualityConfig) -> None:
+    """Measure, write painter_quality.json and print a table."""
+    started, out = time.time(), Path(config.out)
+    report = measure(config)
+    report["seconds"] = round(time.time() - started, 1)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "painter_quality.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(as_text(report))
+    print(f"made {out / 'painter_quality.json'} in {report['seconds']:.0f} s")
 
 
 if __name__ == "__main__":
-    from attn2mask.builders.command import run_command
-
     sys.exit(
         run_command(
-            EvidenceConfig,
-            measure,
+            PainterQualityConfig,
+            run,
             sys.argv[1:],
             "training/experiments/painter_quality.py",
-            __doc__.splitlines()[0],
+            "Measure what a painter of VOC's classes can do, and the masks that its attention gives.",
         )
     )

@@ -1,16 +1,14 @@
-"""The trials of an experiment: one training of one variant with one seed each, and what it scored.
+"""The trials of an experiment: trainings of several variants with several seeds, and their scores.
 
-A trial is a process of its own that resumes, with a folder of its own: a second run of the experiment makes
-only what is missing. `ablation.py` and `domains.py` say which trials there are.
+A trial is a process with a directory, and it resumes. A second run of the experiment makes only what is
+missing. `ablation.py` and `domain_gap.py` define the trials; this file is also the script of their processes.
 """
-
-from __future__ import annotations
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,102 +16,116 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.command import run_command
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.files import write_file
+from attn2mask.builders.options import option
 from attn2mask.builders.workers import default_workers
-from attn2mask.training.benchmarks import open_images
+from attn2mask.training.config import EVALUATION, TrainConfig
+from attn2mask.training.held_out import MEASURES, train_and_score
 
-TRAIN = Path(__file__).parent / "train.py"
-# How pictures are seen in all scores: larger than in training, whose random crops enlarge things (Touvron et
-# al., "Fixing the train-test resolution discrepancy", NeurIPS 2019).
-TEST_TIME_AUGMENTATION: dict = {"scales": (1.5, 2.0), "flip": True}
-MEASURES = ("mean_iou", "mean_iou_given_labels")
+Scores = dict[str, dict[str, float]]  # each of `MEASURES`, 0 to 1, by the name of a held-out set
+
+
+@dataclass(frozen=True)
+class TrialConfig(TrainConfig):
+    """The options of a trial's process: those of `attn2mask train`, and what to measure on."""
+
+    held_out: list[str] | None = option(
+        "directories of rows to measure the trained networks on", None, EVALUATION, stored=False
+    )
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: ``data``, the rows it learns from; ``flags`` of `training/train.py` beside the usual."""
+    """One training: `name` of its variant, its directory, the rows `data` that it learns from, the held-out
+    `sets`, and further `flags` of `attn2mask train`.
+    """
 
     name: str
     seed: int
-    folder: Path
+    directory: Path
     data: Path
-    flags: tuple[str, ...] = ()
+    sets: Sequence[Path]
+    flags: Sequence[str] = ()
 
     @property
-    def scores(self) -> dict | None:
-        """What it scored, once it is finished."""
-        file = self.folder / "scores.json"
+    def scores(self) -> Scores | None:
+        """What it scored; None before it is finished."""
+        file = self.directory / "scores.json"
         return json.loads(file.read_text()) if file.exists() else None
 
     @property
     def command(self) -> list[str]:
-        return [
-            sys.executable, str(TRAIN), "--dataset", str(self.data), "--output-dir", str(self.folder / "run"),
-            "--preset", "demo", "--seed", str(self.seed), "--workers", "0", "--report-to", "none",
-            "--mixed-precision", "no", "--resume", *self.flags,
-        ]  # fmt: skip
+        """The command of its process."""
+        held_out = ("--held-out", *map(str, self.sets))
+        data = ("--dataset", str(self.data), "--output-dir", str(self.directory), "--workers", "0")
+        method = ("--preset", "demo", "--seed", str(self.seed), "--mixed-precision", "no", "--resume")
+        return [sys.executable, __file__, *held_out, *data, *method, *self.flags]
 
 
-def run_trial(trial: Trial, sets: dict[str, Path], table: ClassTable) -> dict[str, dict[str, float]]:
-    """Train, if that is not done, and score: by name of the set, each of `MEASURES` in 0 to 1.
+def run(config: TrialConfig) -> None:
+    """Train and score one trial, in its own process."""
+    scores = train_and_score(config, [Path(rows) for rows in config.held_out or ()])
+    write_file(Path(config.output_dir) / "scores.json", json.dumps(scores).encode())
 
-    Raises UserError that names the log where training fails.
-    """
-    from attn2mask.training.checkpoint import load_checkpoint
-    from attn2mask.training.inference import Augmentation, evaluate, report
 
-    if trial.scores:
+def run_trial(trial: Trial) -> Scores:
+    """The scores of a trial, which is run unless it is finished. Raises UserError if it fails."""
+    if trial.scores is not None:
         return trial.scores
-    trial.folder.mkdir(parents=True, exist_ok=True)
-    log = trial.folder / "train.log"
+    log = trial.directory.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        code = subprocess.run(trial.command, stdout=file, stderr=file, env=environment).returncode
-    if code:
-        raise UserError(f"training of {trial.name!r} with seed {trial.seed} failed: see {log}")
-    checkpoint = load_checkpoint(trial.folder / "run")
-    networks = [net for net in (checkpoint.network, checkpoint.peer) if net is not None]
-    scores = {}
-    for name, rows in sets.items():
-        pictures = open_images(str(rows), None, table)
-        augmentation = Augmentation(**TEST_TIME_AUGMENTATION)
-        found = report(
-            evaluate(networks, checkpoint.processor, pictures, table, augmentation, progress=False)
-        )
-        scores[name] = {key: found[key] for key in MEASURES}
-    (trial.folder / "scores.json").write_text(json.dumps(scores))
-    return scores
+        status = subprocess.run(trial.command, stdout=file, stderr=file, env=environment).returncode
+    if status or trial.scores is None:
+        raise UserError(f"the training of {trial.name!r} with seed {trial.seed} failed: see {log}")
+    return trial.scores
 
 
-def run_trials(
-    trials: Sequence[Trial], sets: dict[str, Path], table: ClassTable, jobs: int = 0
-) -> dict[str, dict]:
-    """`spread` of the trials by name, ``jobs`` of them at once (0: one a core)."""
-    results: dict[str, list[dict]] = {trial.name: [] for trial in trials}
+def run_trials(trials: Sequence[Trial], jobs: int | None = None) -> dict[str, dict[str, dict]]:
+    """The `spread` of all trials of each name. `jobs` trials run at once (None: one for each core)."""
+    results: dict[str, list[Scores]] = {trial.name: [] for trial in trials}
     with ThreadPoolExecutor(jobs or default_workers() + 1) as pool:
-        running = {pool.submit(run_trial, trial, sets, table): trial for trial in trials}
+        running = {pool.submit(run_trial, trial): trial for trial in trials}
         try:
-            for job in tqdm(as_completed(running), "training trials", len(running), unit="trial"):
+            for job in tqdm(as_completed(running), "trials", len(running), unit="trial"):
                 results[running[job].name].append(job.result())
-                tqdm.write(f"{running[job].name}, seed {running[job].seed}: {job.result()}")
+                tqdm.write(f"{running[job].name}, seed {running[job].seed}: {job.result()}", sys.stderr)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return {name: spread(found, sets) for name, found in results.items()}
+    return {name: spread(scores) for name, scores in results.items()}
 
 
-def spread(found: Sequence[dict], sets: Iterable[str]) -> dict[str, dict[str, dict]]:
-    """By set and measure: `mean` and `std` (0 for one alone) over the trials' scores, and `seeds`, all."""
+def spread(scores: Sequence[Scores]) -> dict[str, dict[str, dict]]:
+    """For each set and measure the `mean` and the standard deviation `std` (0 for a single trial) over the
+    trials, and the values of all `seeds`.
+    """
 
-    def over(values: list[float]) -> dict:
+    def over(values: list[float]) -> dict[str, float | list[float]]:
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         return {"mean": float(np.mean(values)), "std": deviation, "seeds": values}
 
-    return {s: {m: over([scores[s][m] for scores in found]) for m in MEASURES} for s in sets}
+    return {s: {m: over([one[s][m] for one in scores]) for m in MEASURES} for s in scores[0]}
 
 
 def as_entry(scores: dict[str, dict]) -> str:
-    """One set's mean and deviation in per cent of mIoU, classes unknown and (told)."""
-    free, told = (f"{100 * scores[m]['mean']:.1f} ± {100 * scores[m]['std']:.1f}" for m in MEASURES)
-    return f"{free} ({told})"
+    """The spread on one set in %: mean and standard deviation of the mIoU, and in brackets those of the mIoU
+    given image-level labels.
+    """
+    entries = [f"{100 * scores[m]['mean']:.1f} ± {100 * scores[m]['std']:.1f}" for m in MEASURES]
+    return f"{entries[0]} ({entries[1]})"
+
+
+if __name__ == "__main__":
+    sys.exit(
+        run_command(
+            TrialConfig,
+            run,
+            sys.argv[1:],
+            "training/experiments/trials.py",
+            "Train a segmenter and measure it on held-out sets, as one trial of an experiment.",
+        )
+    )

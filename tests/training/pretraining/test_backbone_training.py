@@ -1,31 +1,52 @@
-"""What pretrains the small backbone, and that the one which ships is one."""
+"""The backbone's training runs from scenes to weights that a segmenter starts from."""
 
+import pytest
 import torch
+from accelerate.state import AcceleratorState
+from transformers import ResNetForImageClassification
 
+from attn2mask.builders.drawn.kinds import KINDS
+from attn2mask.builders.options import parse
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.models import build_network
-from attn2mask.training.pretraining.backbone_training import precision, settle_norms
+from attn2mask.training.pretraining import backbone_training
+from attn2mask.training.pretraining.backbone_training import (
+    NORM_BATCHES,
+    BackboneTrainingConfig,
+    mean_precision,
+)
 
 
-def test_running_statistics_are_those_of_all_batches():
-    norm = torch.nn.BatchNorm2d(2)
-    torch.nn.init.constant_(norm.running_mean, 9.0)
-    batches = [torch.randn(4, 2, 3, 3) + k for k in range(3)]
-    settle_norms(torch.nn.Sequential(norm), batches)
-    assert torch.allclose(
-        norm.running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0), atol=1e-6
-    )
-    assert norm.momentum == 0.1
+@pytest.fixture(autouse=True)
+def fresh_state():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_average_precision():
+def test_a_toy_training_makes_weights_that_a_segmenter_starts_from(tmp_path, capsys):
+    argv = ["--output-dir", str(tmp_path), "--scenes", "16", "--steps", "2", "--batch-size", "2"]
+    backbone_training.run(parse(BackboneTrainingConfig, argv, "backbone_training.py", ""))
+    weights = tmp_path / "weights"
+    assert f"{weights}: the backbone, mean average precision 0." in capsys.readouterr().out
+    trained = ResNetForImageClassification.from_pretrained(weights, dtype=torch.float32)
+    assert trained.config.num_labels == len(KINDS)
+    norm = trained.resnet.embedder.embedder.normalization
+    assert int(norm.num_batches_tracked) == NORM_BATCHES  # statistics of the averaged weights alone
+    network = build_network("deeplabv3plus", str(weights), load_table("voc"), 0)
+    first = dict(network.named_parameters())["backbone.embedder.embedder.convolution.weight"]
+    assert torch.equal(first, trained.resnet.embedder.embedder.convolution.weight)
+
+
+def test_mean_precision_counts_the_kinds_that_are_shown():
     class Net(torch.nn.Module):
         def forward(self, x):
             return type("Output", (), {"logits": x})
 
-    logits = torch.tensor([[3.0, 0.0], [2.0, 1.0], [1.0, 2.0]])
-    shown = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
-    assert abs(precision(Net(), [(logits, shown)]) - (1 + 2 / 3) / 2) < 1e-6
+    logits = torch.tensor([[3.0, 0.0, 9.0], [2.0, 1.0, 8.0], [1.0, 2.0, 7.0]])
+    shown = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    expected = ((1 + 2 / 3) / 2 + 1) / 2
+    assert mean_precision(Net(), [(logits, shown)]) == pytest.approx(expected)
 
 
 def test_two_networks_share_the_backbone_that_ships_and_differ_in_their_heads():

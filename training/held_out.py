@@ -1,0 +1,169 @@
+"""Held-out sets in VOC's classes, which nothing is trained on, and what is measured on them.
+
+The sets are rows of drawn scenes in the painter's style (`objects`), of drawn scenes in another style
+(`shifted`), and of painted images with the referee's predictions as masks (`painted`).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from attn2mask.builders import build
+from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows, row, write_rows
+from attn2mask.builders.rules import load_rules
+from attn2mask.builders.table_reader import load_table
+from attn2mask.training.benchmarks import open_images
+from attn2mask.training.config import TrainConfig
+from attn2mask.training.mask_quality import record_scenes, recorded_quality
+from attn2mask.training.miou import MeanIoU
+from attn2mask.training.referee import Referee, load_referee
+
+if TYPE_CHECKING:
+    from attn2mask.builders.drawn.scenes import Scene
+
+SETS = ("objects", "shifted", "painted")
+MEASURES = ("mean_iou", "mean_iou_given_labels")
+# Images are larger than in training, whose random crops enlarge things (Touvron et al., "Fixing the
+# train-test resolution discrepancy", NeurIPS 2019).
+TEST_TIME_AUGMENTATION = {"scales": "1.5,2.0", "flip": True}
+PAINTED_SEED = 1_000_003  # of the painted set; builds that are trained on have other seeds
+
+
+# Rows
+
+
+@dataclass(frozen=True)
+class PaintedImage:
+    """A row of a build: its id, image (H, W, 3) uint8, mask (H, W), scores (K, h, w) uint8 and K classes."""
+
+    sample_id: str
+    image: np.ndarray
+    mask: np.ndarray
+    scores: np.ndarray
+    classes: list[int]
+
+
+def build_rows(out: Path, count: int, seed: int = 0, alias_probability: float = 0.5) -> None:
+    """Build rows of VOC's table with their scores by the embedded painter, or resume the build."""
+    build.run(
+        build.BuildConfig(
+            table="voc",
+            out=str(out),
+            num_images=count,
+            seed=seed,
+            alias_probability=alias_probability,
+            store_scores=True,
+            balance=True,
+        )
+    )
+
+
+def painted_images(data: Path) -> list[PaintedImage]:
+    """The rows of a build with scores, except those whose classes were all dropped."""
+    from datasets import load_dataset
+
+    return [
+        PaintedImage(
+            row["sample_id"],
+            np.asarray(row["image"]),
+            np.asarray(row["mask"]),
+            np.array(row["scores"], np.uint8),
+            row["classes"],
+        )
+        for row in load_dataset(str(data), split="train")
+        if row["classes"]
+    ]
+
+
+def judged_rows(data: Path) -> Iterator[dict[str, Any]]:
+    """The images of a build as rows with the referee's predictions as masks."""
+    images = painted_images(data)
+    masks = load_referee().segment(np.stack([image.image for image in images]))
+    for image, mask in zip(images, masks, strict=True):
+        yield row(image.sample_id, image.image, mask)
+
+
+def write_once(
+    folder: Path, make: Callable[[], Iterable[dict[str, Any]]], table: ClassTable | None = None
+) -> None:
+    """Write rows of a class table (VOC's) into a folder that holds none."""
+    if not list(folder.glob("*.parquet")):
+        write_rows(make(), folder, table)
+
+
+def make_sets(folder: Path, count: int) -> list[Path]:
+    """Make what is missing of `SETS`, `count` images each, and return their folders.
+
+    `folder`/painted-build is the build of the painted set.
+    """
+    build_rows(folder / "painted-build", count, seed=PAINTED_SEED)
+    write_once(folder / "painted", lambda: judged_rows(folder / "painted-build"))
+    for world in ("objects", "shifted"):
+        write_once(folder / world, lambda world=world: draw_rows(world, count, HELD_OUT))
+    return [folder / name for name in SETS]
+
+
+# Measures
+
+
+def held_out_scenes(world: str, count: int) -> Iterator["Scene"]:
+    """The first `count` held-out scenes of a drawn world: those of the set of its name."""
+    from attn2mask.builders.drawn.scenes import draw_scene
+
+    for index in range(count):
+        yield draw_scene(world, np.random.default_rng([HELD_OUT, index]))
+
+
+def referee_accuracy(referee: Referee, world: str, count: int) -> float:
+    """The referee's own mean IoU, 0 to 1, on `count` held-out scenes with exact masks."""
+    scenes = list(held_out_scenes(world, count))
+    masks = referee.segment(np.stack([scene.image for scene in scenes]))
+    metric = MeanIoU(len(load_table("voc").names))
+    return metric.compute(predictions=masks, references=[scene.mask for scene in scenes])["mean_iou"]
+
+
+def attention_masks(folder: Path, count: int) -> dict[str, float]:
+    """Mean IoU, 0 to 1, of the attention masks themselves on each of `SETS`, which `make_sets` made.
+
+    Painted images have the masks of their build, compared with the referee's. Drawn scenes are recorded in
+    one denoising pass, and compared with the exact masks.
+    """
+    from attn2mask.builders.painter import load_painter
+
+    table, painter = load_table("voc"), load_painter()
+    masks = {image.sample_id: image.mask for image in painted_images(folder / "painted-build")}
+    metric = MeanIoU(len(table.names))
+    for example in open_images(str(folder / "painted"), None, table):
+        metric.add(prediction=masks[example.name], reference=example.target)
+    found = {"painted": metric.compute()["mean_iou"]}
+    for world in ("objects", "shifted"):
+        scenes = list(held_out_scenes(world, count))
+        bar = tqdm(record_scenes(painter, table, scenes), f"recording {world}", count, mininterval=5)
+        targets = [scene.mask for scene in scenes]
+        found[world] = recorded_quality(list(bar), targets, load_rules("default"), table)["crf"]
+    return found
+
+
+def train_and_score(config: TrainConfig, sets: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """Train by `config`, or resume, and measure the checkpoint on each set of rows.
+
+    Returns each of `MEASURES`, 0 to 1, by the name of the set's folder. metrics_NAME.json and its charts are
+    in the output directory.
+    """
+    from attn2mask.training.evaluate_command import EvaluateConfig, run
+    from attn2mask.training.train import train
+
+    train(config)
+    scores = {}
+    for rows in sets:
+        metrics = Path(config.output_dir) / f"metrics_{rows.name}.json"
+        run(EvaluateConfig(config.output_dir, str(rows), out=str(metrics), **TEST_TIME_AUGMENTATION))
+        measured = json.loads(metrics.read_text())
+        scores[rows.name] = {measure: measured[measure] for measure in MEASURES}
+    return scores

@@ -1,0 +1,118 @@
+"""How good attention masks are: their mean IoU before and after the CRF, and where they count as reliable.
+
+Painted images are compared with the referee's predictions. Drawn scenes have exact masks: they are encoded,
+noised, and denoised in one pass under the recorder, so that their attention can be compared with the truth.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.drawn.rows import HELD_OUT
+from attn2mask.builders.label import Labels, label_image, to_ids
+from attn2mask.builders.painter import Painter
+from attn2mask.builders.prompts import Prompt, PromptSource
+from attn2mask.builders.recorder import AttentionRecorder
+from attn2mask.builders.rules import Rules
+from attn2mask.builders.scores import class_scores, quantize
+from attn2mask.builders.words.captions import Caption
+from attn2mask.builders.words.grammar import nouns, phrase, sentence
+from attn2mask.training.miou import MeanIoU
+from attn2mask.training.referee import to_tensor
+
+if TYPE_CHECKING:
+    from attn2mask.builders.drawn.scenes import Scene
+
+RELIABLE = 128  # reliability, 0 to 255, from which on a pixel counts as reliable
+TIMESTEP = 350  # of 1,000: the noise that is added to drawn scenes
+
+
+@dataclass(frozen=True)
+class RecordedImage:
+    """An image (H, W, 3) uint8, the mask ids of the classes in its prompt, and each class word's attention
+    maps by (h, w).
+    """
+
+    image: np.ndarray
+    classes: tuple[int, ...]
+    maps: list[Mapping[tuple[int, int], Tensor]]
+
+    def labels(self, rules: Rules, table: ClassTable) -> Labels:
+        """The labels of the image under `rules`."""
+        scores = quantize(class_scores(self.maps, rules)[0])
+        return label_image(self.image, scores, rules, table.background is not None)
+
+
+def mask_quality(
+    labels: Iterable[Labels],
+    classes: Sequence[Sequence[int]],
+    targets: Sequence[np.ndarray],
+    table: ClassTable,
+) -> dict[str, float | None]:
+    """The quality of the masks of many images, each value in 0 to 1; None if there is no pixel to measure.
+
+    Args:
+        labels: the labels of each image.
+        classes: the mask ids of the classes that each image's labels count from 1 on.
+        targets: the mask (H, W) of ids that each image is compared with.
+
+    Returns:
+        `coarse` and `crf`: mean IoU of the masks before and after the CRF. `inside` and `outside`: mean IoU
+        after the CRF of the reliable and of the other pixels. `reliable`: the share of the reliable pixels.
+    """
+    metrics = {
+        name: MeanIoU(len(table.names), table.ignore_index) for name in ("coarse", "crf", "inside", "outside")
+    }
+    for label, ids, target in zip(labels, classes, targets, strict=True):
+        mask, reliable = to_ids(label.mask, ids, table), label.reliability >= RELIABLE
+        metrics["coarse"].add(prediction=to_ids(label.coarse, ids, table), reference=target)
+        metrics["crf"].add(prediction=mask, reference=target)
+        metrics["inside"].add(prediction=mask, reference=np.where(reliable, target, table.ignore_index))
+        metrics["outside"].add(prediction=mask, reference=np.where(reliable, table.ignore_index, target))
+    share = float(metrics["inside"].matrix.sum() / metrics["crf"].matrix.sum())
+    return {name: metric.compute()["mean_iou"] for name, metric in metrics.items()} | {"reliable": share}
+
+
+def recorded_quality(
+    recorded: Sequence[RecordedImage], targets: Sequence[np.ndarray], rules: Rules, table: ClassTable
+) -> dict[str, float | None]:
+    """`mask_quality` of recorded images under `rules`."""
+    labels = (image.labels(rules, table) for image in recorded)
+    return mask_quality(labels, [image.classes for image in recorded], targets, table)
+
+
+def prompt_for(text: str, table: ClassTable, painter: Painter) -> Prompt:
+    """`text` as a prompt with the positions of its class words. No word is replaced."""
+    captions = [Caption(text, "caption")]
+    return PromptSource(table, captions, painter.tokenizers, seed=0, alias_probability=0.0).prompt(0, 0)
+
+
+@torch.no_grad()
+def record_scenes(painter: Painter, table: ClassTable, scenes: Iterable["Scene"]) -> Iterator[RecordedImage]:
+    """Drawn scenes with the attention of `painter`: each is encoded, gets the noise of `TIMESTEP`, and is
+    denoised in one pass with a caption of what it shows.
+    """
+    pipe = painter.pipe
+    signal = pipe.scheduler.alphas_cumprod[TIMESTEP]
+    for index, scene in enumerate(scenes):
+        rng = np.random.default_rng([HELD_OUT, index, 1])
+        names = dict.fromkeys(thing.kind.thing for thing in scene.things)
+        words = [nouns(table.classes[table.id_of(name) - table.first_id])[0] for name in names]
+        text = sentence([phrase(word, 1, rng) for word in words], scene.place, rng)
+        prompt = prompt_for(text, table, painter)
+        latent = pipe.vae.encode(to_tensor(scene.image[None])).latent_dist.mean
+        latent = latent * pipe.vae.config.scaling_factor
+        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(index))
+        noisy = signal.sqrt() * latent + (1 - signal).sqrt() * noise
+        tokens = pipe.tokenizer(prompt.text, padding="max_length", truncation=True, return_tensors="pt")
+        embedding = pipe.text_encoder(tokens.input_ids).last_hidden_state
+        spans = [dict(zip(prompt.words, prompt.spans, strict=True))]
+        with AttentionRecorder(pipe.unet, spans) as recorder:
+            pipe.unet(noisy, TIMESTEP, embedding)
+        maps = [recorder.maps[0][word] for word in prompt.words]
+        yield RecordedImage(scene.image, prompt.classes, maps)
