@@ -1,18 +1,20 @@
-"""The demo on a few pictures: everything it promises is there, and its numbers are numbers."""
+"""The demo on a few images: all files that it promises are there, and its values lie in their ranges."""
 
 import json
 
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from attn2mask.builders.options import parse
 from attn2mask.hub import demo
+from attn2mask.hub.cli import main
 from attn2mask.training.checkpoint import load_checkpoint
 
 
 def test_demo(tmp_path, capsys, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)  # another test may have trained in this process
-    monkeypatch.setattr(demo, "HELD_OUT_PICTURES", 6)
-    assert demo.main(["--out", str(tmp_path), "--num-images", "8", "--max-steps", "2"]) == 0
+    monkeypatch.setattr(demo, "HELD_OUT_IMAGES", 6)
+    assert main(["demo", "--out", str(tmp_path), "--num-images", "8", "--max-steps", "2"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["rows"] == 8
     assert 0.5 < report["referee_miou"] <= 1
@@ -28,11 +30,13 @@ def test_demo(tmp_path, capsys, monkeypatch):
             assert 0 <= scores["mean_iou_given_labels"] <= 1
     assert load_checkpoint(tmp_path / "segmenter").peer is not None
     assert load_checkpoint(tmp_path / "alone").peer is None
-    for name in ("sheet.png", "tokens.png", "segmenter/metrics_objects_pictures.png"):
-        with Image.open(tmp_path / name) as picture:
-            assert min(picture.size) > 200
+    for name in ("sheet.png", "tokens.png", "segmenter/metrics_objects_images.png"):
+        with Image.open(tmp_path / name) as image:
+            assert min(image.size) > 200
     for card in ("dataset", "model"):
         assert (tmp_path / "cards" / card / "README.md").read_text().startswith("---\n")
+    options = parse(demo.DemoConfig, ["--config", str(tmp_path / "demo.yaml")], "demo", "")
+    assert (options.num_images, options.max_steps) == (8, 2)
     said = capsys.readouterr().out
-    assert "after CRF" in said
+    assert "after the CRF: 0." in said
     assert f"attn2mask publish model {tmp_path / 'segmenter'} " in said

@@ -1,0 +1,78 @@
+"""The quality of masks is what counting pixels by hand gives, and drawn scenes are recorded as they are."""
+
+import numpy as np
+import pytest
+
+from attn2mask.builders.label import Labels
+from attn2mask.builders.painter import load_painter
+from attn2mask.builders.rules import load_rules
+from attn2mask.builders.table_reader import load_table
+from attn2mask.training.held_out import held_out_scenes
+from attn2mask.training.mask_quality import mask_quality, prompt_for, record_scenes, recorded_quality
+
+
+def labels(coarse: list[list[int]], mask: list[list[int]], reliability: list[list[int]]) -> Labels:
+    return Labels(
+        mask=np.array(mask, np.int32),
+        coarse=np.array(coarse, np.int32),
+        reliability=np.array(reliability, np.uint8),
+        thresholds=np.zeros(2, np.float32),
+    )
+
+
+def test_quality_is_that_of_counted_pixels():
+    table = load_table("voc")
+    # Local labels: 1 is the class of id 8, 2 that of id 3.
+    one = labels([[0, 1, 1, 2]], [[0, 1, 2, 2]], [[255, 128, 127, 0]])
+    target = np.array([[0, 8, 8, 3]], np.uint8)
+    quality = mask_quality([one], [(8, 3)], [target], table)
+    assert quality["coarse"] == 1
+    assert quality["crf"] == pytest.approx((1 + 1 / 2 + 1 / 2) / 3)  # background, id 8, id 3
+    assert quality["inside"] == 1  # the first two pixels
+    assert quality["outside"] == pytest.approx((0 + 1 / 2) / 2)  # id 8 and id 3 in the last two
+    assert quality["reliable"] == 0.5
+
+
+def test_images_add_up_in_one_matrix_and_ignored_pixels_count_nowhere():
+    table = load_table("voc")
+    one = labels([[1, 1]], [[1, 1]], [[255, 255]])
+    two = labels([[0, 1]], [[0, 1]], [[255, 0]])
+    targets = [np.array([[1, 255]], np.uint8), np.array([[1, 1]], np.uint8)]
+    quality = mask_quality([one, two], [(1,), (1,)], targets, table)
+    assert quality["crf"] == pytest.approx(
+        (2 / 3 + 0) / 2
+    )  # two of three pixels of id 1; background is wrong
+    assert quality["reliable"] == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="shorter"):
+        mask_quality([one], [(1,), (1,)], targets, table)
+
+
+def test_nothing_outside_is_none():
+    one = labels([[1]], [[1]], [[255]])
+    quality = mask_quality([one], [(1,)], [np.array([[1]], np.uint8)], load_table("voc"))
+    assert quality == {"coarse": 1, "crf": 1, "inside": 1, "outside": None, "reliable": 1}
+
+
+def test_prompts_keep_their_words():
+    prompt = prompt_for("a red bus next to a horse", load_table("voc"), load_painter())
+    assert prompt.text == "a red bus next to a horse"
+    assert prompt.words == ("bus", "horse")
+
+
+def test_drawn_scenes_are_recorded_with_the_classes_that_they_show():
+    table, painter = load_table("voc"), load_painter()
+    scenes = list(held_out_scenes("objects", 3))
+    recorded = list(record_scenes(painter, table, scenes))
+    for scene, image in zip(scenes, recorded, strict=True):
+        assert np.array_equal(image.image, scene.image)
+        shown = {table.id_of(thing.kind.thing) for thing in scene.things}
+        assert set(image.classes) == shown
+        assert len(image.maps) == len(shown)
+        assert image.labels(load_rules("default"), table).mask.shape == scene.mask.shape
+    again = list(record_scenes(painter, table, scenes))
+    rules, targets = load_rules("default"), [scene.mask for scene in scenes]
+    quality = recorded_quality(recorded, targets, rules, table)
+    assert quality == recorded_quality(again, targets, rules, table)
+    # Masks of the wrong scenes are worse than those of the right ones.
+    shuffled = recorded_quality(recorded, targets[1:] + targets[:1], rules, table)
+    assert quality["crf"] > shuffled["crf"]
