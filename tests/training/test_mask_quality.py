@@ -39,11 +39,9 @@ def test_images_add_up_in_one_matrix_and_ignored_pixels_count_nowhere():
     two = labels([[0, 1]], [[0, 1]], [[255, 0]])
     targets = [np.array([[1, 255]], np.uint8), np.array([[1, 1]], np.uint8)]
     quality = mask_quality([one, two], [(1,), (1,)], targets, table)
-    assert quality["crf"] == pytest.approx(
-        (2 / 3 + 0) / 2
-    )  # two of three pixels of id 1; background is wrong
+    assert quality["crf"] == pytest.approx((2 / 3 + 0) / 2)  # id 1 in two of three pixels, background in none
     assert quality["reliable"] == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="longer"):
         mask_quality([one], [(1,), (1,)], targets, table)
 
 

@@ -1,10 +1,12 @@
 """The painter's quality: what counts as recognized, and the whole measurement at toy size."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
 from attn2mask.builders.options import parse
+from attn2mask.builders.painter import load_painter
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.experiments import painter_quality
@@ -54,6 +56,9 @@ def test_a_toy_measurement_writes_its_report(tmp_path, monkeypatch, capsys):
     rules = painter_quality.rule_sets()
     few = {name: rules[name] for name in ("default", "default, threshold fixed")}
     monkeypatch.setattr(painter_quality, "rule_sets", lambda: few)
+    painter = load_painter()
+    painter.defaults = replace(painter.defaults, steps=5)
+    monkeypatch.setattr(painter_quality, "load_painter", lambda model: painter)
     argv = ["--out", str(tmp_path), "--drawn", "2", "--singles", "1", "--pairs", "2", "--referee-scenes", "8"]
     painter_quality.run(parse(PainterQualityConfig, argv, "painter_quality.py", ""))
     report = json.loads((tmp_path / "painter_quality.json").read_text())

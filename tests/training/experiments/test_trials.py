@@ -52,7 +52,7 @@ def test_a_trial_trains_and_scores_in_its_own_process(tmp_path):
     assert scores == trial.scores
     assert set(scores) == {"objects"}
     assert 0 <= scores["objects"]["mean_iou"] <= 1
-    checkpoint = load_checkpoint(trial.directory)
-    assert checkpoint.peer is None
-    assert checkpoint.config["options"]["seed"] == 3
-    assert "held_out" not in checkpoint.config["options"]
+    assert load_checkpoint(trial.directory).peer is None
+    record = json.loads((trial.directory / "training_config.json").read_text())
+    assert record["options"]["seed"] == 3
+    assert "held_out" not in record["options"]
