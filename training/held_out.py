@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from attn2mask.builders import build
 from attn2mask.builders.classes import ClassTable
-from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows, row, write_rows
+from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows, exact_row, write_rows
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.benchmarks import open_images
@@ -25,7 +25,7 @@ from attn2mask.training.miou import MeanIoU
 from attn2mask.training.referee import Referee, load_referee
 
 if TYPE_CHECKING:
-    from attn2mask.builders.drawn.scenes import Scene
+    from attn2mask.builders.drawn.scenes import DrawnScene
 
 SETS = ("objects", "shifted", "painted")
 MEASURES = ("mean_iou", "mean_iou_given_labels")
@@ -86,7 +86,7 @@ def judged_rows(data: Path) -> Iterator[dict[str, Any]]:
     images = painted_images(data)
     masks = load_referee().segment(np.stack([image.image for image in images]))
     for image, mask in zip(images, masks, strict=True):
-        yield row(image.sample_id, image.image, mask)
+        yield exact_row(image.sample_id, image.image, mask)
 
 
 def write_once(
@@ -112,7 +112,7 @@ def make_sets(folder: Path, count: int) -> list[Path]:
 # Measures
 
 
-def held_out_scenes(world: str, count: int) -> Iterator["Scene"]:
+def held_out_scenes(world: str, count: int) -> Iterator["DrawnScene"]:
     """The first `count` held-out scenes of a drawn world: those of the set of its name."""
     from attn2mask.builders.drawn.scenes import draw_scene
 

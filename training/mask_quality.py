@@ -26,7 +26,7 @@ from attn2mask.training.miou import MeanIoU
 from attn2mask.training.referee import to_tensor
 
 if TYPE_CHECKING:
-    from attn2mask.builders.drawn.scenes import Scene
+    from attn2mask.builders.drawn.scenes import DrawnScene
 
 RELIABLE = 128  # reliability, 0 to 255, from which on a pixel counts as reliable
 TIMESTEP = 350  # of 1,000: the noise that is added to drawn scenes
@@ -93,7 +93,9 @@ def prompt_for(text: str, table: ClassTable, painter: Painter) -> Prompt:
 
 
 @torch.no_grad()
-def record_scenes(painter: Painter, table: ClassTable, scenes: Iterable["Scene"]) -> Iterator[RecordedImage]:
+def record_scenes(
+    painter: Painter, table: ClassTable, scenes: Iterable["DrawnScene"]
+) -> Iterator[RecordedImage]:
     """Drawn scenes with the attention of `painter`: each is encoded, gets the noise of `TIMESTEP`, and is
     denoised in one pass with a caption of what it shows.
     """

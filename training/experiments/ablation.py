@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from attn2mask.builders import remask
 from attn2mask.builders.command import run_command
-from attn2mask.builders.drawn.rows import draw_rows, row
+from attn2mask.builders.drawn.rows import draw_rows, exact_row
 from attn2mask.builders.label import label_image, to_ids
 from attn2mask.builders.options import check_ranges, option
 from attn2mask.builders.rules import load_rules
@@ -100,7 +100,7 @@ def make_data(data: Path, count: int) -> None:
     def coarse() -> Iterator[dict[str, Any]]:
         for image in tqdm(painted_images(default), "coarse masks", unit="row", mininterval=1):
             labels = label_image(image.image, image.scores, rules, True)
-            yield row(image.sample_id, image.image, to_ids(labels.coarse, image.classes, table))
+            yield exact_row(image.sample_id, image.image, to_ids(labels.coarse, image.classes, table))
 
     write_once(data / "coarse", coarse)
     write_once(data / "referee", lambda: judged_rows(default))
