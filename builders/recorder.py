@@ -76,9 +76,8 @@ class AttentionRecorder:
 
     Raises:
         ValueError: a word has no position, the window is not valid, or the pipeline has no cross-attention
-        that
-            can be read; while the pipeline runs: `spans` has another number of images, or a position lies
-            outside the text.
+            that can be read; while the pipeline runs: `spans` has another number of images, or a position
+            lies outside the text.
         RuntimeError: the queries or keys cannot be read; on exit: something replaced the recorder's
             processors, or nothing was recorded.
     """
