@@ -1,8 +1,8 @@
-"""A text-to-image pipeline as the builders see it: prompts and seeds in, images and class words' maps out.
+"""The painter: a text-to-image diffusion pipeline. It makes images, and attention maps of their class words.
 
-The embedded painter, a folder and a model of the Hub load and paint the same way. Each image has its own
-generator on the CPU, so its noise does not depend on the batch, the device or the process that paints it.
-fp32 on the CPU, fp16 on a GPU.
+The embedded painter, a folder and a model of the Hub are loaded and used in the same way. Each image has its
+own generator on the CPU, so that its noise does not depend on the batch, the device or the process. Painters
+run in float32 on the CPU and in float16 on a GPU.
 """
 
 import inspect
@@ -25,7 +25,7 @@ from attn2mask.builders.recorder import AttentionRecorder, layout_of
 EMBEDDED = Path(__file__).parent / "embedded" / "painter"
 Maps = Mapping[str, Mapping[tuple[int, int], torch.Tensor]]
 
-# What to do when no image of a model can be used.
+# The advice if no image of a model can be used.
 ADVICE = (
     "a model that overflows in float16 needs a VAE made for it, or float32 on the CPU "
     "(CUDA_VISIBLE_DEVICES=''); one with a safety checker needs other --captions"
@@ -46,33 +46,39 @@ class Painting:
 
 
 class Painter:
-    """`facts` name weights and scheduler: two painters with the same facts paint the same."""
+    """A diffusers pipeline that was loaded by `load_painter`.
+
+    `defaults` are the model's own settings. `facts` identify weights and scheduler: two painters with the
+    same facts paint the same images.
+    """
 
     def __init__(self, pipe: Any, defaults: Painting, facts: dict[str, Any]):
         self.pipe, self.defaults, self.facts = pipe, defaults, facts
 
     @property
     def tokenizers(self) -> list[Any]:
-        """One for each text encoder of the pipeline."""
+        """The tokenizers of the pipeline, one for each text encoder."""
         names = ("tokenizer", "tokenizer_2")
         return [tokenizer for name in names if (tokenizer := getattr(self.pipe, name, None)) is not None]
 
     def check(self, steps: int, height: int, width: int) -> None:
-        """Raises UserError for a size or a number of steps that the model cannot make."""
+        """Raises UserError for a size in pixels or a number of steps that the model does not support."""
         factor = self.pipe.vae_scale_factor
         if height % factor or width % factor:
-            raise UserError(f"the model makes multiples of {factor} pixels, not {height} x {width}")
+            raise UserError(
+                f"height and width must be multiples of {factor} for this model, not {height} x {width}"
+            )
         most = self.pipe.scheduler.config.num_train_timesteps
         if steps > most:
-            raise UserError(f"--steps {steps}: the model's scheduler has {most}")
+            raise UserError(f"--steps {steps}: the model's scheduler has only {most} steps")
 
     def paint(
         self, prompts: Sequence[Prompt], seeds: Sequence[int], painting: Painting
     ) -> tuple[np.ndarray, list[Maps], list[str | None]]:
         """Paint a batch of B prompts.
 
-        Returns images (B, height, width, 3) uint8; for each image its class words' maps, recorded in the
-        window of steps; and for each image the reason why it cannot be used, or None. Raises UserError when
+        Returns images (B, height, width, 3) uint8; for each image the maps of its class words, recorded in
+        the window of steps; and for each image the reason why it cannot be used, or None. Raises UserError if
         the device has too little memory.
         """
         self.pipe.scheduler.set_timesteps(painting.steps)
@@ -93,7 +99,7 @@ class Painter:
                 ).images
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU has no memory for {len(prompts)} images at a time: use a smaller --batch-size"
+                f"the GPU has too little memory for batches of {len(prompts)}: use a smaller --batch-size"
             ) from error
         images = (np.nan_to_num(pixels, nan=0.0) * 255).round().astype(np.uint8)
         return images, recorder.maps, [_fault(image) for image in pixels]
@@ -107,11 +113,12 @@ def load_painter(
     device: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Painter:
-    """Load "embedded", a folder with a diffusers pipeline, or a model of the Hub.
+    """Load the embedded painter ("embedded"), a folder with a diffusers pipeline, or a model of the Hub.
 
-    `lora` is a file, a folder or a Hub id; `device` is the GPU where there is one unless given, `dtype`
-    float16 there and float32 on the CPU. Raises UserError for what does not load, has no cross-attention
-    that can be read, or is a LoRA of another painter.
+    `lora` is a file, a folder or a repository of the Hub. `device` is by default the GPU, if there is one,
+    and `dtype` is by default float16 there and float32 on the CPU. Raises UserError if the model or the LoRA
+    cannot be loaded, if the model has no cross-attention that can be read, or if the LoRA adapts another
+    painter.
     """
     _silence()
     from diffusers import DiffusionPipeline
@@ -122,11 +129,13 @@ def load_painter(
     if model == "embedded" and folder is None:
         raise UserError(f"the embedded painter is not installed ({EMBEDDED}): use --model")
     if folder is None and (model.startswith((".", "/", "~")) or model.count("/") != 1):
-        raise UserError(f"no model {model!r}: give a folder that exists, a Hub id (owner/name), or embedded")
+        raise UserError(
+            f"there is no model {model!r}: give a folder, a repository of the Hub (owner/name), or embedded"
+        )
     if folder is not None and not (folder / "model_index.json").is_file():
-        raise UserError(f"--model {model} holds no diffusers pipeline (no model_index.json)")
+        raise UserError(f"--model {model} is not a diffusers pipeline (it has no model_index.json)")
     if folder is not None and revision is not None:
-        raise UserError(f"--revision is for models of the Hub, not for --model {model}")
+        raise UserError(f"--revision is only for models of the Hub, not for --model {model}")
     try:
         snapshot = folder or Path(DiffusionPipeline.download(model, revision=revision))
         pipe = DiffusionPipeline.from_pretrained(snapshot, dtype=dtype, local_files_only=True)
@@ -134,16 +143,15 @@ def load_painter(
         pipe.to(device)
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
-                part.requires_grad_(
-                    False
-                )  # as a LoRA leaves them: weights that want gradients round otherwise
-    except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many kinds
-        reason = f"--model {model} can't be loaded: {first_line(error)}"
-        advice = "" if folder else "; without network, --model embedded works"
+                # A LoRA freezes the weights, too. Weights with gradients would round differently.
+                part.requires_grad_(False)
+    except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many types
+        reason = f"--model {model} cannot be loaded: {first_line(error)}"
+        advice = "" if folder else "; --model embedded needs no network"
         raise UserError(reason + advice) from error
     facts = {
         "model": folder.name if folder and model != "embedded" else model,
-        # The Hub's cache names snapshots by their commit.
+        # The cache of the Hub's client names snapshots by their commit.
         "model_version": digest(folder) if folder else snapshot.name,
         "pipeline": type(pipe).__name__,
         "scheduler": {"class": type(pipe.scheduler).__name__, **_public(pipe.scheduler.config)},
@@ -157,8 +165,8 @@ def load_painter(
         except Exception as error:
             reason = first_line(error)
             if "size mismatch" in str(error):
-                reason = f"its weights do not fit --model {model}, a painter of another shape"
-            raise UserError(f"--lora {lora} can't be loaded: {reason}") from error
+                reason = f"its weights have other shapes than those of --model {model}"
+            raise UserError(f"--lora {lora} cannot be loaded: {reason}") from error
         if Path(lora).exists():
             whole = (Path(lora) / LORA_WEIGHTS).is_file()
             facts["lora_version"] = digest(Path(lora), LORA_WEIGHTS if whole else "*")
@@ -167,13 +175,13 @@ def load_painter(
 
 
 def folder_of(model: str) -> Path | None:
-    """Where a model lies on this machine; None for one of the Hub, and for one that is not there."""
+    """The folder of a model on this machine; None for a model of the Hub, and if there is no such folder."""
     folder = EMBEDDED if model == "embedded" else Path(model)
     return folder if folder.is_dir() else None
 
 
 def _defaults(pipe: Any, model: str) -> Painting:
-    """The pipeline's own; the embedded painter was trained for few steps and weak guidance."""
+    """The defaults of the pipeline. The embedded painter was trained for few steps and weak guidance."""
     size = pipe.unet.config.sample_size
     height, width = (
         side * pipe.vae_scale_factor for side in (size if isinstance(size, (list, tuple)) else (size, size))
@@ -193,7 +201,7 @@ def _fault(image: np.ndarray) -> str | None:
 
 
 def _silence() -> None:
-    """Loading reports and bars of the libraries say nothing that a user of the builders could act on."""
+    """Switch off messages and progress bars of the libraries that a user could not act on."""
     import diffusers.utils.logging
     import transformers.utils.logging
 

@@ -1,13 +1,13 @@
-"""A directory of a build: its shards, the manifest that vouches for them, the record, and the lock.
+"""The directory of a build: its shards with their manifests, its record, and its locks.
 
-    build.json                  what the rows are a function of; written first
+    build.json                  the record: all that the rows depend on; written first
     data/train-00000.parquet    a shard; written under a hidden name, synced and renamed
-    manifest/00000.json         its checksum and its gate's report, sealed by their own; written after it
-    report.json, README.md      totals and card; only while the build is complete
-    .lock-0, .held-by-0         the lock of the process of this rank while it lives, and the name of its run
+    manifest/00000.json         its checksum and its report, with their own checksum; written after the shard
+    report.json, README.md      totals and a short text; only if the build is complete
+    .lock-0, .held-by-0         the lock of the process of rank 0, and the name of the run that holds it
 
-A shard counts as made when its manifest stands and the checksum is right. So whatever `kill -9` leaves behind
-is either whole or made again, and nothing needs repair.
+A shard counts as made if its manifest is valid and its checksum is right. So after `kill -9` at any moment,
+each shard is either complete or made again. Nothing needs repair.
 """
 
 import hashlib
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Seconds that a process waits for its siblings to name their locks, and for process 0 to write build.json.
+# Seconds that a process waits for other processes to name their locks, and for process 0 to write build.json.
 PATIENCE, START = 2, 600
-# The numbers in the names of shards have five digits, by which they are sorted.
+# The numbers in the names of shards have five digits, and the names are sorted.
 MOST_SHARDS = 100_000
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Samples `rows` stand in shard `number`."""
+    """Shard `number` has the samples with the indices `rows`."""
 
     number: int
     rows: range
 
 
 def plan(num_images: int, shard_size: int) -> list[Shard]:
-    """All shards of a build; the last may be smaller. Raises UserError for more than names can count."""
+    """All shards of a build; the last one may be smaller. Raises UserError if there are too many."""
     if num_images > MOST_SHARDS * shard_size:
         raise UserError(
-            f"{num_images} rows in files of {shard_size} make over {MOST_SHARDS} files: raise --shard-size"
+            f"{num_images} rows need over {MOST_SHARDS} files of {shard_size} rows: use a larger --shard-size"
         )
     starts = range(0, num_images, shard_size)
     return [Shard(n, range(s, min(s + shard_size, num_images))) for n, s in enumerate(starts)]
@@ -70,12 +70,12 @@ class BuildDirectory:
         return self.path / "manifest" / f"{shard.number:05d}.json"
 
     def record(self) -> dict[str, Any]:
-        """What build.json holds; raises UserError where there is none, or not what a build wrote."""
+        """The content of build.json. Raises UserError if there is none, or if it is damaged."""
         file = self.path / "build.json"
         try:
             record = json.loads(file.read_bytes())
         except OSError as error:
-            raise UserError(f"{self.path} holds no build (its build.json can't be read)") from error
+            raise UserError(f"{self.path} holds no build (its build.json cannot be read)") from error
         except (ValueError, RecursionError):
             record = None
         match record:
@@ -86,7 +86,7 @@ class BuildDirectory:
 
     @property
     def table(self) -> ClassTable:
-        """The class table of the rows, as it was when they were made."""
+        """The class table of the rows when they were made. Raises UserError if the record is damaged."""
         try:
             values = _tuples(self.record()["table"])
             classes, style = values.pop("classes"), values.pop("caption_style", None)
@@ -102,7 +102,7 @@ class BuildDirectory:
 
     @property
     def rules(self) -> Rules:
-        """The rules of the masks."""
+        """The rules of the masks. Raises UserError if the record is damaged."""
         try:
             identity = self.record()["identity"]
             return Rules(**{f.name: identity[f.name] for f in fields(Rules)})
@@ -111,16 +111,16 @@ class BuildDirectory:
 
     def _damaged(self) -> UserError:
         return UserError(
-            f"{self.path / 'build.json'} is damaged: put a copy of it back, or build into another directory"
+            f"{self.path / 'build.json'} is damaged: restore it from a copy, or build into another directory"
         )
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
-        """The rows of a shard, images as `{"bytes": PNG}`, classes as mask ids."""
+        """The rows of a shard. Images are `{"bytes": PNG file}`, and classes are mask ids."""
         for batch in ParquetFile(self.shard_file(shard)).iter_batches(batch_size=16):
             yield from batch.to_pylist()
 
     def check_free(self) -> None:
-        """Raises UserError where the directory holds files that no build made."""
+        """Raises UserError if the directory holds files, but no build."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path} is a file")
         visible = [] if not self.path.exists() else [p for p in self.path.iterdir() if p.name[0] != "."]
@@ -129,9 +129,10 @@ class BuildDirectory:
 
     @contextmanager
     def locked(self, rank: int, run: str) -> Iterator[None]:
-        """Keep other runs out until the block, or this process, ends; processes of one run share its name.
+        """Keep other runs out of the directory until the block ends, or this process dies.
 
-        Creates the directory. Raises UserError while another run is at work in it.
+        All processes of one run give the same name `run`. Creates the directory. Raises UserError if another
+        run is working in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         own = self.path / f".lock-{rank}"
@@ -147,14 +148,13 @@ class BuildDirectory:
             yield
 
     def _busy(self, lock: Path) -> UserError:
-        return UserError(f"another build is at work in {self.path}: {_holder(lock)}")
+        return UserError(f"another build is working in {self.path}: {_holder(lock)}")
 
     def claim(self, record: dict[str, Any], options: Mapping[str, str], rank: int) -> None:
-        """Write build.json, or compare with it: `num_images` may have grown, `identity` must be the same.
+        """Write `record` as build.json and `options`, texts by file name, beside it.
 
-        `options` are the files of options beside build.json, by name.
-
-        Process 0 writes; the others wait for it. Raises UserError naming the values that differ.
+        If there is a build.json already, `num_images` may only grow, and `identity` must be the same. Process
+        0 writes; the others wait for it. Raises UserError with the values that differ.
         """
         record = _as_read(record)
         file = self.path / "build.json"
@@ -162,7 +162,7 @@ class BuildDirectory:
             deadline = time.monotonic() + START
             while not (file.exists() and _same(self.record(), record)):
                 if time.monotonic() > deadline:
-                    raise UserError(f"process 0 of this build did not begin within {START} seconds")
+                    raise UserError(f"process 0 of this build did not start within {START} seconds")
                 time.sleep(0.1)
             return
         if file.exists():
@@ -171,39 +171,35 @@ class BuildDirectory:
             if record["num_images"] < before["num_images"]:
                 raise UserError(
                     f"{self.path} was made with --num-images {before['num_images']}, which can only grow, "
-                    f"not {record['num_images']}"
+                    f"but it is {record['num_images']} now"
                 )
-            if changed := [
-                name
-                for name in record["versions"]
-                if record["versions"][name] != before.get("versions", {}).get(name)
-            ]:
-                pairs = ", ".join(
-                    f"{name} {before.get('versions', {}).get(name)} (now {record['versions'][name]})"
-                    for name in changed
-                )
-                logger.warning("%s was started with %s", self.path, pairs)
+            old = before.get("versions", {})
+            changed = [name for name, version in record["versions"].items() if version != old.get(name)]
+            if changed:
+                started = ", ".join(f"{name} {old.get(name)}" for name in changed)
+                now = ", ".join(f"{name} {record['versions'][name]}" for name in changed)
+                logger.warning("%s was started with %s; resuming with %s", self.path, started, now)
         for name, text in options.items():
             write_file(self.path / name, text.encode())
         write_file(file, json.dumps(record, indent=1).encode())
 
     def check_identity(self, identity: dict[str, Any]) -> None:
-        """Raises UserError where a value of `identity` is not that of build.json, if it stands."""
+        """Raises UserError if there is a build.json, and a value of `identity` differs from it."""
         if not (self.path / "build.json").exists():
             return
         before, now = (_flat(part) for part in (self.record()["identity"], _as_read(identity)))
         different = [
-            f"{key} (there {before.get(key)!r}, here {now[key]!r})"
+            f"{key} (there {before.get(key)!r}, now {now[key]!r})"
             for key in now
             if now[key] != before.get(key)
         ]
         if different:
             raise UserError(
-                f"{self.path} was made with other values: {'; '.join(different)}. Use these, or another --out"
+                f"{self.path} was made with other values: {'; '.join(different)}: use these, or another --out"
             )
 
     def state(self, shard: Shard) -> Literal["missing", "damaged", "made"]:
-        """Whether a shard stands, with all its rows, as it was written."""
+        """Whether a shard is there with all its rows, and as it was written."""
         manifest = self.manifest(shard)
         if manifest is None:
             return "missing"
@@ -215,15 +211,15 @@ class BuildDirectory:
         return "made" if sound else "damaged"
 
     def check_complete(self) -> None:
-        """Raises UserError unless every shard of the build is there, as it was written."""
+        """Raises UserError unless every shard of the build is there as it was written."""
         record = self.record()
         for shard in plan(record["num_images"], record["identity"]["shard_size"]):
             if self.state(shard) != "made":
                 file = self.shard_file(shard)
-                raise UserError(f"{self.path} is not complete ({file}): run its build again")
+                raise UserError(f"{self.path} is not complete ({file}): run the command that made it again")
 
     def manifest(self, shard: Shard) -> dict[str, Any] | None:
-        """What is kept beside a shard; None where that is missing, of other rows, or changed since."""
+        """The manifest of a shard; None if it is missing, damaged, or has another number of rows."""
         try:
             manifest = json.loads(self.manifest_file(shard).read_bytes())
             sound = manifest.pop("seal") == _seal(manifest)
@@ -232,22 +228,24 @@ class BuildDirectory:
         return manifest if sound and manifest["rows"] == len(shard.rows) else None
 
     def check_data(self, shards: Iterable[Shard]) -> None:
-        """Raises UserError where data/ holds a shard that is none of these, and would be read with them."""
+        """Raises UserError if data/ has another shard than these, since `load_dataset` would read it, too."""
         own = {self.shard_file(shard) for shard in shards}
         foreign = sorted(file for file in (self.path / "data").glob("train-*") if file not in own)
         if foreign:
-            raise UserError(f"{foreign[0]} is no shard of this build: move it away, and run this again")
+            raise UserError(
+                f"{foreign[0]} is not a shard of this build: move it away, and run the command again"
+            )
 
     def missing(self, shards: Iterable[Shard]) -> list[Shard]:
-        """Those of the shards that are still to be made. Damaged ones are removed, and named on stderr.
+        """The shards that are still to be made. A damaged shard is removed with a warning.
 
-        Where there is any, the build is not complete, and its report and card go.
+        If there are any, report.json and README.md are removed, because the build is not complete.
         """
         missing = []
         for shard in shards:
             state = self.state(shard)
             if state == "damaged":
-                logger.warning("%s is damaged; it is made again", self.shard_file(shard))
+                logger.warning("%s is damaged; making it again", self.shard_file(shard))
                 self.manifest_file(shard).unlink()
                 self.shard_file(shard).unlink(missing_ok=True)
             if state != "made":
@@ -264,10 +262,7 @@ class BuildDirectory:
         rows: Iterable[dict[str, Any]],
         report: dict[str, Any],
     ) -> None:
-        """Write the rows as a shard, then its manifest, which keeps the `report`.
-
-        Nothing is left of a shard that fails.
-        """
+        """Write the rows as a shard, then its manifest with the `report`. A failure leaves no file behind."""
         for folder in (self.shard_file(shard).parent, self.manifest_file(shard).parent):
             folder.mkdir(exist_ok=True)
             refuse_link(folder)
@@ -281,7 +276,7 @@ class BuildDirectory:
         write_file(self.manifest_file(shard), json.dumps(sealed, indent=1).encode())
 
     def manifests(self, shards: Iterable[Shard]) -> list[dict[str, Any]] | None:
-        """The manifests of all shards; None while one is missing."""
+        """The manifests of all shards; None if one is missing."""
         found = []
         for shard in shards:
             manifest = self.manifest(shard)
@@ -336,7 +331,7 @@ def _holder(lock: Path) -> str:
 
 
 def _tuples(value: Any) -> Any:
-    """What JSON made of frozen dataclasses, with tuples for its lists."""
+    """Values from JSON with tuples in place of lists, as frozen dataclasses have them."""
     if isinstance(value, dict):
         return {key: _tuples(inner) for key, inner in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
@@ -347,7 +342,7 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _as_read(values: dict[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back: tuples become lists."""
+    """Values as JSON returns them: tuples become lists."""
     return json.loads(json.dumps(values))
 
 

@@ -158,12 +158,12 @@ def test_a_build_grows_finishes_and_refuses(command, captions, tmp_path, capsys)
     assert len(large) == 9
     assert command("--num-images", "9", "--shard-size", "4") == 0
     assert "all were there already" in capsys.readouterr().out
-    assert "which can only grow, not 6" in error("--num-images", "6")
+    assert "which can only grow, but it is 6 now" in error("--num-images", "6")
     message = error("--num-images", "9", "--seed", "3", "--threshold", "fixed", "--steps", "1")
     for part in (
-        "seed (there 0, here 3)",
-        "threshold (there 'otsu', here 'fixed')",
-        "steps (there 2, here 1)",
+        "seed (there 0, now 3)",
+        "threshold (there 'otsu', now 'fixed')",
+        "steps (there 2, now 1)",
     ):
         assert part in message
     captions.write_text("\n".join([*CAPTIONS, "a bus"]))
@@ -179,7 +179,7 @@ def test_a_damaged_shard_is_made_again_bit_for_bit(command, tmp_path, capsys):
     shard.write_bytes(shard.read_bytes()[:-100])
     assert command("--num-images", "4", "--shard-size", "2") == 0
     out, err = capsys.readouterr()
-    assert "train-00001.parquet is damaged; it is made again" in err
+    assert "train-00001.parquet is damaged; making it again" in err
     assert "2 of them were made now" in out
     assert rows_of(tmp_path / "out") == before
 

@@ -92,12 +92,12 @@ def test_a_full_disk_leaves_nothing_of_the_shard(directory, monkeypatch):
 def test_claim_names_the_values_that_differ(directory):
     directory.claim(record(), {}, rank=0)
     directory.claim(record(), {}, rank=0)
-    with pytest.raises(UserError, match=r"seed \(there 0, here 1\)"):
+    with pytest.raises(UserError, match=r"seed \(there 0, now 1\)"):
         directory.claim(record(seed=1), {}, rank=0)
-    with pytest.raises(UserError, match=r"beta \(there None, here 0\.2\)"):
+    with pytest.raises(UserError, match=r"beta \(there None, now 0\.2\)"):
         directory.check_identity({"beta": 0.2})
     directory.claim(record(9), {}, rank=0)
-    with pytest.raises(UserError, match="--num-images 9, which can only grow, not 5"):
+    with pytest.raises(UserError, match="--num-images 9, which can only grow, but it is 5 now"):
         directory.claim(record(5), {}, rank=0)
     assert directory.record()["num_images"] == 9
 
@@ -105,7 +105,7 @@ def test_claim_names_the_values_that_differ(directory):
 def test_claim_warns_of_other_versions(directory, caplog):
     directory.claim(record(), {}, rank=0)
     directory.claim({**record(), "versions": {"torch": "2"}}, {}, rank=0)
-    assert "was started with torch 1 (now 2)" in caplog.text
+    assert "was started with torch 1; resuming with torch 2" in caplog.text
 
 
 def test_other_processes_wait_for_the_record(directory, monkeypatch):
@@ -117,7 +117,7 @@ def test_other_processes_wait_for_the_record(directory, monkeypatch):
     waiting.join(10)
     assert not waiting.is_alive()
     monkeypatch.setattr(shards, "START", 0)
-    with pytest.raises(UserError, match="process 0 of this build did not begin"):
+    with pytest.raises(UserError, match="process 0 of this build did not start"):
         directory.claim(record(seed=1), {}, rank=1)
 
 
@@ -140,7 +140,7 @@ def test_the_lock_keeps_other_runs_out_and_lets_the_own_run_in(tmp_path, monkeyp
     with directory.locked(0, "run a"), directory.locked(1, "run a"):
         for rank in (0, 2):
             with (
-                pytest.raises(UserError, match=r"another build is at work in .*: run a"),
+                pytest.raises(UserError, match=r"another build is working in .*: run a"),
                 directory.locked(rank, "run b"),
             ):
                 pass

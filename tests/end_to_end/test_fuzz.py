@@ -656,7 +656,7 @@ def test_a_shard_of_another_build_is_named(whole, tmp_path, capsys):
     out = shutil.copytree(folder, tmp_path / "build")
     shutil.copy(out / "data/train-00000.parquet", out / "data/train-00007.parquet")
     assert main(build(out)) == 2
-    assert "train-00007.parquet is no shard of this build: move it away" in capsys.readouterr().err
+    assert "train-00007.parquet is not a shard of this build: move it away" in capsys.readouterr().err
     (out / "data/train-00007.parquet").unlink()
     assert main(build(out)) == 0
     assert contents(out) == contents(folder)
