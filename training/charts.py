@@ -6,7 +6,7 @@ iou_chart(report(evaluation), "metrics_iou.png")
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -48,7 +48,7 @@ def best_and_worst_classes(
 
 
 @plain_text
-def iou_chart(metrics: dict[str, Any], path: str | Path) -> None:
+def iou_chart(metrics: dict[str, Any], path: str | Path | IO[bytes]) -> None:
     """Draw a bar for each class's IoU and a line at their mean, from what `inference.report` returns."""
     bars = best_and_worst_classes(metrics["per_class_iou"])
     measured = sum(iou is not None for iou in metrics["per_class_iou"].values())

@@ -567,8 +567,8 @@ def test_a_fault_of_our_own_is_no_mistake_of_the_user(publish, built, monkeypatc
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        (b"\xff", "README.md of org/model must be UTF-8 text"),
-        (b"---\na: [\n---\n", "the card's metadata is no YAML"),
+        (b"\xff", "README.md of org/model is not UTF-8 text"),
+        (b"---\na: [\n---\n", "README.md starts with metadata that is not YAML"),
         (b"---\nlanguage: klingon\n---\n", 'Invalid metadata in README.md. - "language" must be'),
     ],
 )
@@ -737,9 +737,9 @@ def test_the_same_checkpoint_twice(hub, publish, trained):
         ("model.safetensors", b"broken", "checkpoint"),
         ("peer/model.safetensors", None, "no file named model.safetensors"),
         ("deeplabv3plus.py", None, "lacks deeplabv3plus.py, without which others cannot load it"),
-        ("metrics.json", b"{", "metrics.json can't be read: Expecting property name"),
-        ("metrics.json", b"[]", "metrics.json can't be read: it holds no names with values"),
-        ("metrics.json", b"{}", "metrics.json is no report of `attn2mask evaluate`"),
+        ("metrics.json", b"{", "metrics.json cannot be read: Expecting property name"),
+        ("metrics.json", b"[]", "metrics.json cannot be read: it is not a mapping of names to values"),
+        ("metrics.json", b"{}", "metrics.json is not a report of `attn2mask evaluate`"),
         ("training_config.json", b"{", "Expecting property name"),
     ],
 )
