@@ -12,6 +12,7 @@ import pytest
 from places import ROOT
 
 # A package may import itself and the packages before it. The root package re-exports names of the others.
+# Of the root package, every module may import `__version__`.
 ORDER = ("attn2mask.builders", "attn2mask.training", "attn2mask.hub", "attn2mask")
 # These folders are for maintainers. The wheel does not hold them, so nothing else may import them.
 MAINTAINERS = ("attn2mask.training.pretraining", "attn2mask.training.experiments")
@@ -36,6 +37,7 @@ def imported(node: ast.AST, modules: set[str]) -> Iterator[str]:
         elif isinstance(part, ast.ImportFrom):
             assert part.level == 0, f"line {part.lineno} is a relative import; import absolutely"
             full = [f"{part.module}.{alias.name}" for alias in part.names]
+            full = [name for name in full if name != "attn2mask.__version__"]
             names = [name if name in modules else str(part.module) for name in full]
         elif isinstance(part, ast.Call) and ast.unparse(part.func).endswith("import_module") and part.args:
             names = [str(ast.literal_eval(part.args[0]))] if isinstance(part.args[0], ast.Constant) else []
@@ -93,6 +95,7 @@ MAIN = 'if __name__ == "__main__":\n    from attn2mask.hub.cli import main\n'
             H: f"import {T}, {B}",
         },
         {A: MAIN, H: f"import {A}"},
+        {A: "from attn2mask import __version__", "attn2mask": f"import {A}"},
         {A: "from attn2mask.builders import b", B: "", "attn2mask.builders": ""},
         {"attn2mask": f"import {H}", H: "", "attn2mask.builders": ""},
         {"attn2mask.training.experiments.e": "import attn2mask.training.pretraining.p"},
