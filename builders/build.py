@@ -1,10 +1,10 @@
-"""`attn2mask build`: captions in, a dataset out. It resumes, and any number of processes make the same rows.
+"""`attn2mask build`: makes a dataset from captions. It resumes, and the rows do not depend on the processes.
 
     attn2mask build voc --out data/voc
     accelerate launch builders/build.py voc --out data/voc
 
-Each process makes the shards whose number is congruent to its rank. Processes share only the directory. There
-is no process group that could hang, and a process that dies loses only the shard that it was making.
+Shard i belongs to process i mod the number of processes. The processes share only the directory: there is no
+process group that could hang, and a process that dies loses only the shard that it was making.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ RUN, MODEL, PROMPTS = "the dataset", "the painter", "prompts"
 
 @dataclass(frozen=True)
 class BuildConfig(RuleOptions, RecordingOptions):
-    """The options of `attn2mask build`. None leaves a value to the preset, the model, the table or the
+    """The options of `attn2mask build`. None stands for the value of the preset, the model, the table or the
     machine. Raises UserError for numbers out of range.
     """
 
@@ -193,8 +193,8 @@ class BuildConfig(RuleOptions, RecordingOptions):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a build is made from: its options with nothing left to preset and table, the class table, and the
-    captions (None for the built-in grammar).
+    """The inputs of a build: its options with the values of preset and table filled in, the class table, and
+    the captions (None for the built-in grammar).
     """
 
     config: BuildConfig
@@ -203,12 +203,11 @@ class Inputs:
 
     @property
     def rules(self) -> Rules:
+        """The rules of the labels."""
         return rules_of(self.config)
 
     def identity(self) -> dict[str, Any]:
-        """What the rows depend on, as far as it is known before the model is loaded. The painter's facts come
-        on top of it.
-        """
+        """All that the rows depend on, except for the facts of the painter, which are known later."""
         texts = None if self.captions is None else "\n".join(caption.text for caption in self.captions)
         chosen = {name: value for name, value in identity_of(self.config).items() if value is not None}
         return {
@@ -219,10 +218,11 @@ class Inputs:
         }
 
     def for_painter(self, painter: "Painter") -> "Inputs":
-        """These inputs with nothing left to the model. Raises UserError for what the model cannot paint.
+        """These inputs with the defaults of the model filled in. Raises UserError for a size or a number of
+        steps that the model does not support.
 
-        Images have the model's size. If the table's caption style gives an aspect, they are as high as the
-        model's, and as wide as the aspect asks for.
+        By default, images have the size of the model. If the caption style of the table gives an aspect, they
+        have the model's height, and the width that follows from the aspect.
         """
         config, style = self.config, self.table.caption_style
         own = painter.defaults
@@ -266,9 +266,9 @@ class Inputs:
 
 
 def resolve(config: BuildConfig) -> Inputs:
-    """Apply preset and class table, and read the captions; broken captions are named in a warning.
+    """Apply preset and class table, and read the captions. A warning lists broken captions.
 
-    Raises UserError for a table or captions that can't be read, and for options that contradict each other.
+    Raises UserError for a table or captions that cannot be read, and for options that contradict each other.
     """
     table = load_table(config.table)
     config = complete(config, load_rules(config.preset))
@@ -284,7 +284,7 @@ def resolve(config: BuildConfig) -> Inputs:
 
 
 def run(config: BuildConfig) -> BuildDirectory:
-    """Make the dataset, or what is missing of it. Raises UserError for what the user can correct."""
+    """Make the dataset, or its missing shards. Raises UserError for mistakes that the user can correct."""
     from accelerate.utils.environment import get_cpu_distributed_information
 
     process = get_cpu_distributed_information()
@@ -347,10 +347,10 @@ def make_dataset(
     rank: int = 0,
     processes: int = 1,
 ) -> None:
-    """Make this process's missing shards of what `record` describes; finish the dataset once all are there.
+    """Make the missing shards of this process, and finish the dataset if all shards are there.
 
-    `options` are the files of options that stand beside build.json, by name. `samples` gives the samples of a
-    shard, and calls its second argument as each is decided.
+    `record` is the content of build.json, and `options` are the texts of the YAML files beside it, by file
+    name. `samples` returns the samples of a shard, and calls its second argument once for each finished one.
     """
     from attn2mask.builders.report import dataset_readme, shard_report, totals
     from attn2mask.builders.sample import features
@@ -399,13 +399,13 @@ def make_dataset(
     print(f"{directory.path}: {report['rows']} rows in {len(shards)} shards; {done}")
     print(
         f"{report['rows_with_foreground']} rows hold a class. The gate rejected {report['rejected_attempts']}"
-        f" attempts and dropped classes of {len(report['dropped'])} rows; report.json says why"
+        f" attempts and dropped classes of {len(report['dropped'])} rows. The reasons are in report.json"
     )
     print(f"next: attn2mask show {directory.path} --out sheet.png")
 
 
 def run_name(processes: int) -> str:
-    """The same for all processes of one launch, and for no other run."""
+    """A name of this run. All processes of one launch have the same name."""
     if processes > 1:
         return f"launched from {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     return f"process {os.getpid()} on {socket.gethostname()}"

@@ -1,7 +1,7 @@
-"""Runs a command: its options are read, it works, and it ends with an exit status.
+"""Runs a command: reads its options, calls its function, and returns its exit status.
 
-Messages go through `logging` to standard error, results to standard output. A program that uses the package
-configures the logger "attn2mask" as it likes.
+Messages go through `logging` to standard error; results go to standard output. A program that uses the
+package can configure the logger "attn2mask" itself.
 """
 
 import errno
@@ -23,7 +23,7 @@ logger = logging.getLogger("attn2mask")
 
 
 class _Handler(logging.Handler):
-    """Writes to standard error, above the progress bar where there is one."""
+    """Writes to standard error, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
@@ -34,10 +34,12 @@ class _Handler(logging.Handler):
 def run_command(
     options: type[Options], run: Callable[[Options], object], argv: Sequence[str], prog: str, description: str
 ) -> int:
-    """Parse `argv` into `options` and run the command. Returns the exit status: 0; 2 after a mistake that the
-    user can correct, which is one line on standard error; 130 after Ctrl-C.
+    """Parse `argv` into `options`, and run the command.
+
+    Returns the exit status: 0; 2 after a mistake that the user can correct, which is one line on standard
+    error; 130 after Ctrl-C.
     """
-    # torch's threads wait by spinning, which takes the cores of the labeling processes.
+    # Otherwise the threads of torch wait actively, and take the cores from the labeling processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     handler = _Handler()
     logger.addHandler(handler)

@@ -1,12 +1,13 @@
-"""Builds as `datasets.GeneratorBasedBuilder`: the same engine and rows, kept by the datasets library.
+"""Builders of the datasets library (`datasets.GeneratorBasedBuilder`) that make the rows of `attn2mask
+build`.
 
     builder = Attn2MaskVOC(num_images=64, seed=1)
     builder.download_and_prepare("data/voc", file_format="parquet", num_proc=2)
     load_dataset("data/voc", split="train")
 
-The library's preparation
-does not resume; for long runs `attn2mask build` does. `num_proc` splits the shards over processes that import
-the main module anew, so a script needs its `if __name__ == "__main__":`.
+The library does not resume an interrupted preparation. For long runs use `attn2mask build`, which does.
+`num_proc` divides the shards among processes that import the main module again, so that a script needs an
+`if __name__ == "__main__":` block.
 """
 
 import hashlib
@@ -27,22 +28,22 @@ from attn2mask.builders.shards import plan
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.workers import default_workers, labeling_pool
 
-# Options that only a command has.
+# The options that concern only the command line.
 _OF_COMMANDS = ("table", "out", "num_processes", "accelerate_config", "push_to_hub")
 _OPTIONS = [f for f in fields(BuildConfig) if f.name not in _OF_COMMANDS]
 
-# The options of `attn2mask build` by the same names and with the same defaults, as datasets wants them.
+# The other options of `attn2mask build`, with the same names and defaults, as datasets expects them.
 Attn2MaskConfig = make_dataclass(
     "Attn2MaskConfig", [(f.name, f.type, f.default) for f in _OPTIONS], bases=(datasets.BuilderConfig,)
 )
-Attn2MaskConfig.__module__ = __name__  # so that processes of num_proc find it
+Attn2MaskConfig.__module__ = __name__  # the processes of num_proc import it from here
 
 
 class Attn2MaskBuilder(datasets.GeneratorBasedBuilder):
     """Painted and labeled images in the classes of a table; keyword arguments are those of `BuildConfig`.
 
-    A subclass names its table in `TABLE`, or, where it has several, as the names of its configurations.
-    Raises UserError as `attn2mask build` does.
+    A subclass gives its table in `TABLE`; if it has several, they are the names of its configurations. Raises
+    UserError for the same mistakes as `attn2mask build`.
     """
 
     TABLE: str | None = None
@@ -50,8 +51,8 @@ class Attn2MaskBuilder(datasets.GeneratorBasedBuilder):
     DEFAULT_WRITER_BATCH_SIZE = 16
 
     def __init__(self, *args: Any, config_name: str | None = None, hash: str | None = None, **kwargs: Any):
-        # The library's cache knows neither code nor captions nor weights: without a hash of them it gives
-        # stale rows.
+        # The library's cache does not know code, captions and weights. Without a hash of them it would return
+        # outdated rows.
         table = self.TABLE or config_name or self.DEFAULT_CONFIG_NAME
         known = [config.name for config in self.BUILDER_CONFIGS]
         if known and table not in known:

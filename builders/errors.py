@@ -1,13 +1,13 @@
-"""Errors: mistakes that a user can correct, and what the libraries' errors say in one line."""
+"""Errors: mistakes that a user can correct, and one-line texts of the errors of libraries."""
 
 import re
 import textwrap
 
 
 class UserError(Exception):
-    """A mistake in what the user gave, with one line that says what is wrong, where, and how to fix it.
+    """A mistake that the user can correct. The message is one line: what is wrong, where, and how to fix it.
 
-    The command line prints this line and exits with status 2. Line breaks in what the user gave are removed.
+    The command line prints the message and exits with status 2. Line breaks in the message become spaces.
     """
 
     def __init__(self, message: str):
@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of the error that caused `error`, at most 200 characters; its type where it has none."""
+    """The first line of the error that caused `error`, at most 200 characters; its type if it has no text."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -23,6 +23,6 @@ def first_line(error: BaseException) -> str:
 
 
 def system_error_number(error: BaseException) -> int | None:
-    """The operating system's error number; None where there is none. safetensors gives it as text only."""
+    """The error number of the operating system, or None. Errors of safetensors have it only in their text."""
     in_text = re.search(r"\(os error (\d+)\)", str(error))
     return int(in_text[1]) if in_text else getattr(error, "errno", None)

@@ -1,14 +1,16 @@
-"""ImageNet-S: its three sets as a builder of the datasets library, and its own folders and masks.
+"""ImageNet-S: a builder of the datasets library for its three sets, and a writer of its folders and masks.
 
     builder = Attn2MaskImageNetS(config_name="imagenet_s_919", num_images=919)
     python builders/imagenet_s.py data/imagenet_s_919 --out data/ImageNetS919
 
-The second line (where the package is installed, `python -m attn2mask.builders.imagenet_s`) writes a build for
-ImageNet-S's own tools, its evaluator among them: a mask id is R + 256 * G of an RGB PNG, 0 is other, 1000 is
-ignored, and each class has a folder, named by its WordNet id: train/n01443537/NAME.png beside
-train-segmentation/n01443537/NAME.png (Gao et al., Large-scale Unsupervised Semantic Segmentation, 2022).
+The second line converts a build to the format of ImageNet-S, which its evaluator reads. Without a clone,
+write `python -m attn2mask.builders.imagenet_s`. In this format a mask id is R + 256 * G of an RGB PNG file, 0
+is other, and 1000 is ignored. Each class has a folder with its WordNet id as name: train/n01443537/NAME.png
+beside train-segmentation/n01443537/NAME.png (Gao et al., Large-scale Unsupervised Semantic Segmentation,
+2022).
 """
 
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +25,17 @@ from attn2mask.builders.options import option
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import IMAGENET_S_IGNORE, wordnet_ids
 
+logger = logging.getLogger(__name__)
+
 SETS = ("imagenet_s_50", "imagenet_s_300", "imagenet_s_919")
 SPLIT = "train"
 
 
 class Attn2MaskImageNetS(Attn2MaskBuilder):
-    """Painted and labeled images in the classes of ImageNet-S, which take turns.
+    """Painted and labeled images in the classes of ImageNet-S, one class per image, in turns.
 
-    `config_name` is imagenet_s_50, imagenet_s_300 or imagenet_s_919. Masks of the larger two have 16 bits,
-    and 65535 where nothing is known.
+    `config_name` is imagenet_s_50, imagenet_s_300 or imagenet_s_919. Masks of the last two have 16 bits, and
+    their ignore value is 65535.
     """
 
     BUILDER_CONFIGS = [Attn2MaskConfig(name=name) for name in SETS]  # noqa: RUF012, datasets wants a list
@@ -47,26 +51,27 @@ class ImageNetSConfig:
 
 
 def in_colors(mask: np.ndarray, ignore: int) -> np.ndarray:
-    """A mask (H, W) of ids in ImageNet-S's own encoding, (H, W, 3) uint8; `ignore` becomes 1000."""
+    """A mask (H, W) of ids in ImageNet-S's encoding, (H, W, 3) uint8. The ignore value becomes 1000."""
     ids = np.where(mask == ignore, IMAGENET_S_IGNORE, mask.astype(np.int64))
     return np.stack([ids % 256, ids // 256, np.zeros_like(ids)], axis=-1).astype(np.uint8)
 
 
 def run(config: ImageNetSConfig) -> None:
-    """Write the folders. Raises UserError for another table, an unfinished build and a folder with other
-    things in it.
+    """Write the folders. Raises UserError for a build of another table, for a build that is not complete, and
+    for an output folder with other files in it.
     """
     source = BuildDirectory(Path(config.dir))
     record, table = source.record(), source.table
     if table.name not in SETS:
         raise UserError(f"{source.path} is a build of {table.name}, not of one of {', '.join(SETS)}")
     source.check_complete()
+    logger.info("Writing the rows of %s in the format of ImageNet-S", source.path)
     shards = plan(record["num_images"], record["identity"]["shard_size"])
     out = Path(config.out or f"{source.path}-folders")
     images, masks = out / SPLIT, out / f"{SPLIT}-segmentation"
     if out.exists() and (others := [path for path in out.iterdir() if path not in (images, masks)]):
-        raise UserError(f"--out {out} holds other things ({others[0].name}): choose an empty folder")
-    # Also those that stay empty: the number of folders tells ImageNet-S's sets apart.
+        raise UserError(f"--out {out} holds other files ({others[0].name}): choose an empty folder")
+    # Folders that stay empty are made, too, because the number of folders identifies the set.
     wnids = wordnet_ids(table.name)
     for folder in (root / wnid for root in (images, masks) for wnid in wnids):
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,12 +86,12 @@ def run(config: ImageNetSConfig) -> None:
             write_file(masks / name, encode_png(in_colors(mask, table.ignore_index)))
             write_file(images / name, row["image"]["bytes"])
             written += 1
-    left_out = f"; {without} rows without a class are left out" if without else ""
+    left_out = f"; {without} rows without a class were left out" if without else ""
     print(f"{out}: {written} images with masks in ImageNet-S's encoding{left_out}")
 
 
 if __name__ == "__main__":
     from attn2mask.builders.command import run_command
 
-    description = "Write a build of ImageNet-S into ImageNet-S's own folders, with masks in its own encoding."
+    description = "Write a build of ImageNet-S in the folders and with the encoding of ImageNet-S itself."
     sys.exit(run_command(ImageNetSConfig, run, sys.argv[1:], "builders/imagenet_s.py", description))

@@ -1,4 +1,4 @@
-"""Where things come from: versions, the commit, licenses, and the identity of a painter's weights."""
+"""The origin of an artefact: versions, the commit, licenses, and the identity of the painter's weights."""
 
 import hashlib
 import json
@@ -16,18 +16,8 @@ if TYPE_CHECKING:
 
 # The version of the format of build.json and training_config.json.
 FORMAT_VERSION = 1
-LIBRARIES = (
-    "attn2mask",
-    "torch",
-    "diffusers",
-    "transformers",
-    "accelerate",
-    "peft",
-    "datasets",
-    "pillow",
-    "scipy",
-)
-# A LoRA in diffusers' format, and what `attn2mask adapt` records beside it.
+LIBRARIES = "attn2mask torch diffusers transformers accelerate peft datasets pillow scipy".split()
+# The file of a LoRA in diffusers' format, and the record that `attn2mask adapt` writes beside it.
 LORA_WEIGHTS, LORA_RECORD = "pytorch_lora_weights.safetensors", "training_config.json"
 
 
@@ -42,14 +32,16 @@ def provenance() -> dict[str, Any]:
     if (root / ".git").exists():
         command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         with suppress(OSError):
-            answer = subprocess.run(command, capture_output=True, text=True, check=False)
-            commit = answer.stdout.strip() or None
+            git = subprocess.run(command, capture_output=True, text=True, check=False)
+            commit = git.stdout.strip() or None
     return {"versions": versions, "git_commit": commit}
 
 
 def license_of(source: str, revision: str | None = None) -> str | list[str] | None:
-    """The license of a painter or a LoRA, as its card (README.md) names it: beside a file, in a folder, or on
-    the Hub. The license of "embedded" is this project's. None if there is no card, or it names no license.
+    """The license of a painter or a LoRA, from its card (README.md): beside a file, in a folder, or on the
+    Hub.
+
+    The license of "embedded" is that of this project. None if there is no card, or if it names no license.
     """
     from huggingface_hub import ModelCard, hf_hub_download
     from huggingface_hub.errors import HTTPError
@@ -68,8 +60,9 @@ def license_of(source: str, revision: str | None = None) -> str | list[str] | No
 
 
 def fingerprint(network: "nn.Module") -> str:
-    """SHA-256 over names, shapes and first values of a network's weights, in float16. It is the same whether
-    the network was loaded in float16 or in float32.
+    """SHA-256 over the names, the shapes and the first values in float16 of a network's weights.
+
+    It does not depend on whether the network was loaded in float16 or in float32.
     """
     import torch
 

@@ -1,10 +1,10 @@
-"""`attn2mask remask`: the same images with masks by other rules, from the scores that a build stored.
+"""`attn2mask remask`: labels the images of a build again by other rules, from its stored scores.
 
     attn2mask remask data/voc --out data/voc-fixed --threshold fixed --beta 0.3
 
-What was decided while painting (steps, resolutions, normalization) stays; threshold, dense CRF and
-reliability may change. With unchanged rules the masks are the same bit for bit. It resumes like a build, and
-can follow one that has grown.
+Threshold, dense CRF and reliability may change. The rules that were applied while painting (steps,
+resolutions, normalization) stay. With unchanged rules the masks are the same bit for bit. It resumes as a
+build does. If the build has grown, the same command adds the new rows.
 """
 
 import logging
@@ -34,7 +34,7 @@ RUN = "the dataset"
 
 @dataclass(frozen=True)
 class RemaskConfig(RuleOptions):
-    """The options of `attn2mask remask`. None leaves a rule as it was in the build."""
+    """The options of `attn2mask remask`. None stands for the rule of the build."""
 
     GROUPS: ClassVar = (RUN, RULES, CONSTANTS)
 
@@ -63,16 +63,18 @@ class RemaskConfig(RuleOptions):
 
 
 def run(config: RemaskConfig) -> None:
-    """Make the new dataset, or what is missing of it. Raises UserError for what the user can correct."""
+    """Make the new dataset, or its missing shards. Raises UserError for mistakes of the user."""
     source = BuildDirectory(Path(config.dir))
     old = source.record()
     if not old["identity"].get("store_scores"):
-        raise UserError(f"{source.path} holds no scores: build it with --store-scores to remask it later")
+        raise UserError(
+            f"{source.path} holds no scores: remask needs a dataset that was built with --store-scores"
+        )
     rules = config.rules(source.rules)
     directory = BuildDirectory(Path(config.out or f"{source.path}-remasked"))
     directory.check_free()
+    logger.info("Labeling the images of %s again", source.path)
     source.check_complete()
-    logger.info("Reading the scores of %s", source.path)
 
     from attn2mask.builders.workers import default_workers, labeling_pool
 

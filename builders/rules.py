@@ -1,7 +1,7 @@
-"""Rules: every number that decides a mask, the presets of them, and who states each value.
+"""The rules of labels: every value that decides about a mask, their presets, and the source of each value.
 
-A preset is a YAML file in `presets/` with a value for every rule. Options of the command line replace single
-values. `RuleOptions` are these options; `Rules` is what the functions on tensors read.
+A preset is a YAML file in `presets/` with a value for every rule. `RuleOptions` and `RecordingOptions` are
+the options of the command line, which replace single values. The functions on tensors read `Rules`.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -20,7 +20,7 @@ Reliability = Literal["agreement", "two-threshold", "margin"]
 
 @dataclass(frozen=True)
 class CRF:
-    """The dense CRF's constants (Kraehenbuehl and Koltun 2011; names as in pydensecrf).
+    """The constants of the dense CRF (Kraehenbuehl and Koltun 2011; the names are those of pydensecrf).
 
     The widths `*_sxy` are in pixels of a 512 x 512 image and scale with the image by sqrt(H * W) / 512;
     `bilateral_srgb` is in levels of color, 0 to 255. `gt_prob` is the trust in the coarse label, between 0
@@ -38,7 +38,7 @@ class CRF:
 
 @dataclass(frozen=True)
 class Rules:
-    """From attention to labels: which maps, how normalized, the threshold, the CRF, the reliability.
+    """The rules from attention to labels: maps, normalization, threshold, CRF, and reliability.
 
     Attributes:
         record_from, record_to: the recorded steps as fractions of the denoising run. 0 and 1 are all of it,
@@ -77,7 +77,7 @@ class Rules:
 
     @property
     def crf(self) -> CRF:
-        """The dense CRF's constants."""
+        """The constants of the dense CRF."""
         return CRF(**{f.name: getattr(self, f"crf_{f.name}") for f in fields(CRF)})
 
 
@@ -93,7 +93,7 @@ _constant = partial(_rule, group=CONSTANTS)
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOptions:
-    """The options that `build` and `remask` share: the rules from stored scores to labels."""
+    """The options that `build` and `remask` share: the rules that lead from stored scores to labels."""
 
     preset: str | None = option(
         "take the values of all rules that are not given from this preset",
@@ -150,7 +150,7 @@ class RuleOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingOptions:
-    """The rules that are applied while an image is painted, and can't be changed afterwards."""
+    """The rules that are applied while an image is painted, and cannot be changed afterwards."""
 
     record_from: float | None = _constant(
         "first recorded step as a fraction of the denoising run",

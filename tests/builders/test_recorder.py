@@ -429,4 +429,4 @@ def test_overflow_reaches_the_gate(tiny_pipeline):
     labels = label_image(image, quantize(scores), load_rules("default"), background=True)
     reasons = faults(labels, peaks.tolist(), WORDS[0])
     assert list(reasons) == [0, 1]
-    assert "not a number" in reasons[0]
+    assert "is not finite" in reasons[0]
