@@ -32,16 +32,18 @@ MARK = "<!-- tested -->"
 # Tested blocks of the documents of one chain run one after the other in one folder.
 CHAINS = [("README.md", "docs/build.md", "docs/train.md", "docs/evaluate.md"), ("docs/adapt.md",)]
 MOST_LINES, MOST_WORDS, MOST_COLUMNS = 150, 2000, 110
+# The scripts and the dataclasses of their options, which each script imports or defines.
 SCRIPTS = {
-    "builders/build.py": "builders.build:BuildConfig",
-    "builders/imagenet_s.py": "builders.imagenet_s:ImageNetSConfig",
-    "training/adapt.py": "training.adaptation.config:AdaptConfig",
-    "training/train.py": "training.config:TrainConfig",
-    "training/experiments/ablation.py": "training.experiments.ablation:AblationConfig",
-    "training/experiments/domain_gap.py": "training.experiments.domain_gap:DomainGapConfig",
-    "training/experiments/painter_quality.py": "training.experiments.painter_quality:PainterQualityConfig",
-    "training/pretraining/backbone_training.py": "training.pretraining.backbone_training:BackboneConfig",
-    "training/pretraining/painter_training.py": "training.pretraining.painter_training:PainterConfig",
+    "builders/build.py": "BuildConfig",
+    "builders/imagenet_s.py": "ImageNetSConfig",
+    "training/adapt.py": "AdaptConfig",
+    "training/train.py": "TrainConfig",
+    "training/experiments/ablation.py": "AblationConfig",
+    "training/experiments/domain_gap.py": "DomainGapConfig",
+    "training/experiments/painter_quality.py": "PainterQualityConfig",
+    "training/pretraining/backbone_training.py": "BackboneTrainingConfig",
+    "training/pretraining/painter_training.py": "PainterTrainingConfig",
+    "training/pretraining/referee_training.py": "RefereeTrainingConfig",
 }
 
 # Words that had a private meaning in this project, and "picture", for which the one word is "image".
@@ -147,7 +149,8 @@ def check_subcommand(name: str, argv: list[str], command: str) -> None:
 def check_script(script: str, argv: list[str], command: str) -> None:
     assert script in SCRIPTS, f"no such script: {command}"
     assert (ROOT / script).is_file(), f"no such script: {command}"
-    parse(load(SCRIPTS[script]), argv, script, "")
+    module = script.removesuffix(".py").replace("/", ".")
+    parse(load(f"{module}:{SCRIPTS[script]}"), argv, script, "")
 
 
 CONSOLE = [
