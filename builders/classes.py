@@ -144,7 +144,7 @@ class ClassTable:
         for index, label in enumerate(self.classes):
             base = [spelling(word) for word in label.base]
             for word in base:
-                listed[word] = Form(index, True, _number(word, base))
+                listed[word] = Form(index, True, _number_of(word, base))
             within = [f" {word} " for word in base]
             for alias in label.aliases:
                 one, many = spelling(alias), spelling(plural(alias))
@@ -192,7 +192,7 @@ def default_color(mask_id: int) -> Color:
     return red, green, blue
 
 
-def _number(word: str, base: list[str]) -> Literal["one", "many", "either"]:
+def _number_of(word: str, base: list[str]) -> Literal["one", "many", "either"]:
     """Whether a base name means one or many. It is a plural if it is that of another base name, or looks so
     ("busses" beside "bus").
     """

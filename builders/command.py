@@ -9,15 +9,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from safetensors import SafetensorError
 from tqdm import tqdm
 
 from attn2mask.builders.errors import UserError, system_error_number
-from attn2mask.builders.options import parse
-
-Options = TypeVar("Options")
+from attn2mask.builders.options import Options, parse
 
 logger = logging.getLogger("attn2mask")
 

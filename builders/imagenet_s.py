@@ -27,7 +27,7 @@ from attn2mask.builders.table_reader import IMAGENET_S_IGNORE, wordnet_ids
 
 logger = logging.getLogger(__name__)
 
-SETS = ("imagenet_s_50", "imagenet_s_300", "imagenet_s_919")
+NAMES = ("imagenet_s_50", "imagenet_s_300", "imagenet_s_919")
 SPLIT = "train"
 
 
@@ -38,8 +38,8 @@ class Attn2MaskImageNetS(Attn2MaskBuilder):
     their ignore value is 65535.
     """
 
-    BUILDER_CONFIGS = [Attn2MaskConfig(name=name) for name in SETS]  # noqa: RUF012, datasets wants a list
-    DEFAULT_CONFIG_NAME = SETS[0]
+    BUILDER_CONFIGS = [Attn2MaskConfig(name=name) for name in NAMES]  # noqa: RUF012, datasets wants a list
+    DEFAULT_CONFIG_NAME = NAMES[0]
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def run(config: ImageNetSConfig) -> None:
     """
     source = BuildDirectory(Path(config.dir))
     record, table = source.record(), source.table
-    if table.name not in SETS:
-        raise UserError(f"{source.path} is a build of {table.name}, not of one of {', '.join(SETS)}")
+    if table.name not in NAMES:
+        raise UserError(f"{source.path} is a build of {table.name}, not of one of {', '.join(NAMES)}")
     source.check_complete()
     logger.info("Writing the rows of %s in the format of ImageNet-S", source.path)
     shards = plan(record["num_images"], record["identity"]["shard_size"])

@@ -30,7 +30,7 @@ class Lattice:
         dimensions, count = features.shape
         corner, inside, rank = _simplices(features)
         # Many points share a simplex, and many simplices share a corner. Each is looked up once.
-        simplex, _ = pd.factorize(_number(np.concatenate([corner, rank]), HASH[: 2 * dimensions + 2]))
+        simplex, _ = pd.factorize(_hashes(np.concatenate([corner, rank]), HASH[: 2 * dimensions + 2]))
         member = np.empty(simplex.max() + 1, np.int64)
         member[simplex] = np.arange(count)
 
@@ -61,7 +61,7 @@ class Lattice:
         return np.ascontiguousarray((self._slice @ held[:-1]).T) * self._gain
 
 
-def _number(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _hashes(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The products (N,) of integer vectors (D, N) with weights (D,), modulo 2 ** 64."""
     return sum(row.astype(np.int64) * weight for row, weight in zip(vectors, weights, strict=True))
 
@@ -106,7 +106,7 @@ def _corners(corner: np.ndarray, rank: np.ndarray, weights: np.ndarray, steps: n
     for axis in range(dimensions + 1):
         ordered[rank[axis], np.arange(count)] = steps[axis]
     numbers = np.empty((count, dimensions + 1), np.int64)
-    numbers[:, 0] = (dimensions + 1) * _number(corner, weights)
+    numbers[:, 0] = (dimensions + 1) * _hashes(corner, weights)
     for index in range(1, dimensions + 1):
         numbers[:, index] = numbers[:, index - 1] - ordered[dimensions + 1 - index]
     return numbers

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from attn2mask.builders.build import make_dataset, run_name
+from attn2mask.builders.build import RUN, make_dataset, run_name
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import check_ranges, fill, option, to_yaml
 from attn2mask.builders.provenance import provenance
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
 logger = logging.getLogger(__name__)
-
-RUN = "the dataset"
 
 
 @dataclass(frozen=True)

@@ -34,15 +34,15 @@ def load_table(name_or_path: str) -> ClassTable:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(f"no class table {name_or_path!r}: choose {', '.join(TABLES)}, or give a YAML file")
-    return _read(path)
+    return _read_yaml(path)
 
 
 @cache
 def _shipped(name: str) -> ClassTable:
-    return _imagenet_s(name) if name.startswith("imagenet_s_") else _read(_FOLDER / f"{name}.yaml")
+    return _imagenet_s(name) if name.startswith("imagenet_s_") else _read_yaml(_FOLDER / f"{name}.yaml")
 
 
-def _read(path: Path) -> ClassTable:
+def _read_yaml(path: Path) -> ClassTable:
     try:
         content = yaml.safe_load(path.read_bytes())
     except OSError as error:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-Color = tuple[int, int, int]
+from attn2mask.builders.classes import Color
+
 Points = Sequence[tuple[float, float]]
 
 SUPERSAMPLE = 3

@@ -84,7 +84,7 @@ LIGHTS = (
 LIGHT_ODDS = (0.26, 0.13, 0.22, 0.13, 0.1, 0.1, 0.06)
 
 #: What a street may be: words for it, and what fronts on its pavements with the odds of each.
-PLACES: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {
+DISTRICTS: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {
     "center": (
         ("in the city centre", "on a shopping street", "downtown"),
         {"shops": 0.7, "flats": 0.22, "park": 0.08},
@@ -106,9 +106,9 @@ PLACES: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {
         {"fence": 0.34, "wall": 0.3, "works": 0.18, "park": 0.18},
     ),
 }
-PLACE_ODDS = (0.26, 0.24, 0.2, 0.14, 0.16)
+DISTRICT_ODDS = (0.26, 0.24, 0.2, 0.14, 0.16)
 
-ASPHALT, LINE, STEEL = (96, 97, 100), (206, 206, 200), (152, 156, 158)
+ASPHALT, MARKING, STEEL = (96, 97, 100), (206, 206, 200), (152, 156, 158)
 SLAB = ((150, 146, 140), (162, 150, 138), (136, 136, 138))
 GRASS = ((94, 112, 58), (110, 118, 66), (84, 104, 56), (130, 120, 84))
 LEAVES = (*((66, 88, 46), (78, 96, 52), (56, 78, 48), (92, 104, 54)) * 3, (140, 108, 46), (122, 74, 40), None)
@@ -154,7 +154,7 @@ class Street:
         self.camera, self.random = camera, RandomChoices(rng)
         self.items: list[tuple[tuple[float, float, float], Callable[[], None]]] = []
         d = self.random
-        self.place = list(PLACES)[rng.choice(len(PLACES), p=PLACE_ODDS)]
+        self.place = list(DISTRICTS)[rng.choice(len(DISTRICTS), p=DISTRICT_ODDS)]
         wide = self.place in ("flats", "center", "edge")
         self.tracks = wide and d.chance(0.24)
         self.lanes = {-1: 2 if wide and d.chance(0.35) else 1, 1: int(wide and d.chance(0.4))}
@@ -166,7 +166,7 @@ class Street:
         self.crossing = d.between(13, 34) if d.chance(0.5) else np.inf
         self.leaf, self.grass = d.pick(*LEAVES), d.pick(*GRASS)
         self.avenue = d.chance(0.75 if self.place == "park" else 0.3)
-        names, odds = zip(*PLACES[self.place][1].items(), strict=True)
+        names, odds = zip(*DISTRICTS[self.place][1].items(), strict=True)
         self.fronts = {(s, k): names[rng.choice(len(names), p=odds)] for s in SIDES for k in (0, 1)}
 
     def draw(self) -> None:
@@ -238,7 +238,7 @@ class Street:
     def mark(self) -> None:
         """Lines between the lanes and along the kerbs, a stop line and a zebra crossing, a tram's rails."""
         d, ground, stop = self.random, self.camera.ground, self.crossing - 5.5
-        line = shade(LINE, 0.82 if d.chance(0.4) else 1.0)
+        line = shade(MARKING, 0.82 if d.chance(0.4) else 1.0)
         for k in range(-self.lanes[-1], self.lanes[1]):
             x, whole = (k + 0.5) * LANE, k == -1 and d.chance(0.25)
             if whole:
@@ -252,9 +252,9 @@ class Street:
                 ground(x - 0.06, x + 0.06, NEAR, min(stop, self.far), line)
         if np.isfinite(stop):
             left, right = -self.kerb[-1], self.kerb[1]
-            ground(-LANE / 2 if d.chance(0.8) else left, right, stop - 1, stop - 0.5, LINE)
+            ground(-LANE / 2 if d.chance(0.8) else left, right, stop - 1, stop - 0.5, MARKING)
             for x in np.arange(left + 0.3, right - 0.5, 1.1) if d.chance(0.7) else ():
-                ground(x, x + 0.6, stop + 0.5, stop + 3.8, LINE)
+                ground(x, x + 0.6, stop + 0.5, stop + 3.8, MARKING)
         for x in (-LANE - 0.72, -LANE + 0.72) if self.tracks else ():
             ground(x - 0.06, x + 0.06, NEAR, 300, STEEL)
 
@@ -472,4 +472,4 @@ def draw_street(size: tuple[int, int], rng: np.random.Generator) -> tuple[np.nda
     image, mask = camera.develop()
     if random.chance(0.4):  # where they drive on the left
         image, mask = image[:, ::-1].copy(), mask[:, ::-1].copy()
-    return image, mask, random.pick(*PLACES[street.place][0]), random.pick(*light.phrases)
+    return image, mask, random.pick(*DISTRICTS[street.place][0]), random.pick(*light.phrases)

@@ -76,7 +76,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Caption | None]]:
 
 def _coco(path: Path) -> Iterator[tuple[int, Caption | None]]:
     try:
-        annotations = json.loads(_read(path))["annotations"]
+        annotations = json.loads(_read_text(path))["annotations"]
     except (ValueError, RecursionError) as error:
         where = f"line {error.lineno}, {error.msg}" if isinstance(error, json.JSONDecodeError) else error
         raise UserError(f"captions {path} is not valid JSON: {where}") from error
@@ -122,11 +122,11 @@ def _caption(row: Any, place: str) -> Caption | None:
 
 def _lines(path: Path) -> Iterable[tuple[int, str]]:
     """The lines that are not blank, with their numbers from 1."""
-    lines = _read(path).replace("\r\n", "\n").split("\n")
+    lines = _read_text(path).replace("\r\n", "\n").split("\n")
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -11,7 +11,7 @@ from attn2mask.builders.drawn.camera import CITYSCAPES, NEAR, UNLABELED, Camera
 from attn2mask.builders.drawn.canvas import SUPERSAMPLE
 from attn2mask.builders.drawn.rows import HELD_OUT, DrawConfig, draw_rows, run
 from attn2mask.builders.drawn.scenes import DrawnScene, draw_scene
-from attn2mask.builders.drawn.streetscape import LIGHTS, PLACES
+from attn2mask.builders.drawn.streetscape import DISTRICTS, LIGHTS
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import decode_png
 from attn2mask.builders.options import parse
@@ -80,7 +80,7 @@ def test_masks_hold_ids_and_the_bonnet_alone_is_unlabeled():
 
 
 def test_what_a_scene_says():
-    places = {phrase for phrases, _ in PLACES.values() for phrase in phrases}
+    places = {phrase for phrases, _ in DISTRICTS.values() for phrase in phrases}
     for scene in streets()[:40]:
         assert scene.place in places
         assert any(scene.light in light.phrases for light in LIGHTS)
