@@ -1,9 +1,9 @@
-"""A pinhole camera over a flat street: it draws in metres, back to front, with every pixel's class exact.
+"""A pinhole camera above a flat street. It draws in meters, from back to front, and the mask is exact.
 
-Points are (x to the right, y up, z ahead) in metres, the camera above the origin, looking along z. Faces are
-cut at the near plane, projected and painted twice: their lit color on the image, their class on the mask.
-First comes the `sky`, then all `ground`, lit at once by `light_ground`, then what stands on it, from
-far to near.
+Points are (x to the right, y up, z ahead) in meters. The camera is above the origin and looks along z. Faces
+are clipped at the near plane, projected, and painted twice: their lit color on the image, and their class on
+the mask. Draw the `sky` first, then all `ground`, which `light_ground` lights at once, then the things on it
+from far to near.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from attn2mask.builders.table_reader import load_table
 #: Cityscapes' evaluated classes in the order of their train ids.
 CITYSCAPES = load_table("cityscapes").names
 UNLABELED = 255
-NEAR = 0.9  # metres: what is nearer is cut off
+NEAR = 0.9  # meters: what is nearer is cut off
 
 Point = tuple[float, float, float]
 Face = Callable[[float, float], Point]  # (u, v) of the unit square to a point of a flat face
@@ -70,7 +70,7 @@ class Light:
         zenith: the sky's color at the top of the image, RGB.
         haze: its color above the horizon, which far things take on.
         tint: factors on every color that does not shine itself.
-        reach: metres after which haze hides all but 1 / e of a color.
+        reach: meters after which haze hides all but 1 / e of a color.
         dark: 0 by day to 1 at night: how much lamps, headlights and windows shine.
         sun: strength of shadows, 0 to 1.
         clouds: share of the sky that is clouded, 0 to 1.
@@ -190,7 +190,7 @@ class Camera:
         self.face([(x + rx * c, y + ry * s, z) for c, s in CIRCLE], color, label, shines)
 
     def line(self, a: Point, b: Point, width: float, color: Color, label: str) -> None:
-        """A bar from `a` to `b`, `width` metres across, nowhere thinner than a pixel of the result."""
+        """A bar from `a` to `b`, `width` meters across, nowhere thinner than a pixel of the result."""
         if min(a[2], b[2]) < NEAR:
             return
         (u0, v0), (u1, v1) = self.project(*a), self.project(*b)
@@ -288,7 +288,7 @@ class Camera:
         x = (np.arange(self.width) - self.center) * z / self.focal
         image = np.asarray(self.image, dtype=np.float32).copy()
         grain = np.zeros(x.shape, np.float32)
-        for pitch, strength in ((0.05, 0.05), (0.3, 0.04), (2.0, 0.05)):  # metres
+        for pitch, strength in ((0.05, 0.05), (0.3, 0.04), (2.0, 0.05)):  # meters
             field = self.random.rng.normal(0, strength, (64, 64)).astype(np.float32)
             seen = np.clip(pitch * 3 * self.focal / z / 25, 0, 1)  # too fine to be seen far away
             grain += seen * field[(x / pitch).astype(int) % 64, (z / pitch / 2).astype(int) % 64]

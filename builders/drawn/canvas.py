@@ -1,10 +1,9 @@
-"""Vector drawing with exact masks: a pen that draws one thing as polygons, and the styles it draws in.
+"""Vector drawing with exact masks: a pen that draws one thing as polygons, and the styles of drawing.
 
-Every primitive ends as a polygon in the thing's own box (x to the right, y DOWN, both 0 to 1), is mapped by
-one affine transform to the supersampled canvas, and is painted twice: its color on the RGB layer, its area
-on the coverage layer. So a mask is exact by construction. A thing's kind never decides its colors:
-`Pen.color` draws them from one palette that all kinds share, so that telling classes by color is not
-enough.
+Every primitive becomes a polygon in the box of the thing (x to the right, y DOWN, both 0 to 1). One affine
+transform maps it to the supersampled canvas. There it is painted twice: its color on the RGB layer, and its
+area on the coverage layer. So the mask is exact by construction. The colors of a thing do not depend on its
+kind: `Pen.color` chooses them from one palette for all kinds, so that color alone does not reveal the class.
 """
 
 import colorsys
@@ -107,7 +106,7 @@ class Pen:
 
     `pen.rng` is the thing's own generator: use it for every random choice (shape, pose, parts).
     `pen.body` is the body color, `pen.accent` a second one that differs from it; `pen.dark`,
-    `pen.light` and `pen.glass` are neutral colors for tyres, windows, eyes. Widths are in units of the
+    `pen.light` and `pen.glass` are neutral colors for tires, windows, eyes. Widths are in units of the
     box's height.
     """
 

@@ -57,7 +57,7 @@ def tree(camera: Camera, x: float, z: float, height: float, leaf: Color | None) 
 
 
 def lamp_post(camera: Camera, x: float, z: float, height: float, arm: float) -> None:
-    """A street lamp whose arm reaches `arm` metres to the right."""
+    """A street lamp whose arm reaches `arm` meters to the right."""
     metal = (88, 92, 94)
     camera.line((x, 0, z), (x, height, z), 0.16, metal, "pole")
     camera.line((x, height - 0.1, z), (x + arm, height + 0.15, z), 0.1, metal, "pole")
@@ -69,7 +69,7 @@ def lamp_post(camera: Camera, x: float, z: float, height: float, arm: float) -> 
 
 
 def signals(camera: Camera, x: float, z: float, arm: float, lit: int) -> None:
-    """A traffic light on its post, and another on an arm of `arm` metres where that is not 0."""
+    """A traffic light on its post, and another on an arm of `arm` meters where that is not 0."""
     post, heads = (70, 74, 76), [(x, 2.5)]
     camera.line((x, 0, z), (x, 5.9 if arm else 3.3, z), 0.15, post, "pole")
     if arm:
@@ -129,7 +129,7 @@ def direction_board(camera: Camera, x: float, z: float) -> None:
 
 
 def windows(camera: Camera, at: Face, length: float, height: float, wall: Color, foot: float) -> None:
-    """Rows of windows above `foot` metres; some are lit when it is dark."""
+    """Rows of windows above `foot` meters; some are lit when it is dark."""
     random, dark = camera.random, camera.light.dark
     cols, rows = max(1, round(length / 2.5)), max(1, round((height - foot) / 3.1))
     frame = random.pick(shade(wall, 1.4), shade(wall, 0.7), (224, 222, 214))

@@ -1,10 +1,14 @@
-"""Scenes of the drawn worlds: images whose masks are exact, with what is in them for captions to say.
+"""Scenes of the drawn worlds: images with exact masks, and the facts that their captions mention.
 
-`objects` has one to three things of VOC's 20 classes before a calm backdrop. `variety` has all the kinds
-of them that can be drawn, most of which the embedded painter never saw. `shifted` has the things of
-`objects` in a look that it never saw: pencil outlines, hatching and washed-out colors on toned paper.
-`studies` shows Cityscapes' words as single things and plain grounds, never a street. `streets` shows
-streets as from a car, every pixel one of Cityscapes' classes. Every scene is a function of its seed:
+The embedded painter is trained on `objects` and `studies`, and has never seen the other worlds.
+
+    objects    one to three things of VOC's 20 classes in front of a calm backdrop
+    variety    the same with all kinds of things that can be drawn, most of them unknown to the painter
+    shifted    the things of `objects` in another style: outlines, hatching and pale colors on toned paper
+    studies    the words of Cityscapes as single things and plain grounds, never as a street
+    streets    streets as a camera in a car sees them; every pixel has one of Cityscapes' classes
+
+Every scene is a function of its seed:
 
     scene = draw_scene("objects", np.random.default_rng([seed, index]))
 """
@@ -26,9 +30,8 @@ VOC_THINGS = load_table("voc").names[1:]  # without the background
 STUDY_THINGS = tuple(
     "building|wall|fence|pole|traffic light|traffic sign|vegetation|terrain|rider|truck".split("|")
 )
-#: The kinds in `objects` and `shifted`, two or three of each class: what the embedded painter learns.
-#: More looks are beyond its size; the words of the others (a canoe, an armchair) it knows as further words
-#: of their class.
+#: The kinds in `objects` and `shifted`, two or three of each class. The embedded painter learns these; it is
+#: too small for more. It knows the words of other kinds ("canoe", "armchair") as synonyms of their class.
 PAINTED = frozenset(
     "airliner plane_from_below diamond_bicycle city_bike songbird owl sailboat ship bottle squeeze_bottle "
     "single_decker double_decker sedan pickup cat_sitting kitten dining_chair office_chair cow holstein "
@@ -84,7 +87,7 @@ def shown_in(world: str, kind: Kind) -> bool:
 
 
 def random_style(world: str, rng: np.random.Generator) -> Style:
-    """A look for one scene: a foreign one for `shifted`, the painter's for all others."""
+    """The drawing style of one scene. That of `shifted` is unknown to the painter."""
     if world == "shifted":
         return Style(
             outline=rng.uniform(1.2, 2.0),
@@ -112,10 +115,10 @@ def draw_scene(
     size: int | tuple[int, int] = 128,
     things: tuple[str, ...] | None = None,
 ) -> DrawnScene:
-    """One scene of `world`, `size` x `size`, or (height, width), which may differ for `streets`.
+    """One scene of `world` with `size` x `size` pixels, or (height, width), which may differ for `streets`.
 
-    `things` fixes its classes, else they are drawn at random; streets have no such choice. Raises
-    ValueError for what a world has not.
+    `things` are the classes of its things, which are random by default. Streets have no such choice. Raises
+    ValueError for an unknown world, and for a size or things that the world does not have.
     """
     if world not in WORLDS:
         raise ValueError(f"no drawn world named {world!r}; there are {', '.join(WORLDS)}")
@@ -153,7 +156,7 @@ def draw_scene(
         rgb, covered = pen.finish()
         canvas[covered] = rgb[covered]
         ids[covered] = VOC_THINGS.index(kind.thing) + 1 if kind.thing in VOC_THINGS else 255
-        drawn.append(Thing(kind, pen.body_name))  # some kinds turn green or red of themselves
+        drawn.append(Thing(kind, pen.body_name))  # some kinds choose green or red
     image = np.asarray(Image.fromarray(canvas).resize((size, size), Image.Resampling.BOX))
     center = SUPERSAMPLE // 2
     phrases = BACKDROPS[backdrop]
@@ -170,7 +173,7 @@ def _choose(options: list, rng: np.random.Generator):
 
 
 def _choose_backdrop(kinds: list[Kind], rng: np.random.Generator) -> str:
-    """A backdrop where the first thing would stand; now and then any, so that it does not tell the class."""
+    """A backdrop where the first thing may be; at times any, so that it does not reveal the class."""
     if rng.random() < 0.2:
         return _choose(sorted(BACKDROPS), rng)
     first = kinds[0]
@@ -181,9 +184,7 @@ def _choose_backdrop(kinds: list[Kind], rng: np.random.Generator) -> str:
 def _arrange(
     kinds: list[Kind], horizon: float, side: int, rng: np.random.Generator
 ) -> list[tuple[Kind, np.ndarray]]:
-    """Places for the things, back to front: side by side in random order, those lower in the image in
-    front.
-    """
+    """Positions of the things, from back to front: side by side in random order, the lower ones in front."""
     n = len(kinds)
     shrink = {1: 1.0, 2: 0.7, 3: 0.55}[n]
     order = rng.permutation(n)
@@ -216,7 +217,7 @@ def _hatching(size: int) -> np.ndarray:
 
 
 def _finish(image: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
-    """Grain and hatching over the whole image."""
+    """Add grain and hatching to the whole image."""
     if not style.grain and not style.hatch:
         return image
     out = image.astype(np.float32)

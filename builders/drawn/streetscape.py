@@ -1,11 +1,12 @@
-"""The world `streets`: what a car's camera sees of a town, with exact masks of Cityscapes' 19 classes.
+"""The world `streets`: streets as a camera in a car sees them, with exact masks of Cityscapes' 19 classes.
 
-A street is laid out in metres first: lanes to the left and right of the camera's own, parked cars, pavements,
-what fronts on them, now and then a crossing street. Then it is drawn, strip by strip from the outer ones to
-the camera's lane and each from far to near: on either side, nothing in an outer strip hides what stands in an
-inner one. What lies beyond a crossing is drawn before what crosses there, and that before what is nearer.
+A street is first laid out in meters: lanes to the left and right of the camera's lane, parked cars,
+pavements, buildings and other things beside them, and at times a crossing street. Then it is drawn strip by
+strip, from the outer strips to the camera's lane, and each strip from far to near, because nothing in an
+outer strip hides a thing in an inner one. Things beyond a crossing are drawn first, then those that cross,
+then the nearer ones.
 
-Its look is none of the other worlds': real proportions, muted paint, light of a time of day, haze, shadows.
+The style is not that of the other worlds: real proportions, muted colors, times of day, haze and shadows.
 """
 
 from collections.abc import Callable
@@ -139,7 +140,7 @@ PAINT = (
 )
 LIVERY = ((196, 160, 52), (168, 40, 42), (206, 206, 200), (56, 96, 148), (70, 120, 84))
 
-LANE, BAY, CROSSING = 3.2, 2.1, 9.0  # metres: widths of a lane, of a parking bay, of a crossing street
+LANE, BAY, CROSSING = 3.2, 2.1, 9.0  # meters: widths of a lane, of a parking bay, of a crossing street
 SIDES = (-1, 1)
 
 

@@ -53,8 +53,8 @@ def block(
     return tapered(camera, (x0, x1, z0, z1, y0), (x0, x1, z0, z1, y1), color, label)
 
 
-def tyres(camera: Camera, x: float, half: float, z: float, top: float, label: str) -> None:
-    """The two tyres at the near end of a vehicle `half` as wide to either side, up to `top`."""
+def tires(camera: Camera, x: float, half: float, z: float, top: float, label: str) -> None:
+    """The two tires at the near end of a vehicle `half` as wide to either side, up to `top`."""
     for s in (-1, 1):
         a, b = x + s * half * 0.92, x + s * half * 0.6
         camera.face([(a, top, z), (b, top, z), (b, 0, z), (a, 0, z)], TYRE, label)
@@ -104,7 +104,7 @@ def car(
     half, far = width / 2, z + length
     if not ahead:
         roof, foot = (1 - roof[1], 1 - roof[0]), (1 - foot[1], 1 - foot[0])
-    tyres(camera, x, half, z + 0.1, 0.5, "car")
+    tires(camera, x, half, z + 0.1, 0.5, "car")
     low = (x - half, x + half, z, far, 0.24)
     high = (x - half * 0.96, x + half * 0.96, z + 0.08, far - 0.1, belt)
     end, _ = tapered(camera, low, high, paint, "car")
@@ -151,7 +151,7 @@ def truck(camera: Camera, x: float, z: float, ahead: bool, paint: Color, load: C
             camera.panel(end, 0, 0, 1, 0.1, shade(load, 0.8))
         camera.panel(side, 0.2, 0.3, 0.8, 0.55, shade(paint, 0.8))
 
-    tyres(camera, x, half, z + 0.1, 0.9, "truck")
+    tires(camera, x, half, z + 0.1, 0.9, "truck")
     for draw in (draw_cab, draw_box) if ahead else (draw_box, draw_cab):
         draw()
     wheels(camera, x, 2 * half, (z + 1.1, z + length - 1.1, z + length / 2 + 1.4), 0.48, "truck")
@@ -160,7 +160,7 @@ def truck(camera: Camera, x: float, z: float, ahead: bool, paint: Color, load: C
 def bus(camera: Camera, x: float, z: float, ahead: bool, paint: Color, trim: Color) -> None:
     """A city bus."""
     length, half, label = 11.0, 1.25, "bus"
-    tyres(camera, x, half, z + 0.2, 0.6, label)
+    tires(camera, x, half, z + 0.2, 0.6, label)
     end, side = block(camera, x - half, x + half, 0.3, 3.1, z, z + length, paint, label)
     camera.panel(side, 0, 0.66, 1, 0.8, shade(trim, 0.8))
     for k in range(6):
@@ -198,7 +198,7 @@ def tram(camera: Camera, x: float, z: float, ahead: bool, paint: Color, trim: Co
     camera.line((x - 0.7, 4.6, z + 5), (x + 0.7, 4.6, z + 5), 0.06, (60, 60, 62), label)
 
 
-#: What is long: how it is drawn, its length and width in metres.
+#: What is long: how it is drawn, its length and width in meters.
 LONG = {"truck": (truck, 7.6, 2.4), "bus": (bus, 11.0, 2.5), "tram": (tram, 21.0, 2.4)}
 
 

@@ -859,7 +859,7 @@ def beetle(pen: Pen) -> None:
 
 @vehicle("car", aspect=1.25)
 def car_from_ahead(pen: Pen) -> None:
-    """Front view: windscreen over bonnet, grille between two headlights, tyres below."""
+    """Front view: windscreen over bonnet, grille between two headlights, tires below."""
     belt, lean = pen.between(0.42, 0.47), pen.between(0.14, 0.2)
     for x in (0.08, 0.95):
         pen.rectangle(x, 0.7, x + 0.22, 1.0, pen.dark, radius=0.05)
