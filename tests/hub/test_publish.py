@@ -67,7 +67,7 @@ def trained(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(autouse=True)
 def small_figures(monkeypatch) -> None:
-    """In place of those that take seconds, which test_cards.py checks."""
+    """In place of those that take seconds, which tests/hub/cards checks."""
     for name in ("hub.cards.dataset.class_chart", "builders.show.sheet"):
         monkeypatch.setattr(f"attn2mask.{name}", lambda *_: Image.new("RGB", (4, 4)))
 
