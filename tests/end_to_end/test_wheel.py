@@ -64,7 +64,7 @@ def test_version_and_help_of_every_command(installed):
         "print(attn2mask.__file__)\n"
         "for command in COMMANDS:\n"
         "    with contextlib.suppress(SystemExit):\n"
-        "        main([command, '--help'])\n"
+        "        main([*command.split(), '--help'])\n"
         "print(sorted({'torch', 'diffusers', 'datasets'} & set(sys.modules)))"
     )
     place, *text, heavy = installed.run("python", "-c", code).splitlines()
@@ -114,8 +114,8 @@ def run_every_command(installed: Installation) -> None:
     attn2mask("train --dataset rows --output-dir segmenter --max-steps 2 --batch-size 2 --crop-size 48")
     frames = folder / "frames"
     frames.mkdir()
-    for seed in range(2):
-        pixels = np.random.default_rng(seed).integers(0, 256, (64, 128, 3), np.uint8)
+    for seed in range(4):
+        pixels = np.random.default_rng(seed).integers(0, 256, (128, 256, 3), np.uint8)
         Image.fromarray(pixels).save(frames / f"{seed}.png")
     attn2mask("adapt --data frames --output-dir lora --max-steps 1 --batch-size 1 --rank 2 --sample-every 0")
     attn2mask("build voc --lora lora --out adapted", *BUILD)
