@@ -7,6 +7,7 @@ The sets are rows of drawn scenes in the painter's style (`objects`), of drawn s
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ SETS = ("objects", "shifted", "painted")
 MEASURES = ("mean_iou", "mean_iou_given_labels")
 # Images are larger than in training, whose random crops enlarge things (Touvron et al., "Fixing the
 # train-test resolution discrepancy", NeurIPS 2019).
-TEST_TIME_AUGMENTATION = {"scales": "1.5,2.0", "flip": True}
+TEST_TIME_AUGMENTATION: dict[str, Any] = {"scales": "1.5,2.0", "flip": True}
 PAINTED_SEED = 1_000_003  # of the painted set; builds that are trained on have other seeds
 
 
@@ -105,7 +106,7 @@ def make_sets(folder: Path, count: int) -> list[Path]:
     build_rows(folder / "painted-build", count, seed=PAINTED_SEED)
     write_once(folder / "painted", lambda: judged_rows(folder / "painted-build"))
     for world in ("objects", "shifted"):
-        write_once(folder / world, lambda world=world: draw_rows(world, count, HELD_OUT))
+        write_once(folder / world, partial(draw_rows, world, count, HELD_OUT))
     return [folder / name for name in SETS]
 
 

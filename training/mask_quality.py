@@ -40,7 +40,7 @@ class RecordedImage:
 
     image: np.ndarray
     classes: tuple[int, ...]
-    maps: list[Mapping[tuple[int, int], Tensor]]
+    maps: Sequence[Mapping[tuple[int, int], Tensor]]
 
     def labels(self, rules: Rules, table: ClassTable) -> Labels:
         """The labels of the image under `rules`."""
@@ -51,7 +51,7 @@ class RecordedImage:
 def mask_quality(
     labels: Iterable[Labels],
     classes: Sequence[Sequence[int]],
-    targets: Sequence[np.ndarray],
+    targets: Iterable[np.ndarray],
     table: ClassTable,
 ) -> dict[str, float | None]:
     """The quality of the masks of many images, each value in 0 to 1; None if there is no pixel to measure.
@@ -79,7 +79,7 @@ def mask_quality(
 
 
 def recorded_quality(
-    recorded: Sequence[RecordedImage], targets: Sequence[np.ndarray], rules: Rules, table: ClassTable
+    recorded: Sequence[RecordedImage], targets: Iterable[np.ndarray], rules: Rules, table: ClassTable
 ) -> dict[str, float | None]:
     """`mask_quality` of recorded images under `rules`."""
     labels = (image.labels(rules, table) for image in recorded)

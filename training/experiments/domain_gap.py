@@ -250,7 +250,7 @@ def measure_distances(config: DomainGapConfig, before: Path) -> tuple[dict[str, 
     """
     out = Path(config.out)
     results: dict[str, Any] = {"distances": {}, "adaptations": {}}
-    sheet = {}
+    sheet: dict[str, np.ndarray] = {}
     for name, data, held_out in domains(config):
         lora = out / name / "lora"
         results["adaptations"][name] = adapt(data, lora, config.adapt_steps)

@@ -17,7 +17,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -90,7 +90,7 @@ def paint(painter: Painter, prompts: Sequence[Prompt]) -> Iterator[RecordedImage
 
 
 def recognized(
-    images: Sequence[RecordedImage], judged: Sequence[np.ndarray], table: ClassTable
+    images: Sequence[RecordedImage], judged: Iterable[np.ndarray], table: ClassTable
 ) -> dict[str, float]:
     """By class, the share of its images in which it is the referee's largest class and `PRESENT`.
 
@@ -104,7 +104,7 @@ def recognized(
     return {name: float(np.mean(found)) for name, found in hits.items()}
 
 
-def all_present(images: Sequence[RecordedImage], judged: Sequence[np.ndarray]) -> float:
+def all_present(images: Sequence[RecordedImage], judged: Iterable[np.ndarray]) -> float:
     """The share of images in which the referee's masks `judged` hold all classes of the image."""
     pairs = zip(images, judged, strict=True)
     return float(
@@ -130,7 +130,7 @@ def measure(config: PainterQualityConfig) -> dict[str, Any]:
     rng, classes = np.random.default_rng(HELD_OUT), range(len(table.classes))
     singles = [make_prompt([k], table, painter, rng) for k in classes for _ in range(config.singles)]
     chosen = [rng.choice(len(classes), 2, replace=False) for _ in range(config.pairs)]
-    pairs = [make_prompt(two, table, painter, rng) for two in chosen]
+    pairs = [make_prompt(two.tolist(), table, painter, rng) for two in chosen]
     painted = list(paint(painter, [*singles, *pairs]))
     judged = referee.segment(np.stack([image.image for image in painted]))
     count = len(singles)

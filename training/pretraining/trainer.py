@@ -28,7 +28,7 @@ WARMUP_STEPS = 150  # of the learning rate
 def start_processes() -> PartialState:
     """This process among those that `torchrun` started: its index, their number, its device.
 
-    Without a GPU they talk through gloo, which accelerate uses only if it is told to stay on the CPU.
+    Without a GPU they communicate through gloo, which accelerate uses only with `cpu=True`.
     """
     return PartialState(cpu=not torch.cuda.is_available())
 
@@ -137,7 +137,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint under a temporary name, then rename it."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, master, mean in zip(self.params, self.masters, self.means, strict=True):
             moments = self.optimizer.state[master]
             tensors |= {f"master/{name}": master, f"mean/{name}": mean}
