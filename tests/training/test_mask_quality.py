@@ -16,7 +16,6 @@ def labels(coarse: list[list[int]], mask: list[list[int]], reliability: list[lis
         mask=np.array(mask, np.int32),
         coarse=np.array(coarse, np.int32),
         reliability=np.array(reliability, np.uint8),
-        thresholds=np.zeros(2, np.float32),
     )
 
 
