@@ -46,9 +46,8 @@ def launch(argv: Sequence[str], num_processes: int | None, config_file: str | No
     and for more processes than this machine has GPUs; KeyboardInterrupt after Ctrl-C; otherwise SystemExit.
     """
     options, use_cpu = launcher_options(num_processes, config_file)
-    logger.info(
-        "Starting %s", f"{num_processes} processes" if num_processes else f"accelerate with {config_file}"
-    )
+    processes = f"{num_processes} processes" if num_processes else f"the processes of {config_file}"
+    logger.info("Starting %s", processes)
     import psutil
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException

@@ -1,11 +1,14 @@
 """The command line: help, YAML and flags, and one clear line for each mistake."""
 
+import json
+import math
 import re
 import subprocess
 import sys
 
 import pytest
 
+import attn2mask
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import parse
@@ -20,13 +23,31 @@ def config(*argv: str) -> BuildConfig:
 def test_help_lists_the_commands(capsys, argv):
     assert main(argv) == 0
     text = capsys.readouterr().out
-    for command in ("build", "show", "remask", "demo"):
-        assert f"\n  {command} " in text
+    lines = text.splitlines()
+    headings = {
+        name: max(i for i, line in enumerate(lines) if line == f"{command.heading}:")
+        for name, command in COMMANDS.items()
+    }
+    for name, command in COMMANDS.items():
+        (line,) = [i for i, line in enumerate(lines) if line.startswith(f"  {name} ")]
+        # Its heading is the last one above it.
+        assert max(i for i in headings.values() if i < line) == headings[name]
+        assert lines[line].endswith(command.summary)
 
 
 def test_version(capsys):
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("attn2mask 0.")
+    assert capsys.readouterr().out == f"attn2mask {attn2mask.__version__}\n"
+    command = [sys.executable, "-m", "attn2mask", "--version"]
+    assert subprocess.check_output(command, text=True) == f"attn2mask {attn2mask.__version__}\n"
+
+
+def test_the_overview_loads_no_library():
+    code = (
+        "import sys; from attn2mask.hub.cli import main; main(['--help'])\n"
+        "sys.exit(bool({'torch', 'transformers', 'numpy', 'yaml'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
 def test_help_of_build_is_grouped_short_and_hyphenated(capsys):
@@ -41,14 +62,65 @@ def test_help_of_build_is_grouped_short_and_hyphenated(capsys):
     assert len(text.splitlines()) < 90
 
 
-def test_help_and_import_load_no_heavy_library():
-    code = (
-        "import sys, attn2mask.builders; from attn2mask.hub.cli import main; main(['--help'])\n"
-        "sys.exit(bool({'torch', 'diffusers', 'transformers', 'datasets'} & set(sys.modules)))"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
-    )
+# Runs `--help` of a command, and then the command until it logs its first line.
+PROBE = """
+import json, logging, os, resource, sys
+from attn2mask.hub.cli import main
+
+def state():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    heavy = {"torch", "diffusers", "datasets", "accelerate", "gradio"} & set(sys.modules)
+    return {"seconds": usage.ru_utime + usage.ru_stime, "heavy": sorted(heavy)}
+
+class First(logging.Handler):
+    def emit(self, record):
+        print(json.dumps(found | {"line": record.getMessage(), "start": state()}), file=sys.__stderr__)
+        sys.__stderr__.flush()
+        os._exit(0)
+
+words, arguments = json.loads(sys.argv[1])
+try:
+    main([*words, "--help"])
+except SystemExit:
+    pass
+found = {"help": state()}
+logging.getLogger("attn2mask").addHandler(First())
+main([*words, *arguments])
+"""
+ARGUMENTS = {
+    "build": ["voc"],
+    "remask": ["data"],
+    "aliases": ["table.yaml"],
+    "draw": ["objects"],
+    "train": ["--dataset", "data"],
+    "adapt": ["--data", "images"],
+    "evaluate": ["--checkpoint", "run", "--dataset", "data"],
+    "show": ["data"],
+    "preview": ["data"],
+    "publish dataset": ["data", "org/name"],
+    "publish model": ["run", "org/name"],
+    "demo": [],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_and_the_first_line_come_soon(tmp_path, name):
+    """`--help` takes at most 1.5 CPU seconds. The first line comes within 2, and says what the command does.
+
+    Neither loads a heavy library. A busy machine makes processes slower, so the best of three counts.
+    """
+    command = [sys.executable, "-c", PROBE, json.dumps([name.split(), ARGUMENTS[name]])]
+    best = {"help": math.inf, "start": math.inf}
+    for _ in range(3):
+        run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        found = json.loads(run.stderr.splitlines()[-1])
+        assert run.stdout.startswith(f"usage: attn2mask {name} ")
+        assert found["help"]["heavy"] == found["start"]["heavy"] == []
+        assert re.fullmatch(re.sub(r"{\w+}", ".+", COMMANDS[name].start), found["line"])
+        best = {part: min(best[part], found[part]["seconds"]) for part in best}
+        if best["help"] <= 1.5 and best["start"] <= 2:
+            return
+    pytest.fail(f"`{name}` took {best} CPU seconds")
 
 
 def test_defaults_and_flags():
