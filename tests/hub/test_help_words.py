@@ -46,7 +46,7 @@ def test_an_option_says_what_it_is_and_its_range(name):
     hints = get_type_hints(options)
     for option in fields(options):
         text, facts = option.metadata["help"], facts_of(options)[option.name]
-        assert re.fullmatch(r"(?:[a-z]|CRF: |YAML |LoRA |Hub )\S*(?: \S+)+(?<!\.)", text), text
+        assert re.fullmatch(r"(?:[a-z]|[A-Z]{3}|LoRA |Hub )\S*(?: \S+)*(?<!\.)", text), text
         # The parser adds the default; the text must not.
         assert "(default" not in text
         assert "%(" not in text
