@@ -154,7 +154,7 @@ def test_mistakes(folder, kitchen, tmp_path, capsys, monkeypatch):
 
     assert "TABLE is missing" in refused()
     assert "voc has its aliases already" in refused("voc")
-    assert "can't be read" in refused(str(tmp_path / "nothing.yaml"))
+    assert "cannot be read" in refused(str(tmp_path / "nothing.yaml"))
     assert "must be at least 1" in refused(str(kitchen), "--most", "0")
     assert "cannot be read: No such file" in refused(str(kitchen), "--wordnet", str(tmp_path / "nowhere"))
     monkeypatch.setattr(wordnet, "places", lambda: [tmp_path / "nowhere", tmp_path / "nowhere.zip"])
