@@ -50,7 +50,7 @@ class Crops:
     reliability: bool
 
     def __call__(self, row: dict[str, Any], position: int) -> dict[str, Any]:
-        """The crop of ``row`` at a global ``position``: pixels (3, S, S) uint8, label (S, S) int64 with the
+        """The crop of `row` at a global `position`: pixels (3, S, S) uint8, label (S, S) int64 with the
         ignore value, trusted (S, S) bool, sample_id.
 
         Outside of the image the label is the ignore value and counts as trusted, so that nothing is learned

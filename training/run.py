@@ -34,7 +34,7 @@ from attn2mask.training.data import Share
 
 # How long processes wait for one that encodes, paints or evaluates alone.
 PROCESS_TIMEOUT = timedelta(hours=4)
-LOOK_EVERY = 20  # steps between two looks at the losses; each look waits for the GPU
+CHECK_EVERY = 20  # steps between two checks of the losses, each of which waits for the GPU
 IDENTITY, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
 
 
@@ -109,7 +109,7 @@ class Run:
 
     Attributes:
         step: how many optimizer steps are finished.
-        loss: the mean of the losses at the last look.
+        loss: the mean of the losses at their last check.
         kept: further JSON values that a resumed run needs.
     """
 
@@ -128,7 +128,7 @@ class Run:
         self.kept: dict[str, Any] = {}
         self._pending: list[tuple[int, dict[str, torch.Tensor], Sequence[str]]] = []
         self._seconds, self._started = 0.0, time.time()
-        self._looked = (self._started, 0)
+        self._checked = (self._started, 0)
 
     @property
     def finished(self) -> bool:
@@ -148,7 +148,7 @@ class Run:
         self._started = since or self._started
         if saved_step(self.output):
             self._load()
-        self._looked = (time.time(), self.step)
+        self._checked = (time.time(), self.step)
         if self.accelerator.is_main_process:
             trim_log(self.output / LOG, self.step)
         values = {k: v for k, v in asdict(self.config).items() if isinstance(v, (int, float, str))}
@@ -158,7 +158,7 @@ class Run:
         """Write `state.safetensors`. Raises UserError, and keeps the last checkpoint, if a loss or a weight
         is not finite.
         """
-        self.look()
+        self.check_losses()
         if not all(weight.isfinite().all() for weight in self.weights().values()):
             raise UserError(f"a weight is not finite at step {self.step}: lower --learning-rate")
         if not self.accelerator.is_main_process:
@@ -226,16 +226,16 @@ class Run:
 
     def count(self, losses: dict[str, torch.Tensor], rows: Sequence[str] = ()) -> None:
         """Count a finished step, with this process's losses by name and the rows that it saw. The losses are
-        looked at every `LOOK_EVERY` steps.
+        checked every `CHECK_EVERY` steps.
         """
         self.step += 1
         self._pending.append((self.step, losses, rows))
-        if len(self._pending) == LOOK_EVERY or self.finished:
-            self.look()
+        if len(self._pending) == CHECK_EVERY or self.finished:
+            self.check_losses()
         self._bar.update()
 
-    def look(self) -> None:
-        """Log and show the means of the losses since the last look. Raises UserError if one is not finite,
+    def check_losses(self) -> None:
+        """Log and show the means of the losses since the last check. Raises UserError if one is not finite,
         with the rows of its step.
         """
         if not self._pending:
@@ -250,16 +250,16 @@ class Run:
                 where, advice = "", ""
                 if rows:
                     where = f", on rows {', '.join(map(str, rows))}"
-                    advice = ", or look at these rows"
+                    advice = ", or examine these rows"
                 raise UserError(
                     f"the loss is {float(of_step.max())} at step {step}{where}; {kept}."
                     f" Lower --learning-rate{advice}"
                 )
         self._pending.clear()
         self.loss = float(values.mean())
-        now, (then, before) = time.time(), self._looked
+        now, (then, before) = time.time(), self._checked
         speed = (self.step - before) * self.config.batch_size / max(now - then, 1e-9)
-        self._looked = (now, self.step)
+        self._checked = (now, self.step)
         rate = self.config.learning_rate * self.config.rate(self.step)
         means = dict(zip(names, values.mean(0).tolist(), strict=True))
         shown = {name: f"{value:.3g}" for name, value in (means | {"lr": rate}).items()}

@@ -76,10 +76,12 @@ def small(tiny_pipeline, tmp_path_factory) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNet2DConditionModel.from_config(
-            pipe.unet.config, block_out_channels=(8, 16), layers_per_block=1,
+            pipe.unet.config,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        )  # fmt: skip
+        )
     folder = tmp_path_factory.mktemp("models") / "small"
     type(pipe)(**{**pipe.components, "unet": unet}, requires_safety_checker=False).save_pretrained(folder)
     return str(folder)
@@ -265,9 +267,12 @@ def test_the_error_is_that_of_what_the_unet_predicts(tiny_pipeline, kind):
 def test_prior_preservation_adds_the_error_on_class_images(tiny_pipeline):
     pipe = tiny_pipeline("sd15")
     batch = Batch(
-        torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8), torch.tensor([5, 50, 500, 900]), [PROMPT] * 4,
+        torch.randn(4, 4, 8, 8),
+        torch.randn(4, 4, 8, 8),
+        torch.tensor([5, 50, 500, 900]),
+        [PROMPT] * 4,
         torch.zeros(4, 6),
-    )  # fmt: skip
+    )
     with torch.no_grad():
         schedule, config = make_schedule(pipe), AdaptConfig().resolve()
         alone = [Batch(*(values[k : k + 1] for values in vars(batch).values())) for k in range(4)]
@@ -355,8 +360,9 @@ def test_a_run_leaves_a_lora_that_diffusers_loads(config, tiny_model, kind, chan
         assert (found.r, found.lora_alpha) == (2, 2)
         inside = {
             f"{part}.{name.replace('.style', '')}": weight
-            for name, weight in getattr(pipe, part).named_parameters() if ".lora_" in name
-        }  # fmt: skip
+            for name, weight in getattr(pipe, part).named_parameters()
+            if ".lora_" in name
+        }
         assert inside.keys() == {name for name in loaded if name.startswith(f"{part}.")}
         assert all(torch.equal(inside[name], loaded[name]) for name in inside)
     pipe.set_adapters("style", 30.0)
@@ -490,7 +496,7 @@ def test_what_is_skipped_is_named(config, frames, tmp_path, caplog):
         ({"metadata.jsonl": b'{"file_name": "a.png"}'}, "line 1: there is no image 'a.png'"),
         ({"x.parquet": b"broken"}, "no rows with images that can be read"),
     ],
-)  # fmt: skip
+)
 def test_images_that_cannot_be_used(config, tmp_path, files, message):
     data = tmp_path / "data"
     data.mkdir()
@@ -642,11 +648,21 @@ def test_a_build_at_scale_0_has_the_rows_of_one_without(tmp_path, frames):
 
 def launch(config: AdaptConfig, processes: int) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-         str(ROOT / "training" / "adapt.py"), *command(config)[1:]],
-        capture_output=True, text=True, timeout=900,
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(processes),
+            str(ROOT / "training" / "adapt.py"),
+            *command(config)[1:],
+        ],
+        capture_output=True,
+        text=True,
+        timeout=900,
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.slow

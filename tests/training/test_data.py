@@ -29,10 +29,18 @@ def row(index: int, height: int = 40, width: int = 56, **changed) -> dict:
     reliability = np.where(rng.random((5, 7)) < 0.5, 255, 0).astype(np.uint8).repeat(8, 0).repeat(8, 1)
     image = np.stack([mask * 10, reliability, np.full_like(mask, 7)], -1)
     return {
-        "image": png(image), "mask": png(mask), "reliability": png(reliability), "prompt": "", "caption": "",
-        "classes": [1 + index % 20], "words": ["x"], "seed": index, "sample_id": f"s{index}", "peaks": [0.5],
+        "image": png(image),
+        "mask": png(mask),
+        "reliability": png(reliability),
+        "prompt": "",
+        "caption": "",
+        "classes": [1 + index % 20],
+        "words": ["x"],
+        "seed": index,
+        "sample_id": f"s{index}",
+        "peaks": [0.5],
         **changed,
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

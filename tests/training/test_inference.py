@@ -31,7 +31,7 @@ PHOTOS = DATA / "photos_voc" / "VOC2012"
 
 
 class Segmenter(nn.Module):
-    """Logits from each pixel's color alone, at a ``stride``-th of the size; ``calls``: the sizes seen."""
+    """Logits from each pixel's color alone, at a `stride`-th of the size; `calls`: the sizes seen."""
 
     def __init__(self, seed: int, classes: int = 21, stride: int = 1) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Segmenter(nn.Module):
 
 
 def processor(size: tuple[int, int] | None = None):
-    """Stands in for an image processor of transformers; ``size`` (h, w) resizes."""
+    """Stands in for an image processor of transformers; `size` (h, w) resizes."""
 
     def process(images: Image.Image, return_tensors: str) -> dict[str, torch.Tensor]:
         assert return_tensors == "pt"

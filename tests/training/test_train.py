@@ -270,18 +270,34 @@ def test_a_bad_row_in_a_loading_process_ends_in_one_line(config, tmp_path):
 def launch(arguments: list[str], processes: int = 1) -> subprocess.CompletedProcess:
     """`torchrun` on the CPU; accelerate's own launcher starts processes in the same way."""
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-         str(ROOT / "training" / "train.py"), *arguments],
-        capture_output=True, text=True, timeout=900,
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(processes),
+            str(ROOT / "training" / "train.py"),
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=900,
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    )
 
 
 def arguments(config: TrainConfig, **more) -> list[str]:
     given = {
-        "dataset": config.dataset, "output-dir": config.output_dir, "max-steps": 2, "batch-size": 4,
-        "crop-size": 48, "workers": 0, "backbone": config.backbone, **more,
-    }  # fmt: skip
+        "dataset": config.dataset,
+        "output-dir": config.output_dir,
+        "max-steps": 2,
+        "batch-size": 4,
+        "crop-size": 48,
+        "workers": 0,
+        "backbone": config.backbone,
+        **more,
+    }
     return [f"--{name}={value}" for name, value in given.items() if value is not None]
 
 
