@@ -125,7 +125,7 @@ def adapt(config: AdaptConfig) -> None:
     end(accelerator)
 
 
-def average_gradients(accelerator: Accelerator, weights: Sequence[torch.nn.Parameter]) -> None:
+def average_gradients(accelerator: Accelerator, weights: Sequence[torch.Tensor]) -> None:
     """Average the gradients over the processes, in place and in one message."""
     # Not by DistributedDataParallel: it waits for the gradients of all weights, but no output depends on the
     # LoRA of XL's last text layer.
@@ -173,6 +173,8 @@ def make_batches(
 
 class Adaptation(Run):
     """A run that trains a LoRA of a painter."""
+
+    config: AdaptConfig
 
     def __init__(
         self,

@@ -62,7 +62,7 @@ class FileExamples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices
         """Raises UserError that names the file if it cannot be read or does not fit."""
         name, image, mask = self.entries[index]
         return _example(name, (image, str(image)), (mask, str(mask)), self.table, self.decode)
@@ -79,7 +79,7 @@ class RowExamples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices
         """Raises UserError that names the row if it cannot be read or does not fit."""
         row = self.rows[index]
         name = row.get("sample_id") or f"row {index}"

@@ -72,7 +72,8 @@ class Crops:
                 )
         rng = np.random.default_rng([self.seed, position])
         scale = rng.uniform(*SCALES) * (self.resize / min(image.size) if self.resize else 1)
-        size = tuple(max(1, round(side * scale)) for side in image.size)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        size = (width, height)
         left, top = (int(rng.integers(min(0, self.size - s), max(0, self.size - s) + 1)) for s in size)
         mirror = rng.random() < 0.5
 

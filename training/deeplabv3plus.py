@@ -8,7 +8,7 @@ only torch and transformers. Importing it registers the architecture with transf
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -154,10 +154,11 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
         super().__init__(config)
         self.backbone = AutoBackbone.from_config(config.backbone_config)
         if config.output_stride is not None:
-            if config.backbone_config.model_type != "resnet" or config.output_stride not in (8, 16, 32):
+            family = self.backbone.config.model_type
+            if family != "resnet" or config.output_stride not in (8, 16, 32):
                 raise ValueError(
-                    f"no output stride of {config.output_stride} on {config.backbone_config.model_type}: "
-                    "ResNets have 8, 16 or 32, other backbones their own (None)"
+                    f"no output stride of {config.output_stride} on {family}: ResNets can have 8, 16 or 32,"
+                    " other backbones only their own (None)"
                 )
             dilate(self.backbone, config.output_stride)
         self.decode_head = DeepLabV3PlusHead(config, *self.backbone.channels)
@@ -192,7 +193,7 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
         return SemanticSegmenterOutput(loss=loss, logits=logits)
 
 
-def dilate(resnet: nn.Module, output_stride: int) -> None:
+def dilate(resnet: Any, output_stride: int) -> None:
     """Replace the strides of a `ResNetBackbone` beyond `output_stride` by dilation, in place.
 
     The weights do not change, and the finer feature map contains the values of the old one at the old places.

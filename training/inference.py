@@ -65,7 +65,7 @@ def segment(
     """
     with _evaluating(networks):
         logits = _logits(networks, processor, image, augmentation)
-    return _ids(sum(logits) / len(logits), image.shape[:2]).cpu().numpy()
+    return _ids(_mean(logits), image.shape[:2]).cpu().numpy()
 
 
 @dataclass
@@ -113,7 +113,7 @@ def evaluate(
             example = images[index]
             logits = _logits(networks, processor, example.image, augmentation)
             if len(logits) > 1:
-                logits.append(sum(logits) / len(logits))
+                logits.append(_mean(logits))
             predicted = torch.stack([_ids(each, example.target.shape) for each in logits])
             target = torch.from_numpy(example.target).to(predicted)
             counts = count_pixels(predicted, target, classes, ignore).cpu().numpy()
@@ -185,13 +185,17 @@ def _logits(
     means = []
     for network in networks:
         weight = next(network.parameters(), pixels)
-        total = 0
+        total = torch.zeros(())
         for view, mirrored in views:
             view = view.to(weight)
             logits = _windowed(network, view.flip(-1) if mirrored else view, augmentation.window)
             total = total + _resize(logits.flip(-1) if mirrored else logits, size)
         means.append(total / len(views))
     return means
+
+
+def _mean(logits: Sequence[Tensor]) -> Tensor:
+    return sum(logits[1:], start=logits[0]) / len(logits)
 
 
 def _windowed(network: nn.Module, pixels: Tensor, window: int | None) -> Tensor:

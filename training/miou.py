@@ -31,8 +31,8 @@ def confusion_matrix(
 
     Raises ValueError for other target ids that are no class, and for shapes that differ.
     """
-    prediction, target = (torch.from_numpy(np.asarray(ids).astype(np.int32)) for ids in (prediction, target))
-    return count_pixels(prediction[None], target, classes, ignore)[0].numpy()
+    predicted, ids = (torch.from_numpy(np.asarray(part).astype(np.int32)) for part in (prediction, target))
+    return count_pixels(predicted[None], ids, classes, ignore)[0].numpy()
 
 
 def count_pixels(predictions: Tensor, target: Tensor, classes: int, ignore: int) -> Tensor:

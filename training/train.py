@@ -112,6 +112,8 @@ def train(config: TrainConfig) -> None:
 class Training(Run):
     """A run that trains the two networks of `pair` (or the one that it has)."""
 
+    config: TrainConfig
+
     def __init__(
         self,
         config: TrainConfig,
@@ -247,7 +249,8 @@ def make_pair(config: TrainConfig, table: ClassTable, batches: BatchPlan, accele
         for k in range(2 if config.co_training else 1)
     ]
     pair = Pair(networks[0], networks[1] if config.co_training else None)
-    pair = pair.to(memory_format=torch.channels_last)  # faster convolutions, also on CPUs
+    # Faster convolutions, also on CPUs. torch has no type for this argument.
+    pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         pair = nn.SyncBatchNorm.convert_sync_batchnorm(pair)
     return pair
