@@ -176,7 +176,8 @@ def gap(between: str) -> str:
 
 def spelling(phrase: str) -> str:
     """The normalized form of a word or phrase in the lexicon: "Double-Decker  Bus" -> "double decker bus"."""
-    parts, end = [], None
+    parts: list[str] = []
+    end = None
     for start, stop, word in tokens(phrase):
         parts += [gap(phrase[end:start])] if end is not None else []
         parts.append(word)

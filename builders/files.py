@@ -4,8 +4,8 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedRandom
 from pathlib import Path
-from typing import IO
 
 from filelock import FileLock
 
@@ -19,7 +19,7 @@ def write_file(file: Path, content: bytes) -> None:
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[IO[bytes]]:
+def replacing(file: Path) -> Iterator[BufferedRandom]:
     """A stream for the new content of a file. The file is replaced in one step when the block ends.
 
     If the block fails, the file stays as it was.

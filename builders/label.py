@@ -136,7 +136,8 @@ def label(
     """
     png = image if isinstance(image, bytes) else encode_png(image)
     image = decode_png(image) if isinstance(image, bytes) else image
-    kept, dropped = list(range(len(classes))), []
+    kept = list(range(len(classes)))
+    dropped: list[str] = []
     mask = np.full(image.shape[:2], table.ignore_index, np.uint16 if table.ignore_index > 255 else np.uint8)
     reliability = np.zeros(image.shape[:2], np.uint8)
     foreground = 0.0

@@ -78,7 +78,6 @@ def option(
     return field(default=default, kw_only=kw_only, metadata={"help": help, _FACTS: facts, **argument})
 
 
-@cache
 def facts_of(command: type) -> dict[str, Facts]:
     """The facts of every option of a command, by its name."""
     return {f.name: f.metadata[_FACTS] for f in fields(command)}
@@ -138,7 +137,7 @@ def read_preset(folder: Path, name: str) -> dict[str, Any]:
 def fill(config: Options, values: dict[str, Any]) -> Options:
     """`config` with `values` for those of its options that are still None."""
     known = facts_of(type(config))
-    return replace(
+    return replace(  # type: ignore[type-var]
         config, **{n: value for n, value in values.items() if n in known and getattr(config, n) is None}
     )
 
@@ -187,7 +186,7 @@ class CommandParser(HfArgumentParser):
             "--config", metavar="FILE", help="read options from this YAML file; flags win over it"
         )
         words = [f"{a.metavar} [{a.metavar} ...]" if a.nargs == "*" else a.metavar for a in self.positionals]
-        self.usage = " ".join([prog, *words, "[--option VALUE ...]"])
+        self.usage = " ".join([prog, *map(str, words), "[--option VALUE ...]"])
 
     def add_argument(self, *names: str, **argument: Any) -> argparse.Action:
         facts = argument.pop(_FACTS, None)

@@ -74,7 +74,7 @@ class Painter:
 
     def paint(
         self, prompts: Sequence[Prompt], seeds: Sequence[int], painting: Painting
-    ) -> tuple[np.ndarray, list[Maps], list[str | None]]:
+    ) -> tuple[np.ndarray, Sequence[Maps], list[str | None]]:
         """Paint a batch of B prompts.
 
         Returns images (B, height, width, 3) uint8; for each image the maps of its class words, recorded in
@@ -84,8 +84,8 @@ class Painter:
         self.pipe.scheduler.set_timesteps(painting.steps)
         last = len(self.pipe.scheduler.timesteps) - 1
         spans = [dict(zip(prompt.words, prompt.spans, strict=True)) for prompt in prompts]
-        window = tuple(int(part * last + 0.5) for part in painting.window)
-        recorder = AttentionRecorder(self.pipe, spans, steps=window)
+        first_step, last_step = (int(part * last + 0.5) for part in painting.window)
+        recorder = AttentionRecorder(self.pipe, spans, steps=(first_step, last_step))
         try:
             with recorder:
                 pixels = self.pipe(
@@ -149,7 +149,7 @@ def load_painter(
         reason = f"--model {model} cannot be loaded: {first_line(error)}"
         advice = "" if folder else "; --model embedded needs no network"
         raise UserError(reason + advice) from error
-    facts = {
+    facts: dict[str, Any] = {
         "model": folder.name if folder and model != "embedded" else model,
         # The cache of the Hub's client names snapshots by their commit.
         "model_version": digest(folder) if folder else snapshot.name,

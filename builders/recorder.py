@@ -209,7 +209,7 @@ class _Tap:
         self.recorder, self.name, self.layer = recorder, name, layer
         self.processor = layer.processor
         # diffusers passes on only the keyword arguments that it finds in the signature of this attribute.
-        self.__call__ = self.processor.__call__
+        self.__call__ = self.processor.__call__  # type: ignore[method-assign]
         self.seen: dict[str, torch.Tensor] = {}
         query, key = recorder.layout.projections(layer)
         self.hooks = [

@@ -159,8 +159,8 @@ def _fit(image: np.ndarray) -> Image.Image:
     """Scale so that the longer side is TILE. Small images are enlarged without smoothing."""
     tile = Image.fromarray(image)
     scale = TILE / max(tile.size)
-    size = tuple(max(1, round(side * scale)) for side in tile.size)
-    return tile.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+    width, height = (max(1, round(side * scale)) for side in tile.size)
+    return tile.resize((width, height), Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
 
 
 def _shorten(text: str, width: int) -> str:

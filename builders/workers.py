@@ -63,7 +63,7 @@ def _watch(pool: ProcessPoolExecutor, ended: threading.Event) -> None:
             if not pool._broken:
                 for process in processes:
                     process.kill()
-                pool._result_queue._writer.close()
+                pool._result_queue._writer.close()  # type: ignore[attr-defined]
             return
 
 

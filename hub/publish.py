@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import option
@@ -194,7 +194,11 @@ def commit(
     removed: list["CommitOperationDelete"],
 ) -> str:
     """Upload the files and commit them on top of `parent`. Returns the address of the commit or request."""
-    place = {"repo_type": publication.kind, "revision": target.revision, "create_pr": target.create_pr}
+    place: dict[str, Any] = {
+        "repo_type": publication.kind,
+        "revision": target.revision,
+        "create_pr": target.create_pr,
+    }
     api.preupload_lfs_files(target.repo_id, added, **place, free_memory=False)
     made = api.create_commit(
         target.repo_id,
@@ -275,7 +279,11 @@ def differs(file: "CommitOperationAdd", existing: dict[str, "RepoFile"]) -> bool
 def equal_pull_request(api: "HfApi", publication: "Publication", card: "Card", target: Target) -> str | None:
     """The address of an open pull request that already holds exactly this publication; None without one."""
     kind = publication.kind
-    wanted = {"repo_type": kind, "discussion_type": "pull_request", "discussion_status": "open"}
+    wanted: dict[str, Any] = {
+        "repo_type": kind,
+        "discussion_type": "pull_request",
+        "discussion_status": "open",
+    }
     for request in with_retries(lambda: list(api.get_repo_discussions(target.repo_id, **wanted))):
         if request.title == publication.summary:
             branch = replace(target, create_pr=False, revision=f"refs/pr/{request.num}")

@@ -1546,7 +1546,7 @@ def astride(
     s.add(shirt, limb([(0, 0.0), tuple(up * 0.2 + [-0.02, 0.01]), tuple(up * 0.38)], [0.18, 0.2, 0.18]))
     leg(knee, foot, lower)
     reach(shade(shirt, 0.85), 0.06)
-    with s.frame(*head, -lean * 0.3, 0.125):
+    with s.frame(head[0], head[1], -lean * 0.3, 0.125):
         side_head(s, skin, hair, pen.color() if helmet else None, long=pen.chance(0.3))
 
 

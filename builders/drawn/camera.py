@@ -9,6 +9,7 @@ from far to near.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import cos, hypot, pi, sin
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
@@ -58,7 +59,7 @@ class RandomChoices:
     def vary(self, color: Color, spread: float = 8) -> Color:
         """A neighbor of `color`, as much darker or lighter as it differs in hue."""
         value, *hue = (self.rng.normal(0, spread, 4) * (1, 0.33, 0.33, 0.33)).tolist()
-        return tuple(min(max(int(c + value + h), 0), 255) for c, h in zip(color, hue, strict=True))  # type: ignore[return-value]
+        return tuple(min(max(int(c + value + h), 0), 255) for c, h in zip(color, hue, strict=True))
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ class Camera:
         """The sky over the whole image, with soft clouds."""
         t = np.clip(np.arange(self.height) / self.horizon, 0, 1)[:, None, None] ** 1.4
         sky = np.array(self.light.zenith) * (1 - t) + self._haze * t
-        cover = sum(self._noise(4 * k, 7 * k) / k for k in (1, 2, 4, 8)) / 1.875
+        cover: Any = sum(self._noise(4 * k, 7 * k) / k for k in (1, 2, 4, 8)) / 1.875
         amount = np.clip((cover - 0.75 + 0.6 * self.light.clouds) * 3.5, 0, 1) * min(1, 3 * self.light.clouds)
         bright = np.clip(self._haze * 1.12 + 12, 0, 255) * (1 - 0.22 * cover[..., None])
         sky = sky + (bright - sky) * (0.85 * amount)[..., None]

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from attn2mask.builders.classes import Color
-
-Points = Sequence[tuple[float, float]]
+Points = Sequence[tuple[float, ...]] | np.ndarray  # each is (x, y)
+Color = tuple[int, ...]  # red, green, blue, each 0 to 255
 
 SUPERSAMPLE = 3
 
@@ -68,9 +67,9 @@ class Style:
 def shade(color: Color, factor: float) -> Color:
     """`color` darkened (factor below 1) or lightened towards white (above 1)."""
     if factor <= 1:
-        return tuple(int(c * factor) for c in color)  # type: ignore[return-value]
+        return tuple(int(c * factor) for c in color)
     mix = min(factor - 1, 1.0)
-    return tuple(int(c + (255 - c) * mix) for c in color)  # type: ignore[return-value]
+    return tuple(int(c + (255 - c) * mix) for c in color)
 
 
 def tone(color: Color, strength: float = 0.28) -> Color:
@@ -84,7 +83,7 @@ def named_color(name: str, style: Style, rng: np.random.Generator) -> Color:
     hue = (hue / 360 + rng.normal(0, style.jitter * 0.35)) % 1.0
     saturation = np.clip(saturation * style.saturation + rng.normal(0, style.jitter), 0, 1)
     value = np.clip(value * style.value + rng.normal(0, style.jitter), 0.05, 1)
-    return tuple(int(255 * c) for c in colorsys.hsv_to_rgb(hue, saturation, value))  # type: ignore[return-value]
+    return tuple(int(255 * c) for c in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
 def smooth(points: Points, closed: bool = True, steps: int = 6) -> np.ndarray:

@@ -4,6 +4,7 @@ Helpers shared by the kinds: `lathe` draws turned shapes from half a profile, `l
 a flower pot.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -301,7 +302,7 @@ def bench(pen: Pen) -> None:
 # tables
 
 
-def table_legs(pen: Pen, xs: Points, w: float, color: Color) -> None:
+def table_legs(pen: Pen, xs: Sequence[tuple[float, float, float]], w: float, color: Color) -> None:
     """Straight or tapering legs; each of `xs` is (left x, top y, foot y)."""
     taper = pen.pick(0.0, 0.3)
     for x, top, foot in xs:
@@ -639,7 +640,7 @@ def screen(pen: Pen, x0: float, y0: float, x1: float, y1: float) -> None:
         a, b = np.array(pen.color()), np.array(pen.color())
         for i in range(6):
             c = tuple(int(v) for v in a + (b - a) * i / 5)
-            pen.rectangle(x0, y0 + i * h / 6, x1, y0 + (i + 1) * h / 6, c, outline=False)  # type: ignore[arg-type]
+            pen.rectangle(x0, y0 + i * h / 6, x1, y0 + (i + 1) * h / 6, c, outline=False)
 
 
 @kind("tvmonitor", "flat panel monitor", "computer monitor", aspect=1.35)

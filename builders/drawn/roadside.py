@@ -182,7 +182,8 @@ def building(
         if camera.random.chance(0.6):  # a chimney
             c, a = camera.random.between(z0 + 1, z1 - 1), x + side * depth * 0.4
             lower, upper = height + rise * 0.7, crest + 0.7
-            block(camera, *sorted((a, a + side * 0.8)), lower, upper, c, c + 0.8, shade(roof, 0.9), label)
+            left, right = sorted((a, a + side * 0.8))
+            block(camera, left, right, lower, upper, c, c + 0.8, shade(roof, 0.9), label)
     gable = quad((x, height, z0), (back, height, z0), (back, 0, z0), (x, 0, z0))
     camera.panel(gable, 0, 0, 1, 1, end, label)
     if z0 > 3 and camera.random.chance(0.6):

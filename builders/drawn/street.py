@@ -8,6 +8,7 @@ import colorsys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -156,7 +157,7 @@ def stop_sign(pen: Pen) -> None:
     if pen.chance(0.5):
         pen.rectangle(0.2, 0.22, 0.8, 0.31, pen.light, outline=False)
     else:
-        letters = (
+        letters: tuple[list[tuple[float, float]], ...] = (
             [(1, 0), (0, 0), (0, 0.5), (1, 0.5), (1, 1), (0, 1)],
             [(0, 0), (1, 0), (0.5, 0), (0.5, 1)],
             [(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)],
@@ -547,7 +548,7 @@ def _hsv(pen: Pen, hue: float, saturation: float, value: float, spread: float = 
     h = (hue / 360 + pen.rng.normal(0, 0.02 * spread)) % 1
     s = np.clip(saturation * style.saturation + pen.rng.normal(0, 0.05 * spread), 0, 1)
     v = np.clip(value * style.value + pen.rng.normal(0, 0.05 * spread), 0.04, 1)
-    return tuple(int(255 * c) for c in colorsys.hsv_to_rgb(h, s, v))  # type: ignore[return-value]
+    return tuple(int(255 * c) for c in colorsys.hsv_to_rgb(h, s, v))
 
 
 def _ramp(pen: Pen, y0: float, y1: float, top: Color, bottom: Color) -> None:
@@ -1080,9 +1081,8 @@ def _back_night(pen: Pen, low: float) -> None:
         x, y, r = pen.between(0.1, 0.9), pen.between(0.1, 0.22), pen.between(0.05, 0.08)
         pen.ellipse(x, y, r, r, (240, 234, 200))
         if pen.chance(0.5):
-            pen.ellipse(
-                x + r * 0.5, y - r * 0.2, r * 0.85, r * 0.85, pen.rgb.getpixel((2, int(y * pen.rgb.size[1])))
-            )
+            sky: Any = pen.rgb.getpixel((2, int(y * pen.rgb.size[1])))
+            pen.ellipse(x + r * 0.5, y - r * 0.2, r * 0.85, r * 0.85, sky)
     ground = _hsv(pen, pen.pick(120, 220, 250, 30), 0.3, 0.24)
     _ramp(pen, low, 1, shade(ground, 1.1), shade(ground, 0.75))
 

@@ -214,7 +214,8 @@ class Street:
         asphalt, slab = d.vary(ASPHALT, 10), self.paint(*SLAB)
 
         def strip(s: int, near: float, far: float, *look, z0: float = NEAR, z1: float = self.far) -> None:
-            ground(*sorted((s * near, s * far)), z0, z1, *look)
+            left, right = sorted((s * near, s * far))
+            ground(left, right, z0, z1, *look)
 
         for s in SIDES:
             for k, (z0, z1) in enumerate(pairwise((NEAR, min(c, 4000), 4000))):

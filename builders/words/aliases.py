@@ -72,7 +72,8 @@ def propose(wordnet: WordNet, label: LabelClass, most: int) -> list[Proposal]:
         if main is None or main in found:
             continue
         sense = wordnet.sense(main)
-        words, doubtful = [], []
+        words: list[str] = []
+        doubtful: list[str] = []
         for word in _words(wordnet, sense):
             if spelling(word) in own:
                 continue
@@ -98,7 +99,7 @@ def without_collisions(table: ClassTable, proposals: list[list[Proposal]]) -> li
         for of_class in proposals
         for form in {form for p in of_class for word in p.words for form in _forms(word)}
     )
-    kept = []
+    kept: list[list[Proposal]] = []
     for of_class in proposals:
         kept.append([])
         seen: set[str] = set()

@@ -39,9 +39,9 @@ def read_row(directory: BuildDirectory, index: int) -> dict[str, Any]:
 
 def chosen_rules(
     rules: Rules,
-    threshold: str | None = None,
+    threshold: Any = None,
     beta: float = 0.0,
-    reliability: str | None = None,
+    reliability: Any = None,
     graded: bool = False,
 ) -> Rules:
     """`rules` with the values that are chosen on the page; `rules` itself if there are none.
