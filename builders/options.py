@@ -274,7 +274,7 @@ def _flags(parser: CommandParser, file: str, given: set[str]) -> list[str]:
         values = yaml.safe_load(Path(file).read_text("utf-8"))
         if not isinstance(values, dict):
             raise UserError(f"--config {file} must hold lines of `option: value`")
-        values = {str(key).replace("-", "_"): value for key, value in values.items() if value is not None}
+        values = {str(key).replace("-", "_"): value for key, value in values.items()}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"--config {file} cannot be read: {' '.join(str(error).split())}") from error
     actions = {action.dest: action for action in parser._actions}
@@ -285,6 +285,8 @@ def _flags(parser: CommandParser, file: str, given: set[str]) -> list[str]:
     lists = {name for name, action in actions.items() if action.nargs in ("*", "+")}
     words: dict[str, list[str]] = {}
     for key, value in values.items():
+        if value is None:
+            continue
         parts = value if isinstance(value, list) and key in lists else [value]
         if any(isinstance(part, (list, dict)) for part in parts):
             wanted = "a list of values" if key in lists else "one value"

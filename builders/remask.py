@@ -80,8 +80,12 @@ def run(config: RemaskConfig) -> None:
     record = {**old, "command": "remask", "identity": identity, **provenance()}
     resolved = fill(config, asdict(rules))
     options = {"remask.yaml": to_yaml(resolved, "attn2mask remask --config remask.yaml")}
-    if (source.path / "build.yaml").exists():
-        options["build.yaml"] = (source.path / "build.yaml").read_text()
+    file = source.path / "build.yaml"
+    if file.exists():
+        try:
+            options["build.yaml"] = file.read_text("utf-8")
+        except ValueError as error:
+            raise UserError(f"{file} is damaged: run the command that built {source.path} again") from error
     with (
         directory.locked(rank=0, run=run_name(1)),
         labeling_pool(config.workers or default_workers()) as pool,
