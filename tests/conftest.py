@@ -1,4 +1,4 @@
-"""Tiny pipelines of the real architectures, with random weights, built from configs without a network."""
+"""Fixtures: tiny pipelines of the real architectures, with random weights, built without a network."""
 
 import random
 import string
@@ -20,12 +20,12 @@ from hypothesis import settings
 from peft import LoraConfig, get_peft_model_state_dict
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-# No deadline for a single example: machines that run tests are busy.
+# A single example has no deadline, because machines that run tests are busy.
 settings.register_profile("busy", deadline=None)
 settings.register_profile("long", deadline=None)  # `--hypothesis-profile long`: see test_fuzz.py
 settings.load_profile("busy")
 
-# Words of one token. All others are spelt letter by letter: "dog" is one token, "cow" is three.
+# Words of one token. All others are spelled letter by letter: "dog" is one token, "cow" is three.
 WORDS = ["a", "an", "the", "of", "on", "in", "with", "and", "photo", "dog", "cat", "bus", "street", "red"]
 
 
