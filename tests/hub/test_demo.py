@@ -14,6 +14,7 @@ from attn2mask.training.checkpoint import load_checkpoint
 def test_demo(tmp_path, capsys, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)  # another test may have trained in this process
     monkeypatch.setattr(demo, "HELD_OUT_IMAGES", 6)
+    monkeypatch.setattr(demo, "REFEREE_SCENES", 20)
     assert main(["demo", "--out", str(tmp_path), "--num-images", "8", "--max-steps", "2"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["rows"] == 8

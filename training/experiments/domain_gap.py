@@ -57,7 +57,7 @@ class DomainGapConfig:
     out: str = option("directory of everything that the experiment makes", "runs/domain_gap", metavar="DIR")
     frames: str | None = option("folder of real street frames to adapt to as well", None, metavar="DIR")
     held_out_frames: str | None = option("folder of further frames, to compare with", None, metavar="DIR")
-    num_images: int = option("rows of each dataset", 256, at_least=1)
+    num_images: int = option("rows of each dataset", 256, at_least=4)
     held_out: int = option("drawn streets to measure on", 120, at_least=4)
     adapt_steps: int | None = option(
         "steps of each adaptation", None, at_least=1, default_text="the preset's of `attn2mask adapt`"
@@ -112,7 +112,7 @@ def adapt(data: Path, out: Path, steps: int | None) -> dict[str, Any]:
     """Adapt the painter to the images `data`, or resume; returns the record of the adapter."""
     command = [sys.executable, "-m", "attn2mask", "adapt", "--data", str(data), "--output-dir", str(out)]
     command += ["--resume", *(("--max-steps", str(steps)) if steps else ())]
-    if subprocess.run(command, stdout=sys.stderr).returncode:
+    if subprocess.run(command).returncode:
         raise UserError(f"the adaptation to {data} failed (see above); the same command resumes it")
     return json.loads((out / LORA_RECORD).read_text())
 

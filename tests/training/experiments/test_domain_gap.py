@@ -128,7 +128,7 @@ def test_frames_need_others_to_compare_with(tmp_path):
 
 
 def toy(tmp_path, *more: str) -> dict:
-    argv = ["--out", str(tmp_path / "out"), "--num-images", "2", "--held-out", "4", "--adapt-steps", "1"]
+    argv = ["--out", str(tmp_path / "out"), "--num-images", "4", "--held-out", "4", "--adapt-steps", "1"]
     argv += ["--max-steps", "1", "--seeds", "1", "--jobs", "1", *more]
     domain_gap.run(parse(DomainGapConfig, argv, "domain_gap.py", ""))
     assert (tmp_path / "out" / "domain_gap.png").exists()
