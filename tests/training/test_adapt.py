@@ -18,55 +18,21 @@ from PIL import Image
 from places import ROOT
 from safetensors import safe_open
 from safetensors.torch import load_file
+from streets import png, street
 
-from attn2mask.builders.drawn.rows import draw_rows, write_rows
-from attn2mask.builders.drawn.scenes import draw_scene
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import facts_of, parse
+from attn2mask.builders.options import parse
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.provenance import LORA_WEIGHTS, fingerprint
 from attn2mask.builders.recorder import AttentionRecorder
 from attn2mask.hub.cli import main
 from attn2mask.training import adapt as module
 from attn2mask.training import run as run_module
-from attn2mask.training.adaptation.batches import Batch, Batches, training_prompt
 from attn2mask.training.adaptation.config import AdaptConfig
-from attn2mask.training.adaptation.images import (
-    Crop,
-    Latents,
-    TrainingImage,
-    decoded,
-    encode_images,
-    find_images,
-    images_digest,
-)
-from attn2mask.training.adaptation.lora import (
-    add_lora,
-    batch_loss,
-    check_pipeline,
-    encode_prompts,
-    make_schedule,
-    prediction_errors,
-)
-from attn2mask.training.config import plan_batches
+from attn2mask.training.adaptation.lora import check_pipeline
 
 CAMVID = ROOT.parent / "shared" / "data" / "camvid" / "val" / "images"
 PROMPT = "a red bus on the street"
-
-
-def street(index: int, size: tuple[int, int] = (72, 144)) -> Image.Image:
-    return Image.fromarray(draw_scene("streets", np.random.default_rng([6, index]), size).image)
-
-
-@pytest.fixture(scope="module")
-def frames(tmp_path_factory) -> Path:
-    """Six street scenes of 144 x 72, two of them with captions."""
-    folder = tmp_path_factory.mktemp("frames")
-    for index in range(6):
-        street(index).save(folder / f"{index}.png")
-    (folder / "metadata.jsonl").write_text('{"file_name": "1.png", "text": "a bus"}\n')
-    (folder / "2.txt").write_text("a dog on\nthe street.\n")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -132,186 +98,6 @@ def command(config: AdaptConfig) -> list[str]:
 
 def flags(given: dict) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-
-
-# Options
-
-
-def test_the_preset_holds_table_2():
-    preset = AdaptConfig(preset="cityscapes").resolve()
-    assert (preset.learning_rate, preset.power, preset.weight_decay) == (2e-5, 1.0, 0.01)
-    assert (preset.batch_size, preset.max_steps) == (4, 40_000)
-    assert preset.rate(0) == 1.0
-    assert preset.rate(10_000) == pytest.approx(0.75)
-    assert preset.rate(40_000) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("processes", "micro", "expected"), [(4, None, (1, 1)), (1, None, (1, 4)), (1, 1, (4, 1))]
-)
-def test_its_batch_is_shared_by_processes(processes, micro, expected):
-    plan = plan_batches(AdaptConfig(preset="cityscapes").resolve().batch_size, processes, micro, mixing=False)
-    assert (plan.accumulation, plan.per_process) == expected
-    assert plan.total == 4
-
-
-def test_options_win_over_the_preset():
-    preset = AdaptConfig(preset="cityscapes").resolve()
-    assert AdaptConfig(preset="cityscapes", rank=7).resolve() == replace(preset, rank=7)
-    assert preset.rank == 4
-
-
-def test_options_of_the_prior_count_only_with_the_prior():
-    plain, other = AdaptConfig().resolve(), AdaptConfig(prior_weight=0.5, class_prompt="a dog").resolve()
-    assert plain.identity() == other.identity()
-    prior = replace(other, prior_preservation=True).identity()
-    assert (prior["prior_weight"], prior["class_prompt"], prior["prior_images"]) == (0.5, "a dog", 100)
-    assert all(facts_of(AdaptConfig)[name].identity for name in prior)
-
-
-# Images
-
-
-def test_captions_are_found_where_they_are(frames):
-    found = find_images(str(frames))
-    assert [image.name for image in found] == [f"{k}.png" for k in range(6)]
-    assert [image.caption for image in found] == [None, "a bus", "a dog on the street.", None, None, None]
-
-
-def test_rows_are_images_with_captions(tmp_path):
-    write_rows(draw_rows("streets", 4, 3, (32, 64)), tmp_path)
-    found = find_images(str(tmp_path))
-    assert found[2].name == "streets-3-000002"
-    assert all(" " in image.caption for image in found)
-    assert decoded(found[2].read()).size == (64, 32)
-
-
-def test_the_digest_is_of_names_contents_and_captions(frames, tmp_path):
-    def of(change) -> str:
-        folder = tmp_path / "copy"
-        folder.mkdir(exist_ok=True)
-        for file in frames.iterdir():
-            (folder / file.name).write_bytes(file.read_bytes())
-        change(folder)
-        return images_digest(find_images(str(folder)))
-
-    same = images_digest(find_images(str(frames)))
-    assert of(lambda folder: None) == same
-    assert of(lambda folder: (folder / "2.txt").write_text("a cat")) != same
-    assert of(lambda folder: street(9).save(folder / "0.png")) != same
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [((200, 100), (128, 64)), ((480, 360), (128, 96)), ((300, 64), (296, 64))]
-)
-def test_images_are_as_small_as_their_crops_allow(size, expected):
-    assert Crop(64, 128, 8).fit(Image.new("RGB", size), "x").size == expected
-
-
-def test_a_place_of_the_run_has_its_crop_words_and_noise(tmp_path):
-    Latents.write(tmp_path / "l", {str(k): torch.rand(4, 9, 20).half() for k in (0, 2, 3)}, ["1.png"])
-    latents = Latents(tmp_path / "l")
-    assert (latents.places, latents.skipped, len(latents)) == ([0, 2, 3], ["1.png"], 3)
-    config = AdaptConfig(instance_prompt="sks", seed=5, preset="cityscapes").resolve()
-    batches = Batches(config, Crop(64, 64, 8), latents, ["a dog", None, "a cat"], 1000)
-    batch = batches([(7, 0), (8, 1)])
-    alone = batches([(8, 1)])
-    assert torch.equal(alone.noise[0], batch.noise[1])
-    assert torch.equal(alone.latents[0], batch.latents[1])
-    assert (alone.timesteps[0], alone.prompts[0]) == (batch.timesteps[1], batch.prompts[1])
-    assert not torch.equal(batch.noise[0], batch.noise[1])
-    height, width, top, left, high, wide = (int(side) // 8 for side in batch.time_ids[0])
-    assert (height, width, high, wide) == (9, 20, 8, 8)
-    assert torch.equal(batch.latents[0], latents[0][:, top : top + 8, left : left + 8])
-    seen = {
-        (float(b.time_ids[0, 2]), float(b.time_ids[0, 3])) for b in (batches([(p, 0)]) for p in range(200))
-    }
-    assert seen == {(8.0 * top, 8.0 * left) for top in range(2) for left in range(13)}
-    emptied = replace(batches, config=replace(config, dropout=0.25))
-    share = np.mean([emptied([(position, 0)]).prompts[0] == "" for position in range(400)])
-    assert 0.15 < share < 0.35
-
-
-def test_prompts_have_the_identifier_half_of_the_time():
-    rng = np.random.default_rng(0)
-    said = [training_prompt("in sks style", "a bus.", False, rng) for _ in range(200)]
-    assert set(said) == {"a bus.", "a bus, in sks style"}
-    assert 70 < said.count("a bus.") < 130
-    assert {training_prompt("in sks style", None, False, rng) for _ in range(9)} == {"in sks style"}
-    assert {training_prompt("in sks style", "a bus.", True, rng) for _ in range(9)} == {"a bus, in sks style"}
-
-
-# The error
-
-
-@pytest.mark.parametrize("kind", ["sd15", "sd2", "sdxl"])
-def test_the_error_is_that_of_what_the_unet_predicts(tiny_pipeline, kind):
-    pipe = tiny_pipeline(kind)
-    schedule, generator = make_schedule(pipe), torch.Generator().manual_seed(0)
-    x, noise = torch.randn(2, 2, 4, 8, 8, generator=generator).unbind()
-    t = torch.tensor([10, 700])
-    with torch.no_grad():
-        conditions = encode_prompts(pipe, [PROMPT, ""], torch.tensor([[64, 64, 0, 0, 64, 64]] * 2))
-        errors = prediction_errors(pipe, schedule, x, noise, t, conditions)
-        a = pipe.scheduler.alphas_cumprod[t].view(2, 1, 1, 1)
-        noisy = a.sqrt() * x + (1 - a).sqrt() * noise
-        said = pipe.unet(noisy, t, conditions.texts, added_cond_kwargs=conditions.added).sample
-    target = a.sqrt() * noise - (1 - a).sqrt() * x if kind == "sd2" else noise
-    torch.testing.assert_close(errors, (said - target).square().mean((1, 2, 3)))
-    if kind == "sdxl":
-        assert conditions.added["time_ids"].shape == (2, 6)
-        assert conditions.texts[0].any()
-        assert not conditions.texts[1].any()  # as XL's guidance has it
-
-
-def test_prior_preservation_adds_the_error_on_class_images(tiny_pipeline):
-    pipe = tiny_pipeline("sd15")
-    batch = Batch(
-        torch.randn(4, 4, 8, 8),
-        torch.randn(4, 4, 8, 8),
-        torch.tensor([5, 50, 500, 900]),
-        [PROMPT] * 4,
-        torch.zeros(4, 6),
-    )
-    with torch.no_grad():
-        schedule, config = make_schedule(pipe), AdaptConfig().resolve()
-        alone = [Batch(*(values[k : k + 1] for values in vars(batch).values())) for k in range(4)]
-        each = [float(batch_loss(pipe, schedule, one, config)) for one in alone]
-        loss = batch_loss(pipe, schedule, batch, replace(config, prior_preservation=True, prior_weight=0.5))
-    assert float(loss) == pytest.approx((each[0] + each[1]) / 2 + 0.5 * (each[2] + each[3]) / 2, rel=1e-4)
-
-
-def test_a_lora_learns(tmp_path):
-    """The embedded painter's error on what it is shown falls."""
-    painter = load_painter()
-    streets = [TrainingImage(str(k), None, lambda k=k: png(street(k))) for k in range(4)]
-    latents, _ = encode_images(painter.pipe.vae, streets, Crop(64, 128, 8))
-    Latents.write(tmp_path / "l", latents, [])
-    config = AdaptConfig(learning_rate=2e-3, rank=8, dropout=0.0, instance_prompt="sks").resolve()
-    batches = Batches(config, Crop(64, 128, 8), Latents(tmp_path / "l"), [None] * 4, 1000)
-    weights = list(add_lora(painter.pipe, config).values())
-    optimizer, schedule = torch.optim.AdamW(weights, config.learning_rate), make_schedule(painter.pipe)
-    fixed = batches([(position, position % 4) for position in range(1000, 1008)])
-
-    def error() -> float:
-        with torch.no_grad():
-            return float(batch_loss(painter.pipe, schedule, fixed, config))
-
-    before = error()
-    for step in range(10):
-        batch_loss(painter.pipe, schedule, batches([(4 * step + k, k) for k in range(4)]), config).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert error() < 0.95 * before
-
-
-def png(image: Image.Image) -> bytes:
-    from attn2mask.builders.images import encode_png
-
-    return encode_png(np.asarray(image))
-
-
-# A run
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ def test_indices_and_colors_that_disagree_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.full((5, 7), 21, np.uint8), "id 21 is neither one of the 21 ids of voc nor 255"),
+        (np.full((5, 7), 21, np.uint8), "id 21 is neither one of the 21 ids of voc nor the ignore value 255"),
         (np.full((5, 7, 3), 21, np.uint8), "the color (21, 21, 21) is not in the table"),
         (np.full((7, 5), 0, np.uint8), "images/a.png has 7 x 5 pixels, but its mask"),
         (np.full((5, 7), 300, np.uint16), "id 300 is neither"),

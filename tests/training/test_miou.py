@@ -1,4 +1,4 @@
-"""The metric of `evaluate`: streaming, offline, and equal to torchmetrics."""
+"""Confusion matrices by hand and against torchmetrics; the metric of `evaluate`: streaming and offline."""
 
 from pathlib import Path
 
@@ -6,10 +6,76 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from attn2mask.training import miou as module
-from attn2mask.training.miou import MeanIoU
+from attn2mask.training.miou import MeanIoU, class_iou, confusion_matrix, count_pixels, mean_iou
+
+
+def test_by_hand():
+    target = np.array([[0, 0, 1, 1], [2, 2, 255, 255]])
+    prediction = np.array([[0, 1, 1, 1], [0, 2, 2, 0]])
+    matrix = confusion_matrix(prediction, target, 4)
+    assert matrix.sum() == 6
+    iou = class_iou(matrix)
+    assert iou[:3] == pytest.approx([1 / 3, 2 / 3, 1 / 2])
+    assert np.isnan(iou[3])
+    assert mean_iou(matrix) == pytest.approx((1 / 3 + 2 / 3 + 1 / 2) / 3)
+
+
+@pytest.mark.parametrize("nothing", [255, 2, -1])
+def test_predictions_that_are_no_class_are_misses(nothing):
+    matrix = confusion_matrix(np.array([nothing, 1]), np.array([1, 1]), 2)
+    assert class_iou(matrix)[1] == pytest.approx(0.5)
+    assert matrix.tolist() == [[0, 0, 0], [0, 1, 1]]
+
+
+def test_nothing_to_score():
+    assert np.isnan(mean_iou(confusion_matrix(np.zeros(4, int), np.full(4, 255), 3)))
+
+
+@pytest.mark.parametrize("bad", [3, 254, -1, 300])
+def test_targets_that_are_no_class_are_refused(bad):
+    with pytest.raises(ValueError, match="neither one of 3 classes nor 255"):
+        confusion_matrix(np.array([0, 1]), np.array([0, bad]), 3)
+    with pytest.raises(ValueError, match="a prediction of"):
+        confusion_matrix(np.zeros((2, 3)), np.zeros((3, 2)), 3)
+
+
+@given(st.data())
+def test_against_torchmetrics_and_against_sets_of_pixels(data):
+    classes, ignore = data.draw(st.sampled_from([(2, 255), (21, 255), (19, -1), (5, 5), (300, 65535)]))
+    shape = data.draw(st.tuples(st.integers(1, 37), st.integers(1, 37)))
+    present = data.draw(st.integers(1, classes))  # the classes above are absent
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    prediction, target = rng.integers(0, present, (2, *shape))
+    prediction = np.where(rng.random(shape) < 0.5, prediction, target)
+    target[rng.random(shape) < data.draw(st.sampled_from([0.0, 0.3, 1.0]))] = ignore
+    matrix = confusion_matrix(prediction.astype(np.uint16), target, classes, ignore)
+
+    oracle = MulticlassConfusionMatrix(classes, ignore_index=ignore, validate_args=False)
+    oracle.update(torch.from_numpy(prediction), torch.from_numpy(target))
+    assert (matrix[:, :classes] == oracle.compute().numpy()).all()
+    assert not matrix[:, classes].any()
+
+    kept, places = target != ignore, np.arange(target.size).reshape(shape)
+    ious = []
+    for c in range(classes):
+        ours, theirs = (set(places[kept & (ids == c)].tolist()) for ids in (prediction, target))
+        ious.append(len(ours & theirs) / len(ours | theirs) if ours | theirs else np.nan)
+    np.testing.assert_allclose(class_iou(matrix), ious, rtol=0, atol=1e-9)
+    if kept.any():
+        assert mean_iou(matrix) == pytest.approx(np.nanmean(ious), rel=0, abs=1e-9)
+
+
+def test_many_predictions_are_counted_at_once():
+    rng = np.random.default_rng(0)
+    found, target = rng.integers(0, 5, (3, 13, 7)), rng.integers(0, 4, (13, 7))
+    counts = count_pixels(torch.from_numpy(found).int(), torch.from_numpy(target).int(), 4, 255)
+    for count, prediction in zip(counts, found, strict=True):
+        assert (count.numpy() == confusion_matrix(prediction, target, 4)).all()
 
 
 def batches(seed: int, count: int = 3):
