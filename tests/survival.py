@@ -431,7 +431,7 @@ def full_disk(stage: Stage, rng: random.Random) -> str:
             if can_mount():
                 with disk(stage.folder / "disk", int(sum(files) * share)) as change:
                     assert stage.attempt(victim, stage.folder / "disk" / "out") == 2, stage.tail()
-                    assert "No space left on device; make room" in stage.error()
+                    assert "No space left on device; free some space" in stage.error()
                     change(f"size={10 * sum(files)}")
                     stage.finish(victim, stage.folder / "disk" / "out")
             else:

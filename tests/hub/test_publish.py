@@ -13,6 +13,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+import yaml
 from huggingface_hub import DatasetCard, ModelCard
 from loopback_hub import READER, TOKEN, Fault, LoopbackHub
 from PIL import Image
@@ -273,6 +274,23 @@ def test_orphans_of_the_same_config_go_and_nothing_else(hub, publish, make_build
     assert all(before[p] == after[p] for p in of_alike)
     metadata, _ = split(after["README.md"].decode())
     assert {config["config_name"] for config in metadata["configs"]} == {"voc", "voc-b"}
+
+
+def test_options_of_a_build_are_published_without_local_paths(hub, publish, voc):
+    """With those of a remask. Options that the build no longer has are removed."""
+    options = (voc / "build.yaml").read_text()
+    (voc / "build.yaml").write_text(f"{options}captions: /home/me/captions.txt\n")
+    (voc / "remask.yaml").write_text("dir: ../voc\nthreshold: fixed\n")
+    assert publish("dataset", voc, DATA)[0] == 0
+    files = hub.files("dataset", DATA)
+    assert files["voc/build.yaml"].decode() == f"{options}captions: captions.txt\n"
+    assert files["voc/remask.yaml"] == b"dir: voc\nthreshold: fixed\n"
+    (voc / "remask.yaml").unlink()
+    assert publish("dataset", voc, DATA)[0] == 0
+    assert "voc/remask.yaml" not in hub.files("dataset", DATA)
+    (voc / "build.yaml").write_text("table: [")
+    status, _, error = publish("dataset", voc, DATA)
+    assert (status, "build.yaml cannot be read" in error) == (2, True)
 
 
 def test_what_a_person_wrote_into_the_card_stays(hub, publish, built):
@@ -763,6 +781,10 @@ def test_reports_go_along_and_no_place_of_this_machine(hub, publish, trained, tm
     folder = shutil.copytree(trained["upernet"], tmp_path / "run")
     for file in (folder / "metrics.json", tmp_path / "metrics.json"):
         file.write_text(json.dumps(report))
+    options = {"dataset": "/home/me/voc", "preset": "demo", "max_steps": 3}
+    (folder / "train.yaml").write_text(f"# attn2mask train --config train.yaml\n{yaml.safe_dump(options)}")
+    evaluation = {"checkpoint": "~/runs/r50", "dataset": "VOCdevkit/VOC2012"}
+    (folder / "metrics.yaml").write_text(yaml.safe_dump(evaluation))
     config = json.loads((folder / "training_config.json").read_text())
     config["config"] = {"dataset": "/home/me/voc", "output_dir": "~/runs/r50", "eval_dataset": "data/there"}
     (folder / "training_config.json").write_text(json.dumps(config))
@@ -776,6 +798,10 @@ def test_reports_go_along_and_no_place_of_this_machine(hub, publish, trained, tm
     assert published == config | {
         "config": {"dataset": "voc", "output_dir": "r50", "eval_dataset": "data/there"}
     }
+    assert files["train.yaml"].startswith(b"# attn2mask train --config train.yaml\n")
+    assert yaml.safe_load(files["train.yaml"]) == options | {"dataset": "voc"}
+    assert yaml.safe_load(files["metrics/metrics.yaml"]) == evaluation | {"checkpoint": "r50"}
+    assert "metrics/metrics_.yaml" not in files  # the other report has no options beside it
     for name in ("metrics", "metrics_"):
         assert {f"metrics/{name}.json", f"assets/{name}-iou.png"} <= set(files)
         assert f"`metrics/{name}.json`" in files["README.md"].decode()
@@ -791,12 +817,14 @@ def test_an_adapter_of_a_painter(hub, publish, tmp_path):
     save_file(weights, folder / "pytorch_lora_weights.safetensors")
     config = {"base_model": "embedded", "rank": 2, "instance_prompt": "a street", "max_steps": 3}
     (folder / "training_config.json").write_text(json.dumps(config))
+    (folder / "adapt.yaml").write_text("# adapt\ndata: ~/frames\nmax_steps: 3\n")
     (folder / "state.safetensors").write_bytes(b"")
     status, out, error = publish("model", folder, MODEL)
     assert status == 0, error
     assert f'next: pipe.load_lora_weights("{MODEL}")' in out
     files = hub.files("model", MODEL)
     assert {"pytorch_lora_weights.safetensors", "training_config.json", "README.md"} <= set(files)
+    assert files["adapt.yaml"] == b"# adapt\ndata: frames\nmax_steps: 3\n"
     assert "state.safetensors" not in files
     (tmp_path / "back.safetensors").write_bytes(files["pytorch_lora_weights.safetensors"])
     assert set(load_file(tmp_path / "back.safetensors")) == set(weights)
