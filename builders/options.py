@@ -42,6 +42,7 @@ class Facts:
         stored: whether it is written into the YAML beside the artefact. Options that concern only this run of
             the command (its folder, its processes, publishing) are not.
         at_least, at_most, above: the range of a number; `above` excludes the bound itself.
+        required: whether a command must be given it, on the command line or in YAML.
         default_text: how `--help` names the default of an option whose default is None.
         card: its name in cards.
     """
@@ -53,6 +54,7 @@ class Facts:
     at_least: float = -math.inf
     at_most: float = math.inf
     above: float = -math.inf
+    required: bool = False
     default_text: str | None = None
     card: str | None = None
 
@@ -68,13 +70,14 @@ def option(
     at_least: float = -math.inf,
     at_most: float = math.inf,
     above: float = -math.inf,
+    required: bool = False,
     default_text: str | None = None,
     card: str | None = None,
     kw_only: Any = MISSING,
     **argument: Any,
 ) -> Any:
     """A dataclass field that is an option of a command; see `Facts`. `argument` goes to argparse."""
-    facts = Facts(group, positional, identity, stored, at_least, at_most, above, default_text, card)
+    facts = Facts(group, positional, identity, stored, at_least, at_most, above, required, default_text, card)
     return field(default=default, kw_only=kw_only, metadata={"help": help, _FACTS: facts, **argument})
 
 
@@ -169,7 +172,7 @@ class CommandParser(HfArgumentParser):
     """
 
     def __init__(self, command: type, prog: str, description: str):
-        self._facts = facts_of(command)
+        self.facts = facts_of(command)
         self.positionals: list[argparse.Action] = []
         super().__init__(
             prog=prog,
@@ -206,7 +209,8 @@ class CommandParser(HfArgumentParser):
             argument |= {"nargs": "?", "const": True}
         if metavar := _METAVARS.get(argument.get("type")):
             argument.setdefault("metavar", metavar)
-        argument["help"] += f" (default: {_default_text(facts, argument.get('default'))})"
+        default = _default_text(facts, argument.get("default"))
+        argument["help"] += " (required)" if facts.required else f" (default: {default})"
         hyphenated = [name for name in names if "_" not in name]
         return self._heading(facts.group).add_argument(*hyphenated, **argument)
 
@@ -241,6 +245,9 @@ def parse(command: type[Options], argv: Sequence[str], prog: str, description: s
     for action in parser.positionals:
         if values[action.dest] in (None, []):
             parser.error(f"{action.metavar} is missing")
+    for name, facts in parser.facts.items():
+        if facts.required and not values[name]:
+            parser.error(f"{flag_of(name)} is missing")
     for name, value in values.items():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and ("\0" in text or SURROGATE.search(text)):

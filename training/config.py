@@ -114,7 +114,7 @@ class TrainConfig(RunOptions):
         "",
         DATA,
         identity=True,
-        default_text="none; it must be given",
+        required=True,
     )
     streaming: bool = option(
         "read the rows of a Hub dataset while training, without a local copy", False, DATA, identity=True

@@ -38,14 +38,14 @@ class EvaluateConfig:
     checkpoint: str | None = option(
         "checkpoint: a directory that train made, or a model of the Hub",
         None,
-        default_text="none; it must be given",
+        required=True,
         metavar="DIR",
     )
     dataset: str | None = option(
         "images with masks: VOCdevkit, Cityscapes, ImageNet-S, a folder with images/ and masks/, or rows (a"
         " directory or a dataset of the Hub)",
         None,
-        default_text="none; it must be given",
+        required=True,
         metavar="PATH",
     )
     split: str | None = option(
@@ -79,9 +79,6 @@ class EvaluateConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint", "dataset"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing (see `attn2mask evaluate --help`)")
         check_ranges(self)
         if Path(self.out).suffix != ".json":
             raise UserError(f"--out {self.out}: the name must end in .json")

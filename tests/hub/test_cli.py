@@ -201,6 +201,9 @@ STARTS = re.compile("|".join([*STARTED, "Loading the painter .+"]))
         ),
         (["build", "voc", "--threshold", "best"], "invalid choice: 'best'"),
         (["build", "voc", "--push-to-hub", "a/b/c"], "the Hub does not allow the name 'a/b/c'"),
+        (["train"], "--dataset is missing (see `attn2mask train --help`)"),
+        (["adapt"], "--data is missing (see `attn2mask adapt --help`)"),
+        (["evaluate", "--dataset", "x"], "--checkpoint is missing (see `attn2mask evaluate --help`)"),
         (["show", "missing"], "missing holds no build"),
         (["show", "missing", "--rows", "0"], "--rows 0: it must be at least 1"),
         (["remask", "missing"], "missing holds no build"),
@@ -226,9 +229,9 @@ def test_a_mistake_is_one_line_status_2_and_leaves_nothing(tmp_path, monkeypatch
 def test_sizes_and_steps_that_the_model_cannot_make(tiny_model, tmp_path, capsys):
     model = ["--model", str(tiny_model("sd15")), "--out", str(tmp_path / "out")]
     assert main(["build", "voc", *model, "--height", "100"]) == 2
-    assert "multiples of 8 pixels, not 100 x 128" in capsys.readouterr().err
+    assert "height and width must be multiples of 8 for this model, not 100 x 128" in capsys.readouterr().err
     assert main(["build", "voc", *model, "--steps", "5000"]) == 2
-    assert "--steps 5000: the model's scheduler has 1000" in capsys.readouterr().err
+    assert "--steps 5000: the model's scheduler has only 1000 steps" in capsys.readouterr().err
 
 
 def test_captions_without_a_class(tiny_model, tmp_path, capsys):

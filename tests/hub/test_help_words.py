@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from attn2mask.builders.options import CommandParser, facts_of
+from attn2mask.builders.options import CommandParser, facts_of, flag_of
 from attn2mask.hub.cli import COMMANDS, load, usage
 
 # Words that had a private meaning in this project, and "picture", for which the one word is "image".
@@ -60,7 +60,9 @@ def test_the_help_names_the_default_of_every_option(name):
     text = " ".join(help_of(name).split())
     options = load(COMMANDS[name].options)
     for option in fields(options):
-        if not facts_of(options)[option.name].positional:
-            described = re.search(rf" --{option.name.replace('_', '-')} .*?\(default: (.+?)\)", text)
+        facts = facts_of(options)[option.name]
+        if not facts.positional:
+            described = re.search(rf" {flag_of(option.name)} .*?\((?:default: (.+?)|required)\)", text)
             assert described, option.name
-            assert "None" not in described[1], option.name
+            assert (described[1] is None) == facts.required, option.name
+            assert "None" not in str(described[1]) or facts.required, option.name

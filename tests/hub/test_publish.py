@@ -910,16 +910,16 @@ def test_training_publishes_only_if_it_is_asked_to(hub, publish, trained, monkey
     from attn2mask.training import train
 
     monkeypatch.setattr(train, "train", lambda config: None)
-    folder = str(trained["upernet"])
-    assert main(["train", "--output-dir", folder]) == 0
+    given = ["--dataset", "rows", "--output-dir", str(trained["upernet"])]
+    assert main(["train", *given]) == 0
     assert not hub.log
-    assert main(["train", "--output-dir", folder, "--push-to-hub", MODEL]) == 0
+    assert main(["train", *given, "--push-to-hub", MODEL]) == 0
     assert "peer/model.safetensors" in hub.files("model", MODEL)
     monkeypatch.setenv("RANK", "1")
     seen = len(hub.log)
-    assert main(["train", "--output-dir", folder, "--push-to-hub", MODEL]) == 0
+    assert main(["train", *given, "--push-to-hub", MODEL]) == 0
     assert len(hub.log) == seen
     monkeypatch.delenv("RANK")
     monkeypatch.setenv("HF_TOKEN", READER)
-    assert main(["train", "--output-dir", folder, "--push-to-hub", MODEL]) == 2
+    assert main(["train", *given, "--push-to-hub", MODEL]) == 2
     assert "no right to write" in capsys.readouterr().err

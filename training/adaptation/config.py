@@ -49,7 +49,7 @@ class AdaptConfig(RunOptions):
         "images of the domain: a folder, with or without captions, or a built dataset",
         "",
         DATA,
-        default_text="none; it must be given",
+        required=True,
     )
     instance_prompt: str = option(
         "prompt for these images, with the identifier of their look",
