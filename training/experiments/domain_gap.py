@@ -111,7 +111,7 @@ def draw_streets(out: Path, count: int, seed: int) -> Path:
 def adapt(data: Path, out: Path, steps: int | None) -> dict[str, Any]:
     """Adapt the painter to the images `data`, or resume; returns the record of the adapter."""
     command = [sys.executable, "-m", "attn2mask", "adapt", "--data", str(data), "--output-dir", str(out)]
-    command += ["--resume", *(("--max-steps", str(steps)) if steps else ())]
+    command += ["--sample-every", "0", "--resume", *(("--max-steps", str(steps)) if steps else ())]
     if subprocess.run(command).returncode:
         raise UserError(f"the adaptation to {data} failed (see above); the same command resumes it")
     return json.loads((out / LORA_RECORD).read_text())
