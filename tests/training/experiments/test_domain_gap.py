@@ -145,11 +145,15 @@ def check(results: dict, *domains: str) -> None:
 
 
 def test_a_toy_domain_gap_is_measured_to_the_end(tmp_path, monkeypatch, capsys):
-    """The trainings are stubbed out here; `test_trials.py` runs one, and the slow test below all."""
+    """Drawn streets stand in for painted ones, without adaptation and trainings. The slow test runs all."""
     values = {"mean": 0.25, "std": 0.0, "seeds": [0.25]}
     scores = {"streets": {"mean_iou": values, "mean_iou_given_labels": values}}
     monkeypatch.setattr(
         domain_gap, "run_trials", lambda trials, jobs: {trial.name: scores for trial in trials}
+    )
+    monkeypatch.setattr(domain_gap, "adapt", lambda data, out, steps: {"step": steps})
+    monkeypatch.setattr(
+        domain_gap, "paint", lambda out, count, lora: domain_gap.draw_streets(out, count, 5 if lora else 6)
     )
     results = toy(tmp_path)
     check(results, "streets")
