@@ -92,8 +92,8 @@ class Crops:
             )
         inside = cut(Image.new("L", image.size, 255), 0, Image.Resampling.NEAREST) > 0
         trusted = cut(trust, 0, Image.Resampling.NEAREST) > 127
-        grey = (124, 116, 104)  # the mean color of ImageNet, which normalization takes to zero
-        pixels = cut(image, grey, Image.Resampling.BILINEAR)
+        gray = (124, 116, 104)  # the mean color of ImageNet, which normalization takes to zero
+        pixels = cut(image, gray, Image.Resampling.BILINEAR)
         return {
             "pixels": torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous(),
             "label": torch.from_numpy(label),
