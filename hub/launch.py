@@ -127,12 +127,12 @@ def read_config(file: str) -> dict[str, Any]:
 
 
 def run_launched(run: Callable[[], object]) -> None:
-    """Run a command in one of the launched processes: its mistake is left for the launcher to show."""
+    """Run a command in a launched process. If `launch` started it, `launch` shows the user's mistake."""
     try:
         run()
     except UserError as error:
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-        if not file:  # the only process
+        if _MARK not in os.environ or not file:  # another launcher, or the only process
             raise
         Path(file).write_text(json.dumps({"message": str(error), _MISTAKE: str(error)}))
         sys.exit(2)

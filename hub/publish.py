@@ -139,7 +139,7 @@ def check_access(kind: Kind, target: Target) -> None:
 def publish(gather: "Callable[[], Publication]", target: Target) -> str:
     """Make the repository hold the publication that `gather` returns, as `publish_dataset` describes."""
     if target.dry_run:
-        return dry_run(gather(), target)
+        return list_changes(gather(), target)
     token()  # before the work of gathering
     publication = gather()
     kind, started, sent = publication.kind, time.monotonic(), None
@@ -210,7 +210,7 @@ def commit(
     return made.pr_url or made.commit_url
 
 
-def dry_run(publication: "Publication", target: Target) -> str:
+def list_changes(publication: "Publication", target: Target) -> str:
     """Print what a publication would do with each file, and the card. Returns the address of the repository.
 
     Without a token or a network, the files are not compared with those of the repository.
