@@ -33,7 +33,9 @@ NORM_BATCHES, TEST_BATCHES = 60, 20  # for the running statistics of BatchNorm, 
 class BackboneTrainingConfig:
     """The options of `training/pretraining/backbone_training.py`."""
 
-    output_dir: str = option("directory of scenes and checkpoints", "runs/backbone", stored=False)
+    output_dir: str = option(
+        "directory of scenes and checkpoints", "runs/backbone", stored=False, metavar="DIR"
+    )
     export: str | None = option(
         "directory that the finished weights are written to",
         None,

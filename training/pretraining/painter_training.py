@@ -60,7 +60,9 @@ SAMPLE_PROMPTS = """
 class PainterTrainingConfig:
     """The options of `training/pretraining/painter_training.py`."""
 
-    output_dir: str = option("directory of scenes and checkpoints", "runs/painter", stored=False)
+    output_dir: str = option(
+        "directory of scenes and checkpoints", "runs/painter", stored=False, metavar="DIR"
+    )
     export: str | None = option(
         "directory that the finished pipeline is written to",
         None,

@@ -35,7 +35,9 @@ logger = logging.getLogger(__name__)
 class RefereeTrainingConfig:
     """The options of `training/pretraining/referee_training.py`."""
 
-    output_dir: str = option("directory of scenes and checkpoints", "runs/referee", stored=False)
+    output_dir: str = option(
+        "directory of scenes and checkpoints", "runs/referee", stored=False, metavar="DIR"
+    )
     export: str | None = option(
         "directory that the finished weights are written to",
         None,
