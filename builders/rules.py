@@ -1,4 +1,4 @@
-"""The rules of labels: every value that decides about a mask, their presets, and the source of each value.
+"""The rules of labels: every value that decides about a mask, and their presets.
 
 A preset is a YAML file in `presets/` with a value for every rule. `RuleOptions` and `RecordingOptions` are
 the options of the command line, which replace single values. The functions on tensors read `Rules`.
@@ -201,43 +201,3 @@ def complete(config: Any, rules: Rules) -> Any:
 def rules_of(config: Any) -> Rules:
     """The rules of options that `complete` has filled."""
     return Rules(**{f.name: getattr(config, f.name) for f in fields(Rules)})
-
-
-# Where values come from, for the cards, by option and value. What is not listed is this project's choice.
-PAPER, REPLICATION = "the paper", "a published replication"
-LIKELY = "likely the paper's; **not verified**"
-OURS = "this project; **not verified**"
-SOURCES: dict[str, dict[Any, str]] = {
-    "alias_probability": {0.5: PAPER},
-    "steps": {100: REPLICATION},
-    "guidance_scale": {7.5: LIKELY},
-    "height": {512: LIKELY},
-    "width": {512: LIKELY},
-    "record_from": {0.0: LIKELY, 0.5: REPLICATION},
-    "record_to": {1.0: LIKELY, 0.5: REPLICATION},
-    "map_side_min": {16: LIKELY},
-    "map_side_max": {32: LIKELY},
-    "normalization": {"max": LIKELY, "minmax": REPLICATION},
-    "threshold": {
-        "otsu": "this project; the paper's adaptive threshold has no known formula; **not verified**",
-        "agreement": "this project, after DiffuMask, with the CRF in place of AffinityNet; **not verified**",
-        "fixed": REPLICATION,
-    },
-    "beta": {0.2: REPLICATION},
-    "reliability": {
-        "agreement": "this project's reading of the paper, whose exact rule is not known; **not verified**",
-        "two-threshold": "this project, after IRN; **not verified**",
-        "margin": "this project, with the bound of CLIP-ES; **not verified**",
-    },
-    "crf_gaussian_sxy": {3: REPLICATION},
-    "crf_gaussian_compat": {3: REPLICATION},
-    "crf_bilateral_sxy": {50: "IRN's, " + LIKELY, 80: REPLICATION},
-    "crf_bilateral_srgb": {5: "IRN's, " + LIKELY, 13: REPLICATION},
-    "crf_bilateral_compat": {10: REPLICATION},
-    "crf_iterations": {10: "IRN's, " + LIKELY, 5: REPLICATION},
-}
-
-
-def source_of(name: str, value: Any) -> str:
-    """Who states this value of an option, and whether that is verified, in a few words of Markdown."""
-    return SOURCES.get(name, {}).get(value, OURS)

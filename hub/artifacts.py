@@ -67,13 +67,14 @@ def gather_builds(builds: Sequence[Path], config_name: str | None = None) -> Pub
 
     Raises UserError for a build that is not complete, and for two builds of one name.
     """
+    from attn2mask.builders.shards import BuildDirectory
+
     if config_name is not None and len(builds) != 1:
         raise UserError(f"--config-name {config_name} names one build, but {len(builds)} are given")
     files: dict[str, Path | bytes] = {}
     named: dict[str, Path] = {}
     for path in builds:
-        path = Path(path)
-        name = table_name(path) if config_name is None else config_name
+        name = BuildDirectory(path).record()["identity"]["table"] if config_name is None else config_name
         check_config_name(name)
         if name in named:
             raise UserError(
@@ -103,13 +104,6 @@ def gather_builds(builds: Sequence[Path], config_name: str | None = None) -> Pub
         return f'load_dataset("{repo_id}", "{next(iter(named))}", split="train"{at})'
 
     return Publication("dataset", f"Publish {', '.join(named)}", files, make_card, owns, loading_code)
-
-
-def table_name(path: Path) -> str:
-    """The name of a build's class table."""
-    from attn2mask.builders.shards import BuildDirectory
-
-    return BuildDirectory(path).record()["identity"]["table"]
 
 
 def check_config_name(name: str) -> None:
@@ -180,7 +174,8 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
     files: dict[str, Path | bytes] = {**paths}
     records = {name: path for name, path in paths.items() if name in (RECORD, "adapter_config.json")}
     records |= {f"metrics/{name}.json": path for name, path in evaluations.items()}
-    files |= {name: record_without_paths(path) for name, path in records.items()}
+    for name, path in records.items():
+        files[name] = f"{json.dumps(without_paths(read_record(path)), indent=2)}\n".encode()
     files |= options_in(folder, MODEL_OPTIONS)
     for name, path in evaluations.items():
         for content in options_in(path.parent, [f"{path.stem}.yaml"]).values():
@@ -227,11 +222,6 @@ def options_in(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
     return found
 
 
-def record_without_paths(path: Path) -> bytes:
-    """A JSON record without local paths."""
-    return f"{json.dumps(without_paths(read_record(path)), indent=2)}\n".encode()
-
-
 def without_paths(value: Any) -> Any:
     """`value` with each path that begins at the machine's root, or home, reduced to its last part."""
     if isinstance(value, dict):
@@ -270,17 +260,10 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
 
 def adapter_files(folder: Path) -> dict[str, Path]:
     """The LoRA of a painter in diffusers' format, with its records. Raises UserError if it does not load."""
-    from safetensors import SafetensorError, safe_open
-
     from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
+    from attn2mask.hub.cards.statistics import tensor_shapes
 
-    weights = folder / LORA_WEIGHTS
-    try:
-        with safe_open(weights, "pt") as file:
-            tensors = list(file.keys())
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{weights} cannot be read: {first_line(error)}") from error
-    if not any("lora" in name for name in tensors):
-        raise UserError(f"{weights} holds no LoRA weights")
+    if not any("lora" in name for name in tensor_shapes(folder / LORA_WEIGHTS)):
+        raise UserError(f"{folder / LORA_WEIGHTS} holds no LoRA weights")
     names = (LORA_WEIGHTS, "adapter_config.json", LORA_RECORD)
     return {name: folder / name for name in names if (folder / name).is_file()}

@@ -1,4 +1,4 @@
-"""`attn2mask`: the command line.
+"""`attn2mask`: the command line. `commands.yaml` lists the commands.
 
 A command imports its modules when it runs, so that `--help` is quick. The scripts `builders/build.py`,
 `training/train.py` and `training/adapt.py` call `main` with the name of their command.
@@ -7,23 +7,21 @@ A command imports its modules when it runs, so that `--help` is quick. The scrip
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import yaml
 
 from attn2mask import __version__
 
 logger = logging.getLogger(__name__)
 
-DATASETS = "Make datasets"
-MODELS = "Train and evaluate models"
-SHARING = "Look at results and publish them"
-TRIAL = "Try everything"
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Command:
     """A command of `attn2mask`.
 
@@ -38,114 +36,20 @@ class Command:
     """
 
     heading: str
-    arguments: str
+    arguments: str = ""
     summary: str
     start: str
     options: str
     run: str
-    publishes: str | None = None
+    publishes: Literal["dataset", "model"] | None = None
 
 
 COMMANDS = {
-    "build": Command(
-        DATASETS,
-        "TABLE",
-        "paint images from captions and label them from the painter's attention",
-        "Building a dataset with the class table {table}",
-        "builders.build:BuildConfig",
-        "builders.build:run",
-        "dataset",
-    ),
-    "remask": Command(
-        DATASETS,
-        "DIR",
-        "make the masks of a dataset again with other rules, without painting",
-        "Making new masks for {dir}",
-        "builders.remask:RemaskConfig",
-        "builders.remask:run",
-    ),
-    "aliases": Command(
-        DATASETS,
-        "TABLE",
-        "propose synonyms and hyponyms from WordNet for your own class table",
-        "Looking up the classes of {table} in WordNet",
-        "builders.words.aliases:AliasesConfig",
-        "builders.words.aliases:run",
-    ),
-    "draw": Command(
-        DATASETS,
-        "WORLD",
-        "draw scenes with exact masks, to evaluate on or to train on",
-        "Drawing {num_images} scenes of the world {world}",
-        "builders.drawn.rows:DrawConfig",
-        "builders.drawn.rows:run",
-    ),
-    "train": Command(
-        MODELS,
-        "",
-        "co-train two segmenters on a dataset",
-        "Training on {dataset}",
-        "training.config:TrainConfig",
-        "training.train:train",
-        "model",
-    ),
-    "adapt": Command(
-        MODELS,
-        "",
-        "adapt a painter to the images of another domain with DreamBooth-LoRA",
-        "Adapting the painter {model} to {data}",
-        "training.adaptation.config:AdaptConfig",
-        "training.adapt:adapt",
-        "model",
-    ),
-    "evaluate": Command(
-        MODELS,
-        "",
-        "evaluate a trained segmenter on images with masks",
-        "Evaluating {checkpoint} on {dataset}",
-        "training.evaluate_command:EvaluateConfig",
-        "training.evaluate_command:run",
-    ),
-    "show": Command(
-        SHARING,
-        "DIR",
-        "draw a sheet of rows: image, class maps, mask, reliability, prompt",
-        "Drawing rows of {dir}",
-        "builders.show:ShowConfig",
-        "builders.show:run",
-    ),
-    "preview": Command(
-        SHARING,
-        "DIR",
-        "serve a local page: rows, masks by other rules, the card, predictions",
-        "Opening {dir}",
-        "hub.preview:PreviewConfig",
-        "hub.preview:run",
-    ),
-    "publish dataset": Command(
-        SHARING,
-        "BUILD ... REPO",
-        "publish builds as configs of one dataset on the Hugging Face Hub",
-        "Publishing to the dataset {repo}",
-        "hub.publish:PublishDatasetConfig",
-        "hub.publish:run_dataset",
-    ),
-    "publish model": Command(
-        SHARING,
-        "DIR REPO",
-        "publish a segmenter or a painter's adapter on the Hugging Face Hub",
-        "Publishing {dir} to the model {repo}",
-        "hub.publish:PublishModelConfig",
-        "hub.publish:run_model",
-    ),
-    "demo": Command(
-        TRIAL,
-        "",
-        "build, train and evaluate at a small scale, offline",
-        "Running the demo in {out}",
-        "hub.demo:DemoConfig",
-        "hub.demo:demo",
-    ),
+    name: Command(heading=heading, **facts)
+    for heading, commands in yaml.safe_load(
+        Path(__file__).with_name("commands.yaml").read_text("utf-8")
+    ).items()
+    for name, facts in commands.items()
 }
 
 
@@ -213,19 +117,22 @@ def find_command(argv: Sequence[str]) -> tuple[str | None, list[str]]:
 def run_as(name: str, argv: Sequence[str]) -> int:
     """Run the command `name` with the options in `argv`. Returns and raises as `main`."""
     from attn2mask.builders.command import run_command
-    from attn2mask.hub.launch import logs_start
+    from attn2mask.hub.launch import is_launched, launch, logs_start, run_launched
 
     command = COMMANDS[name]
-    summary = f"{command.summary[0].upper()}{command.summary[1:]}."
 
     def run(config: Any) -> None:
         if logs_start():
             logger.info(command.start.format(**vars(config)))
-        if wants_processes(config):
-            run_in_processes(command, config, [*name.split(), *argv])
-        else:
+        processes, file = (getattr(config, key, None) for key in ("num_processes", "accelerate_config"))
+        if (processes or 1) == 1 and file is None:
             run_here(command, config)
+            return
+        if not is_launched():
+            launch([*name.split(), *argv], processes, file)
+        run_launched(partial(run_here, command, config))
 
+    summary = f"{command.summary[0].upper()}{command.summary[1:]}."
     return run_command(load(command.options), run, argv, f"attn2mask {name}", summary)
 
 
@@ -235,59 +142,30 @@ def load(place: str) -> Any:
     return getattr(import_module(f"attn2mask.{module}"), name)
 
 
-def wants_processes(config: Any) -> bool:
-    """Whether the options ask for processes of accelerate."""
-    several = (getattr(config, "num_processes", None) or 1) > 1
-    return several or getattr(config, "accelerate_config", None) is not None
-
-
-def run_in_processes(command: Command, config: Any, argv: Sequence[str]) -> None:
-    """Start the processes that run `attn2mask ARGV`, or run as one of them."""
-    from attn2mask.hub.launch import is_launched, launch, run_launched
-
-    if not is_launched():
-        launch(argv, config.num_processes, config.accelerate_config)
-    run_launched(lambda: run_here(command, config))
-
-
 def run_here(command: Command, config: Any) -> None:
-    """Run the command in this process, and publish what it made if its options say so."""
-    function: Callable = load(command.run)
-    if getattr(config, "push_to_hub", None) is None:
-        function(config)
-    elif command.publishes == "dataset":
-        build_and_publish(config, function)
-    else:
-        train_and_publish(config, function)
+    """Run the command in this process, and publish what it made if its options say so.
 
-
-def build_and_publish(config: Any, build: Callable) -> None:
-    """Build, and publish the dataset once it is complete. Whether it can be published is checked first."""
-    from attn2mask.builders.table_reader import load_table
-    from attn2mask.hub.artifacts import check_config_name
-    from attn2mask.hub.publish import Target, check_access, publish_dataset
-
-    target = Target(config.push_to_hub)
-    check_config_name(load_table(config.table).name)
-    check_access("dataset", target)
-    directory = build(config)
-    # Of several processes, the last one to finish finds the build complete.
-    if (directory.path / "report.json").exists():
-        with directory.finishing():
-            publish_dataset([directory.path], target)
-
-
-def train_and_publish(config: Any, train: Callable) -> None:
-    """Train or adapt, and publish the model. Whether it can be published is checked first."""
-    if int(os.environ.get("RANK", 0)):
-        train(config)
+    Whether it can be published is checked first. One process publishes: the first one of a training, and the
+    one that completes a build.
+    """
+    run, is_model = load(command.run), command.publishes == "model"
+    if getattr(config, "push_to_hub", None) is None or (is_model and int(os.environ.get("RANK", 0))):
+        run(config)
         return
-    from attn2mask.hub.publish import Target, check_access, publish_model
+    from attn2mask.builders.table_reader import load_table
+    from attn2mask.hub.artifacts import check_config_name, gather_builds, gather_model
+    from attn2mask.hub.publish import Target, check_access, publish
 
     target = Target(config.push_to_hub)
-    check_access("model", target)
-    train(config)
-    publish_model(Path(config.output_dir), target)
+    if not is_model:
+        check_config_name(load_table(config.table).name)
+    check_access(command.publishes, target)
+    made = run(config)
+    if is_model:
+        publish(partial(gather_model, Path(config.output_dir)), target)
+    elif (made.path / "report.json").exists():
+        with made.finishing():
+            publish(partial(gather_builds, [made.path]), target)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,17 @@ already are not sent again.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2.filters import do_filesizeformat
+
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import option
+from attn2mask.hub.artifacts import Publication, gather_builds, gather_model
 from attn2mask.hub.hub_client import (
     TRIES,
     Kind,
@@ -44,7 +47,6 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    from attn2mask.hub.artifacts import Publication
     from attn2mask.hub.cards.markdown import Card
 
 logger = logging.getLogger(__name__)
@@ -79,44 +81,19 @@ class PublishModelConfig(PublishOptions):
 
 def run_dataset(config: PublishDatasetConfig) -> None:
     """Run `attn2mask publish dataset`. Raises UserError for what the user can correct."""
-    publish_dataset([Path(build) for build in config.builds], target_of(config), config.config_name)
+    builds = [Path(build) for build in config.builds]
+    publish(partial(gather_builds, builds, config.config_name), target_of(config))
 
 
 def run_model(config: PublishModelConfig) -> None:
     """Run `attn2mask publish model`. Raises UserError for what the user can correct."""
-    publish_model(Path(config.dir), target_of(config), [Path(file) for file in config.metrics or ()])
+    metrics = [Path(file) for file in config.metrics or ()]
+    publish(partial(gather_model, Path(config.dir), metrics), target_of(config))
 
 
 def target_of(config: PublishDatasetConfig | PublishModelConfig) -> Target:
     """The target that the options of a command name."""
     return Target(config.repo, **{f.name: getattr(config, f.name) for f in fields(PublishOptions)})
-
-
-def publish_dataset(builds: Sequence[Path], target: Target, config_name: str | None = None) -> str:
-    """Publish complete builds as the configs of one dataset. Other configs of the dataset stay.
-
-    Args:
-        config_name: the name of the config, for a single build; None takes the name of its class table.
-
-    Returns the address of the commit or of the pull request. Raises UserError for a build that is incomplete
-    or damaged, a repository that cannot be written, and a Hub that does not answer.
-    """
-    from attn2mask.hub.artifacts import gather_builds
-
-    return publish(lambda: gather_builds(builds, config_name), target)
-
-
-def publish_model(folder: Path, target: Target, metrics: Sequence[Path] = ()) -> str:
-    """Publish a checkpoint with both its networks, or a painter's LoRA adapter.
-
-    Args:
-        metrics: reports of `attn2mask evaluate`; if there are none, the folder's metrics*.json.
-
-    Returns and raises as `publish_dataset`. Raises UserError also for a folder that does not load.
-    """
-    from attn2mask.hub.artifacts import gather_model
-
-    return publish(lambda: gather_model(folder, metrics), target)
 
 
 def check_access(kind: Kind, target: Target) -> None:
@@ -136,8 +113,12 @@ def check_access(kind: Kind, target: Target) -> None:
             )
 
 
-def publish(gather: "Callable[[], Publication]", target: Target) -> str:
-    """Make the repository hold the publication that `gather` returns, as `publish_dataset` describes."""
+def publish(gather: Callable[[], Publication], target: Target) -> str:
+    """Make the repository hold the publication that `gather` returns. Other configs of a dataset stay.
+
+    Returns the address of the commit or of the pull request. Raises UserError for a repository that cannot
+    be written, for a Hub that does not answer, and what `gather` raises.
+    """
     if target.dry_run:
         return list_changes(gather(), target)
     token()  # before the work of gathering
@@ -187,7 +168,7 @@ def publish(gather: "Callable[[], Publication]", target: Target) -> str:
 
 def commit(
     api: "HfApi",
-    publication: "Publication",
+    publication: Publication,
     target: Target,
     parent: str,
     added: list["CommitOperationAdd"],
@@ -210,7 +191,7 @@ def commit(
     return made.pr_url or made.commit_url
 
 
-def list_changes(publication: "Publication", target: Target) -> str:
+def list_changes(publication: Publication, target: Target) -> str:
     """Print what a publication would do with each file, and the card. Returns the address of the repository.
 
     Without a token or a network, the files are not compared with those of the repository.
@@ -234,7 +215,7 @@ def list_changes(publication: "Publication", target: Target) -> str:
     rows += [("same", path, existing[path].size) for path in kept]
     rows += [("removed", file.path_in_repo, existing[file.path_in_repo].size) for file in removed]
     for state, path, size in sorted(rows, key=lambda row: row[1]):
-        print(f"{state:8}{readable(size):>10}  {path}")
+        print(f"{state:8}{do_filesizeformat(size):>10}  {path}")
     print(f"\nREADME.md:\n\n{card.text}")
     print(
         f"nothing was published: {len(added)} files ({total_size(added)}) to send, {len(removed)} to remove"
@@ -243,7 +224,7 @@ def list_changes(publication: "Publication", target: Target) -> str:
 
 
 def compare(
-    publication: "Publication", card: "Card", repository: Repository | None
+    publication: Publication, card: "Card", repository: Repository | None
 ) -> tuple[list["CommitOperationAdd"], list["CommitOperationDelete"]]:
     """The files that are new or differ from those of the repository, and those that are no longer needed.
 
@@ -276,7 +257,7 @@ def differs(file: "CommitOperationAdd", existing: dict[str, "RepoFile"]) -> bool
         return git_hash(content.read()) != other.blob_id
 
 
-def equal_pull_request(api: "HfApi", publication: "Publication", card: "Card", target: Target) -> str | None:
+def equal_pull_request(api: "HfApi", publication: Publication, card: "Card", target: Target) -> str | None:
     """The address of an open pull request that already holds exactly this publication; None without one."""
     kind = publication.kind
     wanted: dict[str, Any] = {
@@ -293,15 +274,6 @@ def equal_pull_request(api: "HfApi", publication: "Publication", card: "Card", t
     return None
 
 
-def total_size(files: "Sequence[CommitOperationAdd]") -> str:
+def total_size(files: "list[CommitOperationAdd]") -> str:
     """The size of all files together, as text."""
-    return readable(sum(file.upload_info.size for file in files))
-
-
-def readable(size: float) -> str:
-    """A number of bytes as text: 1500 is "1.5 kB"."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+    return do_filesizeformat(sum(file.upload_info.size for file in files))

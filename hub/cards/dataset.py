@@ -15,15 +15,12 @@ from typing import Any
 
 import pyarrow.parquet as parquet
 
-from attn2mask.builders.build import RUN, BuildConfig
+from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import facts_of
-from attn2mask.builders.rules import source_of
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES
 from attn2mask.hub.cards.markdown import (
-    NOT_RECORDED,
     UNKNOWN,
     Card,
     as_list,
@@ -39,6 +36,7 @@ from attn2mask.hub.cards.markdown import (
     table_rows,
     version_rows,
 )
+from attn2mask.hub.cards.sources import option_rows
 from attn2mask.hub.cards.statistics import (
     CHART_CLASSES,
     RowStatistics,
@@ -50,14 +48,8 @@ from attn2mask.hub.cards.statistics import (
 SHEET_ROWS = 6  # rows of the sheet
 MAX_REJECTIONS = 40  # rows of the table of rejections
 MAX_MISSING = 20  # names in the list of classes without a row
-SIZE_CATEGORIES = {
-    "n<1K": 1e3,
-    "1K<n<10K": 1e4,
-    "10K<n<100K": 1e5,
-    "100K<n<1M": 1e6,
-    "1M<n<10M": 1e7,
-    "10M<n<100M": 1e8,
-}
+# The Hub's words for the number of rows: up to three digits, four digits, and so on.
+SIZE_CATEGORIES = "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M".split()
 
 
 @dataclass(frozen=True)
@@ -67,20 +59,11 @@ class Build:
     name: str
     path: Path
     record: dict[str, Any]
+    identity: dict[str, Any]
     report: dict[str, Any]
     table: ClassTable
     files: tuple[Path, ...]
     statistics: RowStatistics
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return self.record["identity"]
-
-    @property
-    def licenses(self) -> list[str]:
-        """The licenses of the painter and, if there is one, of its LoRA."""
-        names = ["license", *(["lora_license"] if "lora" in self.identity else [])]
-        return [license for name in names for license in as_list(self.record.get(name)) or [UNKNOWN]]
 
 
 def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = None) -> Card:
@@ -95,33 +78,41 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
+    from attn2mask.builders.show import sheet
+
     read = [_read_build(name, Path(path)) for name, path in builds.items()]
     data = _dataset_metadata(read, repo_id, split(old)[0] if old else {})
-    text = render(DatasetCard, DatasetCardData(**data), "dataset", **_dataset_values(read, repo_id, data))
     figures: dict[str, bytes] = {}
     for build in read:
-        figures |= _build_figures(build)
+        rows = sampled_rows(build.files, SHEET_ROWS)
+        figures[f"assets/{build.name}-sheet.png"] = png_bytes(sheet(rows, build.table))
+        if build.statistics.class_rows.any():
+            figures[f"assets/{build.name}-classes.png"] = png_bytes(class_chart(build.statistics))
+    names = [config.get("config_name", "default") for config in data["configs"]]
+    default = next(name for name, config in zip(names, data["configs"], strict=True) if config.get("default"))
+    columns = {feature["name"] for info in data["dataset_info"] for feature in info.get("features", [])}
+    text = render(
+        DatasetCard,
+        DatasetCardData(**data),
+        "dataset",
+        repo_id,
+        configurations=table_rows(map(_configuration, data["dataset_info"])),
+        default=default,
+        other_configurations=[name for name in names if name != default],
+        has_scores="scores" in columns,
+        builds=[_build_values(build) for build in read],
+    )
     return Card(merge(text, old), figures)
 
 
 def _read_build(name: str, path: Path) -> Build:
     directory = BuildDirectory(path)
-    record = directory.record()
+    record, report = directory.record(), read_record(path / "report.json")
     files = tuple(sorted((path / "data").glob("*.parquet")))
     statistics = count_rows(files, directory.table)
     if not statistics.rows:
         raise UserError(f"{path} holds no rows (no data/*.parquet): run its build again")
-    return Build(name, path, record, read_record(path / "report.json"), directory.table, files, statistics)
-
-
-def _build_figures(build: Build) -> dict[str, bytes]:
-    from attn2mask.builders.show import sheet
-
-    rows = sampled_rows(build.files, SHEET_ROWS)
-    figures = {f"assets/{build.name}-sheet.png": png_bytes(sheet(rows, build.table))}
-    if build.statistics.class_rows.any():
-        figures[f"assets/{build.name}-classes.png"] = png_bytes(class_chart(build.statistics))
-    return figures
+    return Build(name, path, record, record["identity"], report, directory.table, files, statistics)
 
 
 # Metadata
@@ -131,29 +122,37 @@ def _dataset_metadata(builds: Sequence[Build], repo_id: str, before: Mapping[str
     """The metadata of these builds and of the other configurations in the repository."""
     from datasets import DatasetInfo, Features, SplitDict, SplitInfo
     from datasets.info import DatasetInfosDict
-    from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCardData
 
-    infos, configs = {}, {}
-    for number, build in enumerate(builds):
-        size = sum(file.stat().st_size for file in build.files)
+    infos: dict[str, DatasetInfo] = {}
+    configs: list[dict[str, Any]] = []
+    licenses, models = as_list(before.get("license")), as_list(before.get("source_models"))
+    others = [
+        info
+        for info in as_list(before.get("dataset_info"))
+        if info.get("config_name", "default") not in [build.name for build in builds]
+    ]
+    if not others:
+        licenses, models = [], []
+    for build in builds:
+        rows, size = build.statistics.rows, sum(file.stat().st_size for file in build.files)
         infos[build.name] = DatasetInfo(
             features=Features.from_arrow_schema(parquet.read_schema(build.files[0])),
-            splits=SplitDict(
-                {"train": SplitInfo("train", num_bytes=size, num_examples=build.statistics.rows)}
-            ),
+            splits=SplitDict({"train": SplitInfo("train", num_bytes=size, num_examples=rows)}),
             download_size=size,
             dataset_size=size,
         )
         files = [{"split": "train", "path": f"{build.name}/train-*"}]
-        configs[build.name] = {"data_files": files, **({} if number else {"default": True})}
-    others = [i for i in as_list(before.get("dataset_info")) if i.get("config_name", "default") not in infos]
-    if not others:
-        before = {key: value for key, value in before.items() if key not in ("license", "source_models")}
+        configs.append({"config_name": build.name, "data_files": files})
+        licenses += as_list(build.record.get("license")) or [UNKNOWN]
+        models.append(build.identity["model"])
+        if "lora" in build.identity:
+            licenses += as_list(build.record.get("lora_license")) or [UNKNOWN]
+            models.append(build.identity["lora"])
+    configs[0]["default"] = True
+    licenses, models = (list(dict.fromkeys(names)) for names in (licenses, models))
     rows = sum(build.statistics.rows for build in builds) + sum(map(_num_rows, others))
     is_grammar = all(build.identity["captions"] == "grammar" for build in builds) and not others
-    licenses = _union(before.get("license"), [license for build in builds for license in build.licenses])
-    models = [m for build in builds for m in (build.identity["model"], build.identity.get("lora")) if m]
     data = DatasetCardData(
         pretty_name=repo_id.split("/")[-1],
         license=licenses[0] if len(licenses) == 1 else licenses,
@@ -163,17 +162,16 @@ def _dataset_metadata(builds: Sequence[Build], repo_id: str, before: Mapping[str
         source_datasets=["original"] if is_grammar else None,
         task_categories=["image-segmentation"],
         task_ids=["semantic-segmentation"],
-        size_categories=[next(name for name, bound in SIZE_CATEGORIES.items() if rows < bound)],
+        size_categories=[SIZE_CATEGORIES[max(len(str(rows)) - 3, 0)]],
         tags=["attn2mask", "synthetic", "pseudo-labels", "weakly-supervised-segmentation", "diffusion"],
-        source_models=_union(before.get("source_models"), models),
+        source_models=models,
     )
     DatasetInfosDict(infos).to_dataset_card_data(data)
-    MetadataConfigs(configs).to_dataset_card_data(data)
     values = data.to_dict()
-    # Both are lists in the order of the builds, so that other configurations can be added.
-    for key in ("dataset_info", "configs"):
-        entries = {entry.get("config_name", "default"): entry for entry in as_list(values[key])}
-        values[key] = [{"config_name": build.name, **entries[build.name]} for build in builds]
+    # A list in the order of the builds, so that other configurations can be added.
+    entries = {entry.get("config_name", "default"): entry for entry in as_list(values["dataset_info"])}
+    values["dataset_info"] = [{"config_name": name, **entries[name]} for name in infos]
+    values["configs"] = configs
     return merge_data(values, {key: before[key] for key in ("dataset_info", "configs") if key in before})
 
 
@@ -181,35 +179,7 @@ def _num_rows(info: Mapping[str, Any]) -> int:
     return sum(part["num_examples"] for part in info.get("splits", []))
 
 
-def _union(before: Any, values: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys([*as_list(before), *values]))
-
-
 # Values of the template
-
-
-def _dataset_values(builds: Sequence[Build], repo_id: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    names = [config.get("config_name", "default") for config in data["configs"]]
-    default = next(name for name, config in zip(names, data["configs"], strict=True) if config.get("default"))
-    columns = {feature["name"] for info in data["dataset_info"] for feature in info.get("features", [])}
-    return {
-        "title": repo_id.split("/")[-1],
-        "repo_id": repo_id,
-        "configurations": table_rows(map(_configuration, data["dataset_info"])),
-        "default": default,
-        "other_configurations": ", ".join(f"`{name}`" for name in names if name != default),
-        "has_scores": "scores" in columns,
-        "builds": [
-            {
-                **_row_values(build),
-                **_painting_values(build),
-                **_option_values(build),
-                **_gate_values(build),
-                **_weakness_values(build),
-            }
-            for build in builds
-        ],
-    }
 
 
 def _configuration(info: Mapping[str, Any]) -> tuple[str, str, int, str]:
@@ -220,27 +190,38 @@ def _configuration(info: Mapping[str, Any]) -> tuple[str, str, int, str]:
     return f"`{info.get('config_name', 'default')}`", f"{_num_rows(info):,}", len(names), f"{size:,.1f}"
 
 
-def _row_values(build: Build) -> dict[str, Any]:
-    statistics, table = build.statistics, build.table
+def _build_values(build: Build) -> dict[str, Any]:
+    """What the template shows of a build: its fields, and values made of them."""
+    record, identity, statistics = build.record, build.identity, build.statistics
+    model, captions = identity["model"], record.get("captions", {})
+    needed = []
+    if model != "embedded" and "/" not in model:
+        needed.append(f"`{model}`, the painter's pipeline with the weights named above")
+    if identity["captions"] != "grammar":
+        needed.append(f"the captions `{escaped(captions.get('source'))}`")
+    if identity["table"] not in TABLES:
+        needed.append(f"`{identity['table']}.yaml`, a class table (`build.json` holds its content)")
+    class_counts = sorted(statistics.classes_per_row.items())
     is_many = (statistics.class_rows > 0).sum() > CHART_CLASSES
     return {
-        "name": build.name,
-        "images": count(statistics.rows, "image"),
+        **vars(build),
         "sizes": ", ".join(f"{w} x {h}" for (w, h), _ in statistics.sizes.most_common(3)),
-        "classes": f"{len(table.classes):,} class{'es' * (len(table.classes) > 1)}",
-        "table": build.identity["table"],
-        "background": table.background,
-        "ignore_index": table.ignore_index,
-        "reliable": percent(statistics.reliability / statistics.pixels),
-        "has_scores": build.identity.get("store_scores"),
-        "sampled": count(min(SHEET_ROWS, statistics.rows), "row"),
-        "has_classes": statistics.class_rows.any(),
+        "sampled": min(SHEET_ROWS, statistics.rows),
         "many_classes": CHART_CLASSES if is_many else None,
         "class_rows": table_rows(_class_rows(build)),
-        "classes_per_row": ", ".join(
-            f"{number} in {count(rows, 'row')}" for number, rows in sorted(statistics.classes_per_row.items())
-        ),
+        "classes_per_row": ", ".join(f"{number} in {count(rows, 'row')}" for number, rows in class_counts),
         "training_preset": "voc-resnet50" if min(map(min, statistics.sizes)) >= 256 else "demo",
+        "painter_on_hub": "/" in model,
+        "captions": captions,
+        "scheduler": identity.get("scheduler", {}),
+        "scheduler_json": json.dumps(identity.get("scheduler", {}), indent=1),
+        "options": option_rows(BuildConfig, identity),
+        "has_options": (build.path / "build.yaml").exists(),
+        "is_remasked": record.get("command") == "remask",
+        "local_files": "; ".join(needed),
+        "versions": version_rows(record),
+        **_rejections(build.report),
+        **_weaknesses(build),
     }
 
 
@@ -256,93 +237,17 @@ def _class_rows(build: Build) -> Iterator[Sequence[Any]]:
             yield k, name, f"{rows:,}", percent(statistics.mean_area(k)), reliable, others
 
 
-def _painting_values(build: Build) -> dict[str, Any]:
-    identity, record = build.identity, build.record
-    model, version = identity["model"], identity.get("model_version", NOT_RECORDED)
-    on_hub = "/" in model
-    captions, scheduler = record.get("captions", {}), identity.get("scheduler", {})
-    naming = captions.get("naming_a_class")
+def _rejections(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What the gate rejected: the number of times of each kind of reason, and the reasons of each row."""
+    kinds, rejections = Counter[str](), []
+    for key, lead in (("rejected", ""), ("dropped", "dropped: ")):
+        for row, reasons in report.get(key, {}).items():
+            kinds.update(map(_kind_of, reasons))
+            rejections.append((f"`{row}`", lead + "; ".join(reasons)))
     return {
-        "painter": f"[{model}](https://huggingface.co/{model}/tree/{version})" if on_hub else f"`{model}`",
-        "painter_on_hub": on_hub,
-        "painter_version": version,
-        "painter_license": _license(record, "license"),
-        "pipeline": identity.get("pipeline", NOT_RECORDED),
-        "lora": identity.get("lora"),
-        "lora_scale": escaped(identity.get("lora_scale")),
-        "lora_version": identity.get("lora_version", NOT_RECORDED),
-        "lora_license": _license(record, "lora_license"),
-        "captions": escaped(captions.get("source")),
-        "captions_version": None if identity["captions"] == "grammar" else identity["captions"],
-        "captions_naming_a_class": NOT_RECORDED if naming is None else f"{naming:,}",
-        "scheduler": escaped(scheduler.get("class")),
-        "scheduler_json": json.dumps(scheduler, indent=1),
-        **{name: escaped(record.get(name)) for name in ("dtype", "device", "batch_size")},
-    }
-
-
-def _license(record: Mapping[str, Any], name: str) -> str:
-    return ", ".join(as_list(record.get(name))) or NOT_RECORDED
-
-
-def _option_values(build: Build) -> dict[str, Any]:
-    identity, model = build.identity, build.identity["model"]
-    needed = []
-    if model != "embedded" and "/" not in model:
-        needed.append(f"`{model}`, the painter's pipeline with the weights named above")
-    if identity["captions"] != "grammar":
-        needed.append(f"the captions `{escaped(build.record['captions'].get('source'))}`")
-    if identity["table"] not in TABLES:
-        needed.append(f"`{identity['table']}.yaml`, a class table (`build.json` holds its content)")
-    return {
-        "options": table_rows(_build_options(build)),
-        "num_images": count(build.record["num_images"], "row"),
-        "has_options": (build.path / "build.yaml").exists(),
-        "is_remasked": build.record.get("command") == "remask",
-        "local_files": "; ".join(needed),
-        "versions": version_rows(build.record),
-    }
-
-
-def _build_options(build: Build) -> Iterator[Sequence[Any]]:
-    """(name, value, source) of the options that have a name in cards."""
-    identity = build.identity
-    for name, facts in facts_of(BuildConfig).items():
-        if facts.card is None or (name == "beta" and identity["threshold"] != "fixed"):
-            continue
-        value = identity.get(name)
-        # Nobody states a seed or the size of a file.
-        yield facts.card, value, "" if facts.group == RUN else source_of(name, value)
-
-
-def _gate_values(build: Build) -> dict[str, Any]:
-    """What the gate rejected; without a report, `report` alone."""
-    report = build.report
-    if not report:
-        return {"report": None}
-    reasons = Counter(
-        _kind_of(reason)
-        for key in ("rejected", "dropped")
-        for reasons in report[key].values()
-        for reason in reasons
-    )
-    rejections = [(f"`{row}`", "; ".join(reasons)) for row, reasons in report["rejected"].items()]
-    rejections += [
-        (f"`{row}`", f"dropped: {'; '.join(reasons)}") for row, reasons in report["dropped"].items()
-    ]
-    rows = report["rows_with_foreground"]
-    return {
-        "report": True,
-        "rows_with_class": f"{count(rows, 'row')} {'has' if rows == 1 else 'have'}",
-        "foreground": percent(report["foreground"]),
-        "rejected_attempts": report["rejected_attempts"] and count(report["rejected_attempts"], "attempt"),
-        "rejected_rows": count(len(report["rejected"]), "row"),
-        "dropped_rows": report["dropped"] and count(len(report["dropped"]), "row"),
-        "reasons": table_rows((reason, f"{number:,}") for reason, number in reasons.most_common()),
+        "reasons": table_rows((kind, f"{number:,}") for kind, number in kinds.most_common()),
         "rejections": table_rows(rejections[:MAX_REJECTIONS]),
-        "more_rejections": f"{len(rejections) - MAX_REJECTIONS:,}"
-        if len(rejections) > MAX_REJECTIONS
-        else "",
+        "more_rejections": max(len(rejections) - MAX_REJECTIONS, 0),
     }
 
 
@@ -352,7 +257,7 @@ def _kind_of(reason: str) -> str:
     return re.sub(r"\d+", "N", reason.partition(": ")[2] or reason)
 
 
-def _weakness_values(build: Build) -> dict[str, Any]:
+def _weaknesses(build: Build) -> dict[str, Any]:
     statistics, names = build.statistics, [escaped(name) for name in build.statistics.names]
     ids = range(build.table.first_id, len(names))
     rows = {k: int(statistics.class_rows[k]) for k in ids if statistics.class_rows[k]}
@@ -365,7 +270,6 @@ def _weakness_values(build: Build) -> dict[str, Any]:
     pairs = [(pair[1], *sorted((k, pair[0]))) for k, pair in companions.items() if pair]
     number, first, second = max(pairs, default=(0, 0, 0))
     return {
-        "is_embedded": build.identity["model"] == "embedded",
         "missing_classes": ", ".join(missing[:MAX_MISSING]) + more,
         "most_frequent": is_uneven and f"{names[most]} ({count(rows[most], 'row')})",
         "least_frequent": is_uneven and f"{names[least]} ({rows[least]:,})",

@@ -46,14 +46,17 @@ class Card:
     files: dict[str, bytes]
 
 
-def render(kind: "type[RepoCard]", data: "CardData", template: str, **values: Any) -> str:
-    """The text of a card from `templates/TEMPLATE.md`.
+def render(kind: "type[RepoCard]", data: "CardData", template: str, repo_id: str, **values: Any) -> str:
+    """The text of the card of a repository from `templates/TEMPLATE.md`.
 
     Args:
         kind: `DatasetCard` or `ModelCard`.
         data: the metadata.
-        values: what the template shows, together with the citation.
+        values: what the template shows, beside the name of the repository and the citation. Templates can
+            call the functions `as_list`, `count`, `escaped` and `percent` of this module.
     """
+    values |= {"repo_id": repo_id, "title": repo_id.split("/")[-1]}
+    values |= {"as_list": as_list, "count": count, "escaped": escaped, "percent": percent}
     citation = (TEMPLATES / "citation.md").read_text("utf-8").strip()
     card = kind.from_template(data, str(TEMPLATES / f"{template}.md"), citation=citation, **values)
     return f"{card}\n"

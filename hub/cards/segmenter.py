@@ -16,15 +16,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import facts_of
-from attn2mask.builders.rules import OURS, PAPER
 from attn2mask.hub.cards.markdown import (
     NOT_RECORDED,
     UNKNOWN,
     Card,
     count,
     duration,
-    escaped,
     merge,
     percent,
     png_bytes,
@@ -34,6 +31,7 @@ from attn2mask.hub.cards.markdown import (
     table_rows,
     version_rows,
 )
+from attn2mask.hub.cards.sources import option_rows
 from attn2mask.hub.cards.statistics import tensor_shapes
 from attn2mask.training.charts import MOST_BARS, iou_chart
 from attn2mask.training.config import TrainConfig
@@ -46,76 +44,30 @@ ARCHITECTURE_NAMES = {"deeplabv3plus": "DeepLabv3+", "upernet": "UperNet"}
 # Columns of the results that the metadata holds, too. Network B is in the card alone.
 METADATA_COLUMNS = {"A": "network A", "both": "both networks", "IoU": "one network"}
 METRICS = (("mean_iou", "mean_iou", "mean IoU"), ("pixel_accuracy", "accuracy", "pixel accuracy"))
-# Where the values of options come from, by option and value. What is not listed is this project's choice.
-TABLE_1, BECO = f"{PAPER}, Table 1", "BECO"
-TRAINING_SOURCES: dict[str, dict[Any, str]] = {
-    "architecture": {"deeplabv3plus": TABLE_1},
-    "backbone": {
-        "microsoft/resnet-50": TABLE_1,
-        "microsoft/swin-base-patch4-window7-224-in22k": TABLE_1,
-    },
-    "optimizer": {"sgd": TABLE_1},
-    "power": {0.9: TABLE_1},
-    "weight_decay": {1e-5: TABLE_1},
-    "batch_size": {12: TABLE_1},
-    "max_steps": {25_000: TABLE_1},
-    "head_multiplier": {10: f"{BECO}; **not verified**"},
-    "confidence": {0.95: BECO},
-    "boundary_weight": {1.2: BECO},
-}
-LEARNING_RATES = {"microsoft/resnet-50": 0.001, "microsoft/swin-base-patch4-window7-224-in22k": 0.01}
-# Options that are only used if another option has this value.
-USED_WITH = {
-    "momentum": ("optimizer", "sgd"),
-    "confidence": ("no_mixing", False),
-    "boundary_weight": ("no_mixing", False),
-}
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a training left in `path`. An empty mapping is a record that does not exist."""
+    """What a training left in `path`. An empty mapping is a record that does not exist.
+
+    Attributes:
+        config: config.json.
+        training: training_config.json.
+        log: the lines of log.jsonl.
+        options: the options of `attn2mask train`.
+        on_hub: names on the Hub by the options that hold them.
+        rows: the record of the rows: the identity of their build, or their revision on the Hub.
+        painter: the identity of the build that made the rows.
+    """
 
     path: Path
     config: dict[str, Any]
     training: dict[str, Any]
     log: list[dict[str, Any]]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return self.training.get("options", {})
-
-    @property
-    def dataset(self) -> str:
-        return self.options.get("dataset") or ""
-
-    @property
-    def rows(self) -> dict[str, Any]:
-        """The record of the rows: the identity of their build, or their revision on the Hub."""
-        return self.training.get("rows", {})
-
-    @property
-    def painter(self) -> dict[str, Any]:
-        """The identity of the build that made the rows."""
-        return self.rows.get("identity", {})
-
-    def on_hub(self, option: str) -> str | None:
-        """The value of an option if it is a name on the Hub."""
-        return self.training.get("on_hub", {}).get(option)
-
-    @property
-    def names(self) -> list[str]:
-        labels = self.config.get("id2label", {})
-        return [labels[key] for key in sorted(labels, key=int)]
-
-    @property
-    def has_peer(self) -> bool:
-        return (self.path / "peer").is_dir()
-
-    @property
-    def pretrained(self) -> str | None:
-        """The backbone's name on the Hub if its weights were used."""
-        return None if self.config.get("backbone_from_scratch", True) else self.on_hub("backbone")
+    options: dict[str, Any]
+    on_hub: dict[str, str | None]
+    rows: dict[str, Any]
+    painter: dict[str, Any]
 
     @property
     def license(self) -> str:
@@ -133,42 +85,25 @@ class Evaluation:
     Attributes:
         name: the name of its files in the repository.
         options: the options of `attn2mask evaluate`; empty for a report of the training.
-        dataset: the dataset's path or name.
+        title: the dataset's name on the Hub, or the folder's own name.
         hub: the dataset's name on the Hub; None for a folder.
         is_training_set: whether the network was trained on this dataset.
+        columns: the scores by what was measured.
+        root: the scores of network A, which is at the repository's root.
+        measured: network A's IoU of each class that was measured.
     """
 
     name: str
     path: Path
     report: dict[str, Any]
     options: dict[str, Any]
-    dataset: str
+    title: str
     split: str | None
     hub: str | None
     is_training_set: bool
-
-    @property
-    def title(self) -> str:
-        """The dataset's name on the Hub, or the folder's own name."""
-        return self.hub or Path(self.dataset).name
-
-    @property
-    def columns(self) -> dict[str, dict[str, Any]]:
-        """The scores by what was measured."""
-        networks = self.report.get("networks", {})
-        if len(networks) < 2:
-            return {"IoU": networks.get("a", self.report)}
-        return {"A": networks["a"], "B": networks["b"], "both": self.report}
-
-    @property
-    def root(self) -> dict[str, Any]:
-        """The scores of network A, which is at the repository's root."""
-        return next(iter(self.columns.values()))
-
-    @property
-    def measured(self) -> dict[str, float]:
-        """Network A's IoU of each class that was measured."""
-        return {name: iou for name, iou in self.root["per_class_iou"].items() if iou is not None}
+    columns: dict[str, dict[str, Any]]
+    root: dict[str, Any]
+    measured: dict[str, float]
 
 
 def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str | None = None) -> Card:
@@ -187,14 +122,16 @@ def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str |
     model = _read_model(Path(run))
     evaluations = [_evaluation(model, name, path) for name, path in reports(model.path, metrics).items()]
     files = dict(_model_files(model, evaluations))
-    values = {
-        "repo_id": repo_id,
-        "title": repo_id.split("/")[-1],
+    text = render(
+        ModelCard,
+        _model_metadata(model, repo_id, evaluations),
+        "segmenter",
+        repo_id,
+        files=files,
         **_model_values(model),
-        **_training_values(model, files),
-        "results": [_result_values(evaluation, files) for evaluation in evaluations],
-    }
-    text = render(ModelCard, _model_metadata(model, repo_id, evaluations), "segmenter", **values)
+        **_training_values(model),
+        results=[_result_values(evaluation) for evaluation in evaluations],
+    )
     return Card(merge(text, old), files)
 
 
@@ -214,12 +151,13 @@ def reports(folder: Path, metrics: Sequence[Path] = ()) -> dict[str, Path]:
 
 
 def _read_model(path: Path) -> TrainedModel:
-    config = read_record(path / "config.json")
+    config, training = (read_record(path / name) for name in ("config.json", "training_config.json"))
     if not config:
         raise UserError(f"{path} holds no config.json: give the output directory of a training")
     log = path / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return TrainedModel(path, config, read_record(path / "training_config.json"), lines)
+    options, on_hub, rows = (training.get(key, {}) for key in ("options", "on_hub", "rows"))
+    return TrainedModel(path, config, training, lines, options, on_hub, rows, rows.get("identity", {}))
 
 
 def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
@@ -229,10 +167,25 @@ def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
     dataset, split = options.get("dataset"), options.get("split")
     if not evaluated and path.parent == model.path:  # a report of the training
         dataset, split = model.options.get("eval_dataset"), model.options.get("eval_split")
-        hub = model.on_hub("eval_dataset")
-    is_training_set = bool(model.dataset) and dataset == model.dataset
-    place = public_path(dataset or NOT_RECORDED)
-    return Evaluation(name, path, report, options, place, split, hub, is_training_set)
+        hub = model.on_hub.get("eval_dataset")
+    networks = report.get("networks", {})
+    columns = {"IoU": networks.get("a", report)}
+    if len(networks) > 1:
+        columns = {"A": networks["a"], "B": networks["b"], "both": report}
+    root = next(iter(columns.values()))
+    return Evaluation(
+        name,
+        path,
+        report,
+        options,
+        title=hub or Path(public_path(dataset or NOT_RECORDED)).name,
+        split=split,
+        hub=hub,
+        is_training_set=bool(dataset) and dataset == model.options.get("dataset"),
+        columns=columns,
+        root=root,
+        measured={label: iou for label, iou in root["per_class_iou"].items() if iou is not None},
+    )
 
 
 # Files: figures, and the results for the Hub
@@ -330,12 +283,12 @@ def _model_metadata(model: TrainedModel, repo_id: str, evaluations: Sequence[Eva
     ]
     tags = ["attn2mask", "semantic-segmentation", "weakly-supervised-segmentation", "synthetic-data"]
     tags += [model.config["model_type"]] if model.config.get("model_type") else []
-    dataset = model.on_hub("dataset")
+    dataset, backbone = model.on_hub.get("dataset"), model.on_hub.get("backbone")
     return ModelCardData(
         license=model.license,
         library_name="transformers",
         pipeline_tag="image-segmentation",
-        base_model=model.pretrained,
+        base_model=None if model.config.get("backbone_from_scratch", True) else backbone,
         datasets=[dataset] if dataset else None,
         tags=[*tags, "custom_code"] if "auto_map" in model.config else tags,
         metrics=["mean_iou", "accuracy"] if results else None,
@@ -348,120 +301,77 @@ def _model_metadata(model: TrainedModel, repo_id: str, evaluations: Sequence[Eva
 
 
 def _model_values(model: TrainedModel) -> dict[str, Any]:
-    config, painter = model.config, model.painter
+    config, labels = model.config, model.config.get("id2label", {})
     architecture = config.get("model_type", "")
     shapes = tensor_shapes(model.path / "model.safetensors")
     parameters = sum(math.prod(shape) for name, shape in shapes.items() if "running_" not in name)
-    lora = f" with the LoRA `{painter['lora']}`" if "lora" in painter else ""
-    has_code = "auto_map" in config
     return {
         "architecture": ARCHITECTURE_NAMES.get(architecture, architecture or "A network"),
         "backbone": config.get("backbone_config", {}).get("model_type"),
-        "num_classes": f"{len(model.names):,}",
-        "class_table": config.get("class_table") or NOT_RECORDED,
-        "classes": escaped(", ".join(f"{number} {name}" for number, name in enumerate(model.names))),
+        "num_classes": f"{len(labels):,}",
+        "class_table": config.get("class_table"),
+        "classes": ", ".join(f"{number} {labels[number]}" for number in sorted(labels, key=int)),
         "parameters": f"{parameters / 1e6:.1f}" if parameters else None,
-        "training_images": count(model.rows["num_images"], "image") if painter else None,
-        "painter": f"`{painter['model']}`{lora}" if painter else None,
-        "is_embedded": painter.get("model") == "embedded",
+        "rows": model.rows,
+        "painter": model.painter,
         "dataset": _dataset_link(model),
-        "has_peer": model.has_peer,
-        "has_code": has_code,
-        "trust_code": ", trust_remote_code=True" if has_code else "",
+        "has_peer": (model.path / "peer").is_dir(),
+        "trust_code": ", trust_remote_code=True" if "auto_map" in config else "",
     }
 
 
 def _dataset_link(model: TrainedModel) -> str:
-    if not model.dataset:
+    dataset, name = model.options.get("dataset"), model.on_hub.get("dataset")
+    if not dataset:
         return f"a dataset that is {NOT_RECORDED}"
-    name, revision = model.on_hub("dataset"), model.rows.get("revision")
     if name is None:
-        return f"`{public_path(model.dataset)}`"
+        return f"`{public_path(dataset)}`"
+    revision = model.rows.get("revision")
     return f"[{name}](https://huggingface.co/datasets/{name}{f'/tree/{revision}' if revision else ''})"
 
 
-def _training_values(model: TrainedModel, files: Mapping[str, bytes]) -> dict[str, Any]:
-    training, painter = model.training, model.painter
+def _training_values(model: TrainedModel) -> dict[str, Any]:
+    training, options = model.training, model.options
     speeds = sorted(line["images_per_second"] for line in model.log if "images_per_second" in line)
     is_known = model.license != UNKNOWN
+    shown = {name: f"`{public_path(text)}`" for name, text in options.items() if isinstance(text, str)}
+    if "backbone" in shown and model.config.get("backbone_from_scratch"):
+        shown["backbone"] += ", from scratch"
     return {
-        "has_training": bool(training),
-        "has_training_chart": "assets/training.png" in files,
-        "has_predictions": "assets/predictions.png" in files,
+        "training": training,
         "has_options": (model.path / "train.yaml").exists(),
-        "is_streamed": model.options.get("streaming"),
-        "steps": f"{training['step']:,}" if "step" in training else NOT_RECORDED,
-        "time": duration(training["seconds"]) if "seconds" in training else NOT_RECORDED,
-        "hardware": escaped(training.get("hardware")),
-        "precision": escaped(training.get("mixed_precision")),
-        "speed": f"{speeds[len(speeds) // 2]:.1f}" if speeds else NOT_RECORDED,
+        "is_streamed": options.get("streaming"),
+        "steps": f"{training['step']:,}" if "step" in training else None,
+        "time": duration(training["seconds"]) if "seconds" in training else None,
+        "speed": f"{speeds[len(speeds) // 2]:.1f}" if speeds else None,
         "license": model.license if is_known else f"{NOT_RECORDED} for everything that was used",
-        "preset": escaped(model.options.get("preset")),
-        "options": table_rows(_training_options(model)),
-        "painter_options": painter
-        and (
-            f"`{painter['model']}` (`{painter['model_version']}`) painted the rows with the seed"
-            f" {painter['seed']}, the threshold `{painter['threshold']}` and the reliability"
-            f" `{painter['reliability']}`."
-        ),
+        "preset": options.get("preset"),
+        "options": option_rows(TrainConfig, options, **shown),
         "versions": version_rows(training),
     }
 
 
-def _training_options(model: TrainedModel) -> Iterator[Sequence[Any]]:
-    """(name, value, source) of the options that were used and have a name in cards."""
-    options = model.options
-    for name, facts in facts_of(TrainConfig).items():
-        reader, wanted = USED_WITH.get(name, (name, options.get(name)))
-        if facts.card is None or name not in options or options.get(reader) != wanted:
-            continue
-        value = options[name]
-        source = TRAINING_SOURCES.get(name, {}).get(value, OURS)
-        if name == "learning_rate" and LEARNING_RATES.get(options.get("backbone")) == value:
-            source = TABLE_1
-        if isinstance(value, bool):
-            source = "a part of the method is switched off" if value else ""
-        if name == "seed":
-            source = ""  # nobody states a seed
-        text = f"`{public_path(value)}`" if isinstance(value, str) else value
-        if name == "backbone" and model.config.get("backbone_from_scratch"):
-            text += ", from scratch"
-        yield facts.card, text, source
-
-
-def _result_values(evaluation: Evaluation, files: Mapping[str, bytes]) -> dict[str, Any]:
-    name, report, options, root = evaluation.name, evaluation.report, evaluation.options, evaluation.root
-    columns = evaluation.columns.values()
-    scales, given_labels = options.get("scales", "1"), report.get("mean_iou_given_labels")
-    measured = evaluation.measured
-    worst = sorted(measured, key=measured.get)[:3]
+def _result_values(evaluation: Evaluation) -> dict[str, Any]:
+    """What the template shows of an evaluation: its fields, and values made of them."""
+    columns, measured = evaluation.columns.values(), evaluation.measured
+    scales, flip = evaluation.options.get("scales", "1"), evaluation.options.get("flip")
     return {
-        "name": name,
-        "title": evaluation.title,
-        "split": evaluation.split,
-        "on_hub": evaluation.hub is not None,
-        "images": count(root["num_images"], "image"),
-        "is_evaluated": bool(options),
-        "step": f"{report['step']:,}" if "step" in report else None,
-        "is_augmented": scales != "1" or options.get("flip"),
+        **vars(evaluation),
+        "is_augmented": scales != "1" or flip,
         "scales": scales,
-        "is_mirrored": options.get("flip"),
-        "window": options.get("window"),
-        "limit": count(options["limit"], "image") if options.get("limit") else None,
+        "is_mirrored": flip,
+        "window": evaluation.options.get("window"),
+        "limit": evaluation.options.get("limit"),
         "columns": list(evaluation.columns),
         "mean_iou": [_per_cent(scores["mean_iou"]) for scores in columns],
         "pixel_accuracy": [_per_cent(scores["pixel_accuracy"]) for scores in columns],
-        "is_training_set": evaluation.is_training_set,
-        "mean_iou_given_labels": None if given_labels is None else percent(given_labels),
-        "has_chart": f"assets/{name}-iou.png" in files,
         "chart_limit": MOST_BARS if len(measured) > MOST_BARS else None,
         "class_rows": table_rows(
             (label, *(_per_cent(scores["per_class_iou"].get(label)) for scores in columns))
-            for label in root["per_class_iou"]
+            for label in evaluation.root["per_class_iou"]
         ),
-        "has_images": f"assets/{name}-images.png" in files,
-        "has_options": bool(options) and evaluation.path.with_suffix(".yaml").exists(),
-        "weakest": ", ".join(f"{escaped(label)} ({percent(measured[label])})" for label in worst),
+        "has_options": bool(evaluation.options) and evaluation.path.with_suffix(".yaml").exists(),
+        "weakest": sorted(measured, key=measured.get)[:3],
     }
 
 

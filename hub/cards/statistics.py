@@ -110,13 +110,13 @@ def count_rows(files: Sequence[Path], table: ClassTable) -> RowStatistics:
 
 def sampled_rows(files: Sequence[Path], number: int) -> list[dict[str, Any]]:
     """At most `number` complete rows at equal distances over all files."""
-    lengths = [ParquetFile(file).metadata.num_rows for file in files]
-    total = sum(lengths)
+    total = sum(ParquetFile(file).metadata.num_rows for file in files)
     wanted = sorted({(2 * k + 1) * total // (2 * number) for k in range(number)}) if total else []
-    return list(_rows_at(files, wanted))
+    return list(rows_at(files, wanted))
 
 
-def _rows_at(files: Sequence[Path], wanted: Sequence[int]) -> Iterator[dict[str, Any]]:
+def rows_at(files: Sequence[Path], wanted: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The rows of all files at the indices `wanted`, in order. Only their row groups are read."""
     start = 0
     for file in files:
         parquet = ParquetFile(file)

@@ -7,8 +7,6 @@ from attn2mask.builders.shards import BuildDirectory
 from attn2mask.hub.cards.markdown import Card
 from attn2mask.hub.preview.pieces import data_uri
 
-IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}
-
 
 def card_of(folder: Path, repo: str) -> Card:
     """The card that publishing `folder` as the new repository `repo` would write."""
@@ -29,6 +27,6 @@ def card_parts(card: Card) -> tuple[str, str]:
     """A card's metadata (YAML), and its Markdown with the figures inside."""
     _, metadata, text = re.split(r"^---\s*$", card.text, maxsplit=2, flags=re.MULTILINE)
     for name, content in card.files.items():
-        if kind := IMAGE_TYPES.get(Path(name).suffix):
-            text = re.sub(rf'(?<=[("]){re.escape(name)}(?=[)" ])', data_uri(content, kind), text)
+        if name.endswith(".png"):
+            text = re.sub(rf'(?<=[("]){re.escape(name)}(?=[)" ])', data_uri(content), text)
     return metadata.strip(), text.strip()

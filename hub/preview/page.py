@@ -165,6 +165,13 @@ def _card_tab(make: Callable[[], tuple[str, str]]) -> None:
 
 def serve(app: "gradio.Blocks", port: int | None) -> str:
     """Serve the page until `app.close()`. Returns its address. Raises UserError if the port is taken."""
+    from gradio.themes import Default, LocalFont
+
+    # gradio's semi-bold fonts lack most letters, so bold ones are used instead.
+    sans, mono = (LocalFont(name, weights=(400, 700)) for name in ("Source Sans Pro", "IBM Plex Mono"))
+    theme = Default(
+        primary_hue="indigo", neutral_hue="slate", font=(sans, "sans-serif"), font_mono=(mono, "monospace")
+    )
     try:
         _, address, _ = app.launch(
             server_name="127.0.0.1",
@@ -176,20 +183,10 @@ def serve(app: "gradio.Blocks", port: int | None) -> str:
             enable_monitoring=False,
             mcp_server=False,
             footer_links=[],
-            theme=_theme(),
+            theme=theme,
             css=STYLE.read_text(),
         )
     except OSError as error:
         ports = f"--port {port}" if port else "every port from 7860 on"
         raise UserError(f"{ports} is taken: choose another with --port") from error
     return address
-
-
-def _theme() -> "gradio.themes.Base":
-    from gradio.themes import Default, LocalFont
-
-    # gradio's semi-bold fonts lack most letters, so bold ones are used instead.
-    sans, mono = (LocalFont(name, weights=(400, 700)) for name in ("Source Sans Pro", "IBM Plex Mono"))
-    return Default(
-        primary_hue="indigo", neutral_hue="slate", font=(sans, "sans-serif"), font_mono=(mono, "monospace")
-    )

@@ -66,9 +66,9 @@ def marked_prompt(prompt: str, words: dict[str, int], table: ClassTable) -> str:
 
 def class_color(mask_id: int, table: ClassTable) -> str:
     """The color of a class in CSS."""
-    return "#" + "".join(f"{channel:02x}" for channel in table.palette[mask_id])
+    return f"#{bytes(table.palette[mask_id]).hex()}"
 
 
-def data_uri(content: bytes, kind: str = "image/png") -> str:
-    """A file as an address that holds its content."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def data_uri(png: bytes) -> str:
+    """A PNG image as an address that holds its content."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

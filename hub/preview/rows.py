@@ -6,7 +6,6 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from pyarrow.parquet import ParquetFile
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import decode_png, encode_png, heat_map, overlay
@@ -14,6 +13,7 @@ from attn2mask.builders.label import Labeled, label
 from attn2mask.builders.options import flag_of
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.hub.cards.statistics import rows_at
 from attn2mask.hub.preview.pieces import legend, marked_prompt, tiles
 
 
@@ -30,11 +30,7 @@ def read_row(directory: BuildDirectory, index: int) -> dict[str, Any]:
     if (state := directory.state(shard)) != "made":
         file = directory.shard_file(shard)
         raise UserError(f"row {index}: {file} is {state}; run the command of the build again")
-    parquet = ParquetFile(directory.shard_file(shard))
-    group, position = 0, index - shard.rows.start
-    while position >= (rows := parquet.metadata.row_group(group).num_rows):
-        group, position = group + 1, position - rows
-    return parquet.read_row_group(group).slice(position, 1).to_pylist()[0]
+    return next(rows_at([directory.shard_file(shard)], [index - shard.rows.start]))
 
 
 def chosen_rules(

@@ -84,7 +84,7 @@ def test_a_configuration_of_accelerate_starts_its_processes(tmp_path):
     assert found.returncode == 2
     assert found.stdout == ""
     *started, error = found.stderr.splitlines()
-    assert error.startswith("attn2mask: error: no model './missing'")
+    assert error.startswith("attn2mask: error: there is no model './missing'")
     assert started == [
         "Building a dataset with the class table voc",
         "Starting the processes of one.yaml",
@@ -99,7 +99,7 @@ def test_a_mistake_in_all_processes_is_one_line(tmp_path):
     errors = [line for line in found.stderr.splitlines() if not line.startswith("Loading the painter")]
     assert errors[:2] == ["Building a dataset with the class table voc", "Starting 2 processes"]
     assert len(errors) == 3
-    assert errors[2].startswith("attn2mask: error: no model './missing'")
+    assert errors[2].startswith("attn2mask: error: there is no model './missing'")
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

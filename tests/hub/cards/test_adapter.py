@@ -15,9 +15,9 @@ from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.drawn.scenes import draw_scene
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import parse
-from attn2mask.builders.rules import OURS
 from attn2mask.hub.cards.adapter import adapter_card
 from attn2mask.hub.cards.markdown import split
+from attn2mask.hub.cards.sources import OURS
 from attn2mask.training.adapt import adapt
 from attn2mask.training.adaptation.config import AdaptConfig
 

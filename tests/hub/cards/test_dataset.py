@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +30,16 @@ from attn2mask.builders.build import BuildConfig, Inputs
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import parse, to_yaml
 from attn2mask.builders.remask import RemaskConfig
-from attn2mask.builders.rules import LIKELY, OURS, PAPER, REPLICATION, source_of
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cards.dataset import dataset_card
 from attn2mask.hub.cards.markdown import split
+from attn2mask.hub.cards.sources import OURS, read_sources, source_of
+from attn2mask.training.adaptation.config import AdaptConfig
 from attn2mask.training.config import TrainConfig
 
 ROWS = 6
+PAPER, REPLICATION, LIKELY = "the paper", "a published replication", "likely the paper's; **not verified**"
 # Tables of what a build recorded, by their first heads.
 RECORDED = ("painting", "option", "library", "reason", "row")
 
@@ -296,7 +299,18 @@ def test_the_card_names_the_files_that_the_command_needs(card, voc, no_figures, 
 
 
 def test_where_values_come_from():
-    assert source_of("alias_probability", 0.5) == PAPER
-    assert source_of("record_from", 0.5) == REPLICATION
-    assert source_of("map_side_min", 16) == LIKELY
-    assert source_of("crf_gt_prob", 0.7) == source_of("what nobody states", None) == OURS
+    assert source_of(BuildConfig, ("alias_probability",), 0.5) == PAPER
+    assert source_of(BuildConfig, ("record_from",), 0.5) == REPLICATION
+    assert source_of(BuildConfig, ("map_side_min",), 16) == LIKELY
+    assert source_of(BuildConfig, ("crf_gt_prob",), 0.7) == OURS
+    assert source_of(BuildConfig, ("what nobody states",), None) == OURS
+
+
+@pytest.mark.parametrize("command", [BuildConfig, TrainConfig, AdaptConfig])
+def test_every_value_with_a_source_is_one_of_its_option(command):
+    options = {f.name: f for f in fields(command)}
+    for sourced in read_sources()[command.__name__].values():
+        for name, values in sourced.items():
+            option = options[name.partition(" of ")[0]]
+            choices = option.metadata.get("choices")
+            assert all(value in choices for value in values) if choices else values

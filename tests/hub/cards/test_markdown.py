@@ -128,7 +128,7 @@ def test_a_rendered_card_has_its_metadata_and_its_citation(tmp_path, monkeypatch
     (tmp_path / "it.md").write_text("---\n{{ card_data }}\n---\n\n# {{ title }}\n\n{{ citation }}\n")
     (tmp_path / "citation.md").write_text("Cite.\n")
     monkeypatch.setattr("attn2mask.hub.cards.markdown.TEMPLATES", tmp_path)
-    text = render(DatasetCard, DatasetCardData(license="mit", extra=[1]), "it", title="{{ x }}")
+    text = render(DatasetCard, DatasetCardData(license="mit", extra=[1]), "it", "me/{{ x }}")
     assert text == compose({"license": "mit", "extra": [1]}, "# {{ x }}\n\nCite.")
 
 

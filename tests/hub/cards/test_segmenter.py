@@ -24,9 +24,9 @@ from places import ROOT
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import parse
-from attn2mask.builders.rules import OURS
 from attn2mask.hub.cards.markdown import split
 from attn2mask.hub.cards.segmenter import model_card, training_chart
+from attn2mask.hub.cards.sources import OURS
 from attn2mask.training.config import TrainConfig
 from attn2mask.training.evaluate_command import EvaluateConfig
 from attn2mask.training.evaluate_command import run as evaluate

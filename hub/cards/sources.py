@@ -1,0 +1,61 @@
+"""The tables of options in the cards, with the source of each value from `sources.yaml`."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from attn2mask.builders.options import facts_of
+from attn2mask.hub.cards.markdown import table_rows
+
+OURS = "this project; **not verified**"
+# Options that are only used if another option has this value.
+USED_WITH = {
+    "beta": ("threshold", "fixed"),
+    "momentum": ("optimizer", "sgd"),
+    "confidence": ("no_mixing", False),
+    "boundary_weight": ("no_mixing", False),
+    "class_prompt": ("prior_preservation", True),
+    "prior_images": ("prior_preservation", True),
+    "prior_weight": ("prior_preservation", True),
+}
+# Options whose values nobody states, and that are of no method.
+UNSOURCED = ("seed", "shard_size", "instance_prompt", "class_prompt")
+
+
+def option_rows(command: type, options: Mapping[str, Any], **shown: str) -> list[list[str]]:
+    """The name, the value and the source of each option that was used and has a name in cards.
+
+    Args:
+        command: the dataclass of the options.
+        options: the recorded values by the names of the options.
+        shown: texts that are shown in place of values.
+    """
+    rows = []
+    for name, facts in facts_of(command).items():
+        value = options.get(name)
+        reader, wanted = USED_WITH.get(name, (name, value))
+        if facts.card is not None and options.get(reader) == wanted:
+            keys = (name, f"{name} of {options.get('backbone')}")
+            source = "" if name in UNSOURCED else source_of(command, keys, value)
+            rows.append((facts.card, shown.get(name, value), source))
+    return table_rows(rows)
+
+
+def source_of(command: type, keys: tuple[str, ...], value: Any) -> str:
+    """Who states this value of an option, and whether that is verified, in a few words of Markdown.
+
+    `keys` are the names in `sources.yaml` that the option may have.
+    """
+    for source, values in read_sources()[command.__name__].items():
+        if any(value in values.get(key, ()) for key in keys):
+            return source
+    return OURS
+
+
+@cache
+def read_sources() -> dict[str, dict[str, dict[str, list[Any]]]]:
+    """`sources.yaml`: values by the name of the dataclass, the source and the option."""
+    return yaml.safe_load(Path(__file__).with_name("sources.yaml").read_text("utf-8"))
