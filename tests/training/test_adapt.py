@@ -452,7 +452,8 @@ def launch(config: AdaptConfig, processes: int) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(config, tmp_path):
+def test_two_processes_learn_what_one_learns(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "load_painter", load_painter)  # class images of all steps, as there
     config = replace(config, prior_preservation=True, prior_images=4, text_encoder=True, max_steps=1)
     module.adapt(config)
     both = replace(config, output_dir=str(tmp_path / "both"))
