@@ -3,8 +3,8 @@
     attn2mask build voc --out data/voc
     accelerate launch builders/build.py voc --out data/voc
 
-Shard i belongs to process i mod the number of processes. The processes share only the directory: there is no
-process group that could hang, and a process that dies loses only the shard that it was making.
+Shard i belongs to process i mod the number of processes. They share only the directory: there is no process
+group that could hang, and a process that dies loses only the shard that it was making.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.files import write_file
-from attn2mask.builders.options import check_ranges, fill, identity_of, option, preset_names, to_yaml
+from attn2mask.builders.options import LaunchOptions, fill, identity_of, option, preset_option, to_yaml
 from attn2mask.builders.provenance import FORMAT_VERSION, license_of, provenance
 from attn2mask.builders.rules import (
     CONSTANTS,
@@ -37,7 +38,7 @@ from attn2mask.builders.rules import (
     rules_of,
 )
 from attn2mask.builders.shards import BuildDirectory, Shard, plan
-from attn2mask.builders.table_reader import load_table
+from attn2mask.builders.table_reader import TABLES, load_table
 from attn2mask.builders.words.captions import Caption, read_captions
 
 if TYPE_CHECKING:
@@ -50,63 +51,31 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RUN, MODEL, PROMPTS = "the dataset", "the painter", "prompts"
+_row_option, _prompt_option = (partial(option, group=group, identity=True) for group in (RUN, PROMPTS))
+_model_value = partial(option, default=None, group=MODEL, identity=True, default_text="the model's")
+local_option = partial(option, default=None, group=RUN, stored=False)
 
 
 @dataclass(frozen=True)
-class BuildConfig(RuleOptions, RecordingOptions):
-    """The options of `attn2mask build`. None stands for the value of the preset, the model, the table or the
-    machine. Raises UserError for numbers out of range.
-    """
+class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
+    """The options of `attn2mask build`. None stands for the value of preset, model, table or machine."""
 
     GROUPS: ClassVar = (RUN, MODEL, PROMPTS, RULES, CONSTANTS)
 
-    table: str = option(
-        "class table: voc, cityscapes, imagenet_s_50, imagenet_s_300, imagenet_s_919, or a YAML file",
-        positional=True,
-    )
-    out: str | None = option(
-        "directory of the dataset", None, RUN, stored=False, default_text="data/TABLE", metavar="DIR"
-    )
+    table: str = option(f"class table: {', '.join(TABLES)}, or a YAML file", positional=True)
+    out: str | None = local_option("directory of the dataset", default_text="data/TABLE", metavar="DIR")
     num_images: int = option(
         "number of rows; a later run may ask for more, but not for fewer", 256, RUN, at_least=1
     )
-    seed: int = option("random seed for prompts and images", 0, RUN, identity=True, at_least=0, card="seed")
-    shard_size: int = option(
-        "rows in one Parquet file; an interrupted run loses at most one file for each process",
-        64,
-        RUN,
-        identity=True,
-        at_least=1,
-        card="rows in a shard",
+    seed: int = _row_option("random seed for prompts and images", 0, at_least=0, card="seed")
+    shard_size: int = _row_option(
+        "rows in one Parquet file, the most that a crash loses", 64, at_least=1, card="rows in a shard"
     )
-    store_scores: bool = option(
-        "store the class scores with the rows, which `attn2mask remask` needs", False, RUN, identity=True
+    store_scores: bool = _row_option(
+        "store the class scores with the rows, as `attn2mask remask` needs", False
     )
-    workers: int | None = option(
-        "number of labeling processes beside each painting process",
-        None,
-        RUN,
-        stored=False,
-        at_least=1,
-        default_text="one for each core but one",
-    )
-    num_processes: int | None = option(
-        "start this many painting processes with accelerate",
-        None,
-        RUN,
-        stored=False,
-        at_least=1,
-        default_text="this process alone",
-    )
-    accelerate_config: str | None = option(
-        "start the processes that this configuration file of accelerate describes",
-        None,
-        RUN,
-        stored=False,
-        metavar="FILE",
-    )
-    push_to_hub: str | None = option(
-        "publish the finished dataset as this repository of the Hub", None, RUN, stored=False, metavar="REPO"
+    workers: int | None = local_option(
+        "number of labeling processes", at_least=1, default_text="one for each core but one"
     )
 
     model: str = option(
@@ -115,42 +84,12 @@ class BuildConfig(RuleOptions, RecordingOptions):
     revision: str | None = option("revision of --model on the Hub", None, MODEL, default_text="the newest")
     lora: str | None = option("LoRA weights: a file, a folder, or a repository of the Hub", None, MODEL)
     lora_scale: float = option("strength of the LoRA", 1.0, MODEL, at_least=0)
-    steps: int | None = option(
-        "number of denoising steps",
-        None,
-        MODEL,
-        identity=True,
-        at_least=1,
-        default_text="the model's",
-        card="denoising steps",
+    steps: int | None = _model_value("number of denoising steps", at_least=1, card="denoising steps")
+    guidance_scale: float | None = _model_value(
+        "scale of classifier-free guidance", at_least=0, card="guidance scale"
     )
-    guidance_scale: float | None = option(
-        "scale of classifier-free guidance",
-        None,
-        MODEL,
-        identity=True,
-        at_least=0,
-        default_text="the model's",
-        card="guidance scale",
-    )
-    height: int | None = option(
-        "image height in pixels",
-        None,
-        MODEL,
-        identity=True,
-        at_least=1,
-        default_text="the model's",
-        card="height in pixels",
-    )
-    width: int | None = option(
-        "image width in pixels",
-        None,
-        MODEL,
-        identity=True,
-        at_least=1,
-        default_text="the model's",
-        card="width in pixels",
-    )
+    height: int | None = _model_value("image height in pixels", at_least=1, card="height in pixels")
+    width: int | None = _model_value("image width in pixels", at_least=1, card="width in pixels")
     batch_size: int = option("number of images painted at a time", 8, MODEL, at_least=1)
 
     captions: str | None = option(
@@ -160,41 +99,28 @@ class BuildConfig(RuleOptions, RecordingOptions):
         default_text="the built-in grammar",
         metavar="SOURCE",
     )
-    alias_probability: float = option(
+    alias_probability: float = _prompt_option(
         "probability, 0 to 1, that a class word is replaced by one of its synonyms or hyponyms",
         0.5,
-        PROMPTS,
-        identity=True,
         at_least=0,
         at_most=1,
         card="probability of an alias",
     )
-    balance: bool | None = option(
-        "give all classes the same number of prompts, in turns",
-        None,
-        PROMPTS,
-        identity=True,
-        default_text="the table's",
-        card="classes take turns",
+    balance: bool | None = _prompt_option(
+        "all classes take turns", None, default_text="the table's", card="classes take turns"
     )
 
-    preset: str = option(
-        "take the values of all rules that are not given from this preset",
-        "default",
-        RULES,
-        choices=preset_names(PRESETS),
-        kw_only=True,
-    )
+    preset: str = preset_option("rules", PRESETS, "default", RULES)
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        super().__post_init__()
         plan(self.num_images, self.shard_size)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of a build: its options with the values of preset and table filled in, the class table, and
-    the captions (None for the built-in grammar).
+    """The options of a build, with the values of preset and table filled in, its class table, and its
+    captions (None for the built-in grammar).
     """
 
     config: BuildConfig
@@ -209,29 +135,21 @@ class Inputs:
     def identity(self) -> dict[str, Any]:
         """All that the rows depend on, except for the facts of the painter, which are known later."""
         texts = None if self.captions is None else "\n".join(caption.text for caption in self.captions)
-        chosen = {name: value for name, value in identity_of(self.config).items() if value is not None}
-        return {
+        own = {
             "table": self.table.name,
             "table_version": _digest(json.dumps(self.table.facts())),
             "captions": "grammar" if texts is None else _digest(texts),
-            **chosen,
         }
+        return own | {name: value for name, value in identity_of(self.config).items() if value is not None}
 
     def for_painter(self, painter: "Painter") -> "Inputs":
-        """These inputs with the defaults of the model filled in. Raises UserError for a size or a number of
+        """These inputs with the defaults of the model filled in. If the caption style of the table gives an
+        aspect, the width follows from it and the model's height. Raises UserError for a size or a number of
         steps that the model does not support.
-
-        By default, images have the size of the model. If the caption style of the table gives an aspect, they
-        have the model's height, and the width that follows from the aspect.
         """
         config, style = self.config, self.table.caption_style
-        own = painter.defaults
-        defaults = {
-            "steps": own.steps,
-            "guidance_scale": own.guidance_scale,
-            "height": own.height,
-            "width": own.width,
-        }
+        chosen_by_model = ("steps", "guidance_scale", "height", "width")
+        defaults = {name: getattr(painter.defaults, name) for name in chosen_by_model}
         if style is not None and style.aspect != 1:
             factor = painter.pipe.vae_scale_factor
             if config.width is not None:
@@ -249,20 +167,12 @@ class Inputs:
         from attn2mask.builders.synthesize import Synthesizer
 
         config = self.config
-        source = PromptSource(
-            self.table,
-            self.captions,
-            painter.tokenizers,
-            seed=config.seed,
-            alias_probability=config.alias_probability,
-            balance=config.balance,
-        )
-        painting = Painting(
-            config.steps, config.guidance_scale, config.height, config.width, self.rules.window
-        )
-        return Synthesizer(
-            self.table, source, painter, painting, self.rules, pool, config.seed, config.batch_size
-        )
+        chosen = {name: getattr(config, name) for name in ("seed", "alias_probability", "balance")}
+        source = PromptSource(self.table, self.captions, painter.tokenizers, **chosen)
+        size = config.height, config.width
+        painting = Painting(config.steps, config.guidance_scale, *size, self.rules.window)
+        batch = config.batch_size
+        return Synthesizer(self.table, source, painter, painting, self.rules, pool, config.seed, batch)
 
 
 def resolve(config: BuildConfig) -> Inputs:
@@ -271,15 +181,11 @@ def resolve(config: BuildConfig) -> Inputs:
     Raises UserError for a table or captions that cannot be read, and for options that contradict each other.
     """
     table = load_table(config.table)
-    config = complete(config, load_rules(config.preset))
-    if config.balance is None:
-        style = table.caption_style
-        config = replace(config, balance=style is not None and style.balance)
-    captions = None
-    if config.captions is not None:
-        captions, warnings = read_captions(config.captions)
-        for warning in warnings:
-            logger.warning(warning)
+    balance = table.caption_style is not None and table.caption_style.balance
+    config = fill(complete(config, load_rules(config.preset)), {"balance": balance})
+    captions, warnings = read_captions(config.captions) if config.captions is not None else (None, [])
+    for warning in warnings:
+        logger.warning(warning)
     return Inputs(config, table, captions)
 
 
@@ -304,9 +210,6 @@ def run(config: BuildConfig) -> BuildDirectory:
         inputs = inputs.for_painter(painter)
         with labeling_pool(config.workers or default_workers(process.local_world_size)) as pool:
             synthesizer = inputs.synthesizer(painter, pool)
-            licenses = {"license": license_of(config.model, painter.facts["model_version"])}
-            if config.lora:
-                licenses["lora_license"] = license_of(config.lora)
             record = {
                 "format_version": FORMAT_VERSION,
                 "command": "build",
@@ -319,7 +222,8 @@ def run(config: BuildConfig) -> BuildDirectory:
                 "batch_size": config.batch_size,
                 "device": device,
                 "dtype": str(painter.pipe.dtype).removeprefix("torch."),
-                **licenses,
+                "license": license_of(config.model, painter.facts["model_version"]),
+                **({"lora_license": license_of(config.lora)} if config.lora else {}),
                 **provenance(),
                 "table": inputs.table.facts(),
             }
@@ -349,23 +253,23 @@ def make_dataset(
 ) -> None:
     """Make the missing shards of this process, and finish the dataset if all shards are there.
 
-    `record` is the content of build.json, and `options` are the texts of the YAML files beside it, by file
-    name. `samples` returns the samples of a shard, and calls its second argument once for each finished one.
+    `record` and `options` are those of `BuildDirectory.claim`. `samples` returns the samples of a shard, and
+    calls its second argument once for each finished one.
     """
     from attn2mask.builders.report import dataset_readme, shard_report, totals
     from attn2mask.builders.sample import features
 
     started = time.monotonic()
     directory.claim(record, options, rank)
-    shards = plan(record["num_images"], record["identity"]["shard_size"])
+    shards = directory.shards
     directory.check_data(shards)
     own = shards[rank::processes]
     missing = directory.missing(own)
     columns = features(table, store_scores)
-    finished = sum(len(shard.rows) for shard in own if shard not in missing)
+    total, made_now = (sum(len(shard.rows) for shard in some) for some in (own, missing))
     with tqdm(
-        total=sum(len(shard.rows) for shard in own),
-        initial=finished,
+        total=total,
+        initial=total - made_now,
         desc=str(directory.path),
         unit=" images",
         disable=rank != 0 or not missing,
@@ -375,27 +279,19 @@ def make_dataset(
             rows = (sample.to_row(store_scores) for sample in made)
             directory.write_shard(shard, columns, rows, shard_report(made, table.names))
 
-    took = f"in {_duration(time.monotonic() - started)}"
-    made_now = sum(len(shard.rows) for shard in missing)
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    took = f"in {minutes} min {seconds} s" if minutes else f"in {seconds} s"
     with directory.finishing():
         manifests = directory.manifests(shards)
         if manifests is None:
-            logger.info(
-                "%s: process %d of %d finished its %d rows %s; other processes still have shards to make",
-                directory.path,
-                rank,
-                processes,
-                made_now,
-                took,
-            )
+            finished = f"process {rank} of {processes} finished its {made_now} rows {took}"
+            logger.info("%s: %s; other processes still have shards to make", directory.path, finished)
             return
         report = totals(manifests)
         write_file(directory.path / "report.json", json.dumps(report, indent=1).encode())
         write_file(directory.path / "README.md", dataset_readme(record, report, manifests, columns).encode())
-    with_processes = f" with {processes} processes" if processes > 1 else ""
-    done = (
-        f"{made_now} of them were made now, {took}{with_processes}" if made_now else "all were there already"
-    )
+    took += f" with {processes} processes" if processes > 1 else ""
+    done = f"{made_now} of them were made now, {took}" if made_now else "all were there already"
     print(f"{directory.path}: {report['rows']} rows in {len(shards)} shards; {done}")
     print(
         f"{report['rows_with_foreground']} rows hold a class. The gate rejected {report['rejected_attempts']}"
@@ -405,7 +301,7 @@ def make_dataset(
 
 
 def run_name(processes: int) -> str:
-    """A name of this run. All processes of one launch have the same name."""
+    """A name of this run, the same for all processes of one launch."""
     if processes > 1:
         return f"launched from {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     return f"process {os.getpid()} on {socket.gethostname()}"
@@ -413,11 +309,6 @@ def run_name(processes: int) -> str:
 
 def _digest(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 if __name__ == "__main__":

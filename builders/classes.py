@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -55,9 +56,7 @@ class CaptionStyle:
     Attributes:
         aspect: width over height of the images; 1 stands for the size of the model.
         balance: whether all classes get the same number of prompts, in turns.
-        usual: classes that nearly every image shows, as positions in the classes of the table. A caption
-        names
-            each with a probability of 0.9.
+        usual: positions of the classes that a caption names with a probability of 0.9 each.
         things, stuff: the least and the largest number of other things and of other stuff in a caption.
         openings, places, weather, light: phrases. A caption may have one of each kind.
         phrases: how a caption names each class of the table; empty if its base names are used.
@@ -79,9 +78,8 @@ class CaptionStyle:
 class Form:
     """A spelling in the lexicon.
 
-    `class_index` is None for a compound, which means no class. `is_base` says whether the spelling is or
-    contains a base name, so that it selects a caption. `number` says whether it means one thing, many, or
-    either ("sheep").
+    `class_index` is None for a compound. `is_base` says whether the spelling is or contains a base name, so
+    that it selects a caption. `number` says whether it means one thing, many, or either ("sheep").
     """
 
     class_index: int | None
@@ -112,9 +110,7 @@ class ClassTable:
 
     @property
     def ignore_index(self) -> int:
-        """The ignore value of masks: the table's own, or 255, or 65535 for more than 254 names (16-bit
-        masks).
-        """
+        """The ignore value of masks: the table's own, or 255, or 65535 for over 254 names (16-bit masks)."""
         return self.ignore or (255 if len(self.names) <= 254 else 65535)
 
     @property
@@ -136,9 +132,7 @@ class ClassTable:
 
     @cached_property
     def lexicon(self) -> dict[str, Form]:
-        """The form of every known spelling. Words that the table lists take precedence over plurals of
-        aliases.
-        """
+        """The form of every known spelling. Listed words take precedence over plurals of aliases."""
         listed = {spelling(compound): Form(None) for compound in self.compounds}
         derived: dict[str, Form] = {}
         for index, label in enumerate(self.classes):
@@ -161,28 +155,21 @@ class ClassTable:
 
 def tokens(text: str) -> Iterator[tuple[int, int, str]]:
     """The words of a text as (start, end, word in lower case), with text[start:end] as it is written."""
-    # Lower-cased word by word: str.lower may change a text's length ("İ" becomes two characters) and so shift
-    # its offsets.
+    # Lower-cased word by word: str.lower may change a text's length ("İ" becomes two characters).
     for match in _TOKEN.finditer(text):
         yield match.start(), match.end(), match.group().lower()
 
 
 def gap(between: str) -> str:
-    """The separator of two words in a spelling. It is the same in "hot-dog" and "hot  dog", but not in "hot,
-    dog".
-    """
+    """The separator of two words in a spelling: the same in "hot-dog" and "hot  dog", not in "hot, dog"."""
     return " " if between.isspace() or between == "-" else between.replace("\u2019", "'")
 
 
 def spelling(phrase: str) -> str:
     """The normalized form of a word or phrase in the lexicon: "Double-Decker  Bus" -> "double decker bus"."""
-    parts: list[str] = []
-    end = None
-    for start, stop, word in tokens(phrase):
-        parts += [gap(phrase[end:start])] if end is not None else []
-        parts.append(word)
-        end = stop
-    return "".join(parts)
+    found = list(tokens(phrase))
+    gaps = [gap(phrase[end:start]) for (_, end, _), (start, _, _) in pairwise(found)]
+    return "".join(word + after for (_, _, word), after in zip(found, [*gaps, ""], strict=False))
 
 
 def default_color(mask_id: int) -> Color:
@@ -194,12 +181,8 @@ def default_color(mask_id: int) -> Color:
 
 
 def _number_of(word: str, base: list[str]) -> Literal["one", "many", "either"]:
-    """Whether a base name means one or many. It is a plural if it is that of another base name, or looks so
-    ("busses" beside "bus").
-    """
+    """Whether a base name means one or many. It is the plural of another one, or looks so ("busses")."""
     if plural(word) == word:
         return "either"
-    for other in base:
-        if word == plural(other) or (word.startswith(other) and word != other and word.endswith("s")):
-            return "many"
-    return "one"
+    longer = word.startswith(tuple(other for other in base if other != word)) and word.endswith("s")
+    return "many" if longer or word in map(plural, base) else "one"

@@ -1,7 +1,6 @@
 """Runs a command: reads its options, calls its function, and returns its exit status.
 
-Messages go through `logging` to standard error; results go to standard output. A program that uses the
-package can configure the logger "attn2mask" itself.
+Messages go through the logger "attn2mask" to standard error; results go to standard output.
 """
 
 import errno
@@ -23,8 +22,7 @@ class _Handler(logging.Handler):
     """Writes to standard error, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        lead = f"attn2mask: {level}" if level else ""
+        lead = f"attn2mask: {record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         tqdm.write(f"{lead}{record.getMessage()}", file=sys.stderr)
 
 

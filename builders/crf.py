@@ -1,10 +1,9 @@
 """The dense CRF: makes a coarse mask follow the edges of its image.
 
 The model is that of Kraehenbuehl and Koltun (2011): Potts, one Gaussian kernel over positions and one over
-positions and colors, mean-field inference. It gives the masks of pydensecrf in a fraction of its time, and
+positions and colors, mean-field inference. It gives the masks of pydensecrf in a fraction of the time and
 needs no compiler. Only labels in the coarse mask take part. Of L labels, only the L - 1 differences to the
-last are filtered. Kernels are built once for all masks of an image, and those over positions once for all
-images of a size. It is deterministic and runs in one thread, so that one process labels one image at a time.
+last are filtered. It is deterministic and runs in one thread.
 """
 
 from dataclasses import dataclass

@@ -5,9 +5,8 @@ build`.
     builder.download_and_prepare("data/voc", file_format="parquet", num_proc=2)
     load_dataset("data/voc", split="train")
 
-The library does not resume an interrupted preparation. For long runs use `attn2mask build`, which does.
-`num_proc` divides the shards among processes that import the main module again, so that a script needs an
-`if __name__ == "__main__":` block.
+Unlike `attn2mask build`, the library does not resume an interrupted preparation. With `num_proc`, processes
+import the main module again, so that a script needs an `if __name__ == "__main__":` block.
 """
 
 import hashlib
@@ -68,12 +67,8 @@ class Attn2MaskBuilder(datasets.GeneratorBasedBuilder):
 
     def _digest(self, config: BuildConfig) -> str:
         inputs, folder = resolve(config), folder_of(config.model)
-        parts = {
-            "code": digest(Path(__file__).parent, "*.py"),
-            "options": asdict(inputs.config),
-            "identity": inputs.identity(),
-            "model": digest(folder) if folder else None,
-        }
+        code, model = digest(Path(__file__).parent, "*.py"), digest(folder) if folder else None
+        parts = [code, asdict(inputs.config), inputs.identity(), model]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _info(self) -> datasets.DatasetInfo:
@@ -93,7 +88,7 @@ class Attn2MaskBuilder(datasets.GeneratorBasedBuilder):
             synthesizer = inputs.synthesizer(painter, pool)
             for shard in shards:
                 for sample in synthesizer.samples(shard.rows):
-                    yield sample.sample_id, sample.to_row(config.store_scores)
+                    yield sample.row["sample_id"], sample.to_row(config.store_scores)
 
 
 class Attn2MaskVOC(Attn2MaskBuilder):

@@ -20,10 +20,7 @@ def write_file(file: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[BufferedRandom]:
-    """A stream for the new content of a file. The file is replaced in one step when the block ends.
-
-    If the block fails, the file stays as it was.
-    """
+    """A stream for the new content of a file, which is replaced in one step when the block has succeeded."""
     temporary = file.with_name(f".{file.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)  # a killed process leaves one; it may also be a symbolic link
@@ -43,10 +40,7 @@ def replacing(file: Path) -> Iterator[BufferedRandom]:
 
 
 def lock_of(file: Path) -> FileLock:
-    """The lock of a file, for `with` or `acquire`. It ends when its process dies.
-
-    Raises UserError if `file` is a symbolic link, because the file behind it may belong to somebody else.
-    """
+    """The lock of a file, for `with` or `acquire`, which ends with its process. Raises as `refuse_link`."""
     refuse_link(file)
     return FileLock(file)
 

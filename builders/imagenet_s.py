@@ -3,11 +3,10 @@
     builder = Attn2MaskImageNetS(config_name="imagenet_s_919", num_images=919)
     python builders/imagenet_s.py data/imagenet_s_919 --out data/ImageNetS919
 
-The second line converts a build to the format of ImageNet-S, which its evaluator reads. Without a clone,
-write `python -m attn2mask.builders.imagenet_s`. In this format a mask id is R + 256 * G of an RGB PNG file, 0
-is other, and 1000 is ignored. Each class has a folder with its WordNet id as name: train/n01443537/NAME.png
-beside train-segmentation/n01443537/NAME.png (Gao et al., Large-scale Unsupervised Semantic Segmentation,
-2022).
+The second line converts a build to the format that ImageNet-S's evaluator reads; without a clone, write
+`python -m attn2mask.builders.imagenet_s`. A mask id is R + 256 * G of an RGB PNG; 0 is other, and 1000 is
+ignored. A class has a folder named by its WordNet id: train/n01443537/NAME.png beside
+train-segmentation/n01443537/NAME.png (Gao et al., Large-scale Unsupervised Semantic Segmentation, 2022).
 """
 
 import logging
@@ -22,7 +21,7 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
 from attn2mask.builders.images import decode_png, encode_png
 from attn2mask.builders.options import option
-from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import IMAGENET_S_IGNORE, wordnet_ids
 
 logger = logging.getLogger(__name__)
@@ -34,8 +33,7 @@ SPLIT = "train"
 class Attn2MaskImageNetS(Attn2MaskBuilder):
     """Painted and labeled images in the classes of ImageNet-S, one class per image, in turns.
 
-    `config_name` is imagenet_s_50, imagenet_s_300 or imagenet_s_919. Masks of the last two have 16 bits, and
-    their ignore value is 65535.
+    `config_name` is one of `NAMES`. Masks of the last two have 16 bits and the ignore value 65535.
     """
 
     BUILDER_CONFIGS = [Attn2MaskConfig(name=name) for name in NAMES]  # noqa: RUF012, datasets wants a list
@@ -57,16 +55,15 @@ def in_colors(mask: np.ndarray, ignore: int) -> np.ndarray:
 
 
 def run(config: ImageNetSConfig) -> None:
-    """Write the folders. Raises UserError for a build of another table, for a build that is not complete, and
-    for an output folder with other files in it.
+    """Write the folders. Raises UserError for a build that is not complete or has another table, and for an
+    output folder with other files.
     """
     source = BuildDirectory(Path(config.dir))
-    record, table = source.record(), source.table
+    table = source.table
     if table.name not in NAMES:
         raise UserError(f"{source.path} is a build of {table.name}, not of one of {', '.join(NAMES)}")
     source.check_complete()
     logger.info("Writing the rows of %s in the format of ImageNet-S", source.path)
-    shards = plan(record["num_images"], record["identity"]["shard_size"])
     out = Path(config.out or f"{source.path}-folders")
     images, masks = out / SPLIT, out / f"{SPLIT}-segmentation"
     if out.exists() and (others := [path for path in out.iterdir() if path not in (images, masks)]):
@@ -76,7 +73,7 @@ def run(config: ImageNetSConfig) -> None:
     for folder in (root / wnid for root in (images, masks) for wnid in wnids):
         folder.mkdir(parents=True, exist_ok=True)
     written = without = 0
-    for shard in shards:
+    for shard in source.shards:
         for row in source.rows(shard):
             if not row["classes"]:
                 without += 1

@@ -1,12 +1,12 @@
 """From an image and its scores to labels.
 
-The build, `remask`, the preview and the demo all label images by these functions. Labels depend only on the
-rules, the lossless image and the quantized scores. A row stores the last two, so that the same rules give the
-same labels bit for bit. An image is labeled in one thread; several images need several processes.
+Labels depend only on the rules, the lossless image and the quantized scores. A row stores the last two, so
+that the same rules give the same labels bit for bit. An image is labeled in one thread.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +17,18 @@ from attn2mask.builders.crf import DenseCRF
 from attn2mask.builders.images import decode_png, encode_png
 from attn2mask.builders.masks import agreement_threshold, coarse_mask, fixed_threshold, otsu
 from attn2mask.builders.rules import Rules
+from attn2mask.builders.sample import Sample, png_columns
 from attn2mask.builders.scores import dequantize, upsample
 
-# The least share of the image's pixels that a class must have after the CRF. Smaller remains are specks.
-MIN_AREA = 0.001
+MIN_AREA = 0.001  # the least share of the image's pixels that a class must have after the CRF
 
 
 @dataclass(frozen=True)
 class Labels:
     """The labels of one image.
 
-    In `mask` and `coarse` 0 is background, 1 + k is class k of the image, and -1 is ignore. The last is only
-    in tables without a background: there, every pixel in which no class is above its threshold is ignored.
+    In `mask` and `coarse` 0 is background, 1 + k is class k of the image, and -1 is ignore (only in tables
+    without a background: no class is above its threshold).
 
     Attributes:
         mask: (H, W) int32, after the CRF.
@@ -56,8 +56,7 @@ def label_image(image: np.ndarray, scores: np.ndarray, rules: Rules, background:
         thresholds = otsu(small) if rules.threshold == "otsu" else fixed
         coarse = coarse_mask(large, thresholds, background).numpy()
         refined = field.refine(coarse)
-    # Without a background, pixels of no class are ignored: the CRF chooses among the classes only where one
-    # of them exceeds its threshold.
+    # Without a background, pixels of no class are ignored.
     refined = replace(refined, labels=np.where(coarse < 0, -1, refined.labels))
 
     if rules.reliability == "agreement":
@@ -82,8 +81,7 @@ def to_ids(local: np.ndarray, classes: Sequence[int], table: ClassTable) -> np.n
 def faults(labels: Labels, peaks: Sequence[float], words: Sequence[str]) -> dict[int, str]:
     """The gate: the classes of the image whose labels cannot be used, by position, with the reason.
 
-    `peaks` are the raw maxima of the class maps. `words` are the words of the classes in the prompt; the
-    reasons name them.
+    `peaks` are the raw maxima of the class maps, and `words` the words of the classes in the prompt.
     """
     reasons = {}
     for position, (peak, word) in enumerate(zip(peaks, words, strict=True)):
@@ -119,6 +117,16 @@ class Labeled:
     foreground: float
     reliable: float
 
+    def sample(self, row: dict[str, Any], dropped: Sequence[str], rejected: Sequence[str] = ()) -> Sample:
+        """The sample of `row`, which has all columns except for those that hold images. Its classes, words,
+        peaks and scores become those of the kept classes. See `Sample` for `dropped` and `rejected`.
+        """
+        parallel = {
+            name: [row[name][k] for k in self.kept] for name in ("classes", "words", "peaks", "scores")
+        }
+        images = png_columns(self.image, self.mask, self.reliability)
+        return Sample({**row, **images, **parallel}, dropped, rejected, self.foreground, self.reliable)
+
 
 def label(
     image: np.ndarray | bytes,
@@ -138,24 +146,21 @@ def label(
     image = decode_png(image) if isinstance(image, bytes) else image
     kept = list(range(len(classes)))
     dropped: list[str] = []
-    mask = np.full(image.shape[:2], table.ignore_index, np.uint16 if table.ignore_index > 255 else np.uint8)
-    reliability = np.zeros(image.shape[:2], np.uint8)
-    foreground = 0.0
+    mask, reliability = np.full(image.shape[:2], -1), np.zeros(image.shape[:2], np.uint8)
     while kept:
         labels = label_image(image, scores[kept], rules, table.background is not None)
         bad = faults(labels, [peaks[k] for k in kept], [words[k] for k in kept])
         if not bad:
-            mask, reliability = to_ids(labels.mask, [classes[k] for k in kept], table), labels.reliability
-            foreground = float((labels.mask > 0).mean())
+            mask, reliability = labels.mask, labels.reliability
             break
         dropped += bad.values()
         kept = [k for position, k in enumerate(kept) if position not in bad]
     return Labeled(
-        image=png,
-        mask=encode_png(mask),
-        reliability=encode_png(reliability),
-        kept=tuple(kept),
-        dropped=tuple(dropped),
-        foreground=foreground,
+        png,
+        encode_png(to_ids(mask, [classes[k] for k in kept], table)),
+        encode_png(reliability),
+        tuple(kept),
+        tuple(dropped),
+        foreground=float((mask > 0).mean()),
         reliable=float(reliability.mean()) / 255,
     )

@@ -2,9 +2,8 @@
 
 Each of N points gives its value to the d + 1 corners of the simplex that contains it (splat). The corners are
 blurred with their neighbors along d + 1 axes (blur). Each point then interpolates the values of its corners
-(slice). Each step is one operation on whole arrays; splat and slice are a sparse matrix and its transpose.
-The constants and the order of operations are those of Kraehenbuehl and Koltun's code, which pydensecrf wraps,
-so that values differ only by rounding.
+(slice). Splat and slice are a sparse matrix and its transpose. The constants and the order of operations are
+those of Kraehenbuehl and Koltun's code, which pydensecrf wraps, so that values differ only by rounding.
 """
 
 from itertools import pairwise
@@ -13,17 +12,15 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-# Corners are integer vectors. Their product with these odd numbers modulo 2 ** 64 identifies them: a
-# collision among the tens of thousands of an image is extremely unlikely, and a step along an axis is the
-# addition of a number.
+# The product of a corner, an integer vector, with these odd numbers modulo 2 ** 64 identifies it. A collision
+# is extremely unlikely, and a step along an axis is the addition of a number.
 HASH = np.random.default_rng(0).integers(1, 2**62, 16) * 2 + 1
 
 
 class Lattice:
     """A Gaussian W of unit width over points, normalized on both sides: D^-1/2 W D^-1/2 with D = diag(W 1).
 
-    `features` are (d, N) float32, at most seven dimensions of N points, each in units of its standard
-    deviation.
+    `features` (d, N) float32 are at most seven dimensions of N points, in units of the standard deviations.
     """
 
     def __init__(self, features: np.ndarray) -> None:

@@ -18,9 +18,9 @@ CANDIDATES = (0.3, 0.4, 0.5, 0.6)
 def otsu(scores: torch.Tensor) -> torch.Tensor:
     """Otsu's thresholds (K,) float32 of scores (K, ...) in [0, 1]. Pixels above the threshold are the class.
 
-    Otsu (1979): the threshold with the largest between-class variance, over the 256 levels of quantized
-    scores. The best thresholds often fill a gap between two levels that occur. The middle of the gap is
-    taken, because interpolated scores stay away from it. A flat map gets 1, which no score exceeds.
+    Otsu (1979): the largest between-class variance, over the 256 levels of quantized scores. The best
+    thresholds often fill a gap between two levels; its middle is taken, because interpolated scores stay away
+    from it. A flat map gets 1, which no score exceeds.
     """
     levels = (scores.flatten(1) * 255).round().long()
     histogram = torch.zeros(len(scores), 256, dtype=torch.float64)
@@ -43,9 +43,7 @@ def otsu(scores: torch.Tensor) -> torch.Tensor:
 
 
 def fixed_threshold(beta: float) -> float:
-    """The replication's threshold (1 - beta) / 2: above it, a score s exceeds that of the background, 1 - s -
-    beta.
-    """
+    """The replication's threshold (1 - beta) / 2: a higher score s exceeds the background's 1 - s - beta."""
     return (1 - beta) / 2
 
 
@@ -68,10 +66,9 @@ def agreement_threshold(
     """Choose among Otsu's thresholds and a few common ones those whose coarse mask the CRF changes least.
 
     `field` is the CRF of the image, and `scores` are (K, H, W). Returns the thresholds (K,), their coarse
-    mask (H, W) and its refinement. The mask that changes least has the largest mean IoU of coarse and refined
-    mask, over the background and all classes of the image. A class without a pixel counts 0, so that an empty
-    mask is not preferred. Of equal masks the first is kept: Otsu's. This is our reading of DiffuMask's
-    adaptive threshold, with the CRF in place of AffinityNet.
+    mask (H, W) and its refinement. These two have the largest mean IoU over the background and all classes of
+    the image; a class without a pixel counts 0, and of equal ones the first is kept: Otsu's. This is our
+    reading of DiffuMask's adaptive threshold, with the CRF in place of AffinityNet.
     """
 
     def attempts() -> Iterator[tuple[float, torch.Tensor, np.ndarray, Refined]]:
@@ -85,8 +82,6 @@ def agreement_threshold(
 
 def _mean_iou(a: np.ndarray, b: np.ndarray, classes: int, background: bool) -> float:
     """Mean IoU of two masks over the local labels of an image; a label in neither mask counts 0."""
-    ious = []
-    for label in range(0 if background else 1, classes + 1):
-        union = np.count_nonzero((a == label) | (b == label))
-        ious.append(np.count_nonzero((a == label) & (b == label)) / union if union else 0.0)
+    sides = [(a == label, b == label) for label in range(0 if background else 1, classes + 1)]
+    ious = [np.count_nonzero(x & y) / max(1, np.count_nonzero(x | y)) for x, y in sides]
     return sum(ious) / max(1, len(ious))

@@ -1,8 +1,7 @@
 """Options of a command: one frozen dataclass, read from flags or from a YAML file.
 
-Each field is made by `option` and carries all that is known of it: its help, its range, whether it is part
-of the artefact's identity, and its name in cards. `HfArgumentParser` makes the flags from the fields.
-This module adds groups, one positional argument, `--config FILE`, presets, and one-line errors.
+Each field is made by `option` and carries all that is known of it. `HfArgumentParser` makes the flags from
+the fields. This module adds groups, positional arguments, `--config FILE`, presets, and one-line errors.
 
     config = parse(BuildConfig, ["voc", "--num-images", "24"], "attn2mask build", "Make a dataset.")
     text = to_yaml(config, BuildConfig, "attn2mask build")  # what `attn2mask build --config FILE` reads
@@ -12,7 +11,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
-from functools import cache
+from functools import cache, partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -39,8 +38,7 @@ class Facts:
         positional: whether it is a positional argument. A list may be the first of them; it takes all words
             but those that the others need.
         identity: whether the result depends on it, so that a resumed run must have the same value.
-        stored: whether it is written into the YAML beside the artefact. Options that concern only this run of
-            the command (its folder, its processes, publishing) are not.
+        stored: whether it is written into the YAML beside the artefact, unlike folders and processes.
         at_least, at_most, above: the range of a number; `above` excludes the bound itself.
         required: whether a command must be given it, on the command line or in YAML.
         default_text: how `--help` names the default of an option whose default is None.
@@ -59,26 +57,14 @@ class Facts:
     card: str | None = None
 
 
-def option(
-    help: str,
-    default: Any = MISSING,
-    group: str = "options",
-    *,
-    positional: bool = False,
-    identity: bool = False,
-    stored: bool = True,
-    at_least: float = -math.inf,
-    at_most: float = math.inf,
-    above: float = -math.inf,
-    required: bool = False,
-    default_text: str | None = None,
-    card: str | None = None,
-    kw_only: Any = MISSING,
-    **argument: Any,
-) -> Any:
-    """A dataclass field that is an option of a command; see `Facts`. `argument` goes to argparse."""
-    facts = Facts(group, positional, identity, stored, at_least, at_most, above, required, default_text, card)
-    return field(default=default, kw_only=kw_only, metadata={"help": help, _FACTS: facts, **argument})
+def option(help: str, default: Any = MISSING, group: str = "options", **more: Any) -> Any:
+    """A dataclass field that is an option. `more` has values of `Facts`; all others go to argparse."""
+    known = {f.name: more.pop(f.name) for f in fields(Facts) if f.name in more}
+    return field(default=default, metadata={"help": help, _FACTS: Facts(group, **known), **more})
+
+
+LAUNCH = "processes and publishing"
+_launch_option = partial(option, default=None, group=LAUNCH, stored=False)
 
 
 def facts_of(command: type) -> dict[str, Facts]:
@@ -91,30 +77,49 @@ def identity_of(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name, facts in facts_of(type(config)).items() if facts.identity}
 
 
-def check_ranges(config: Any) -> None:
-    """Raises UserError for a value of `config` that is outside of the range of its option, or that is none of
-    its choices.
-    """
-    choices = {f.name: f.metadata.get("choices") for f in fields(config)}
-    for name, facts in facts_of(type(config)).items():
-        value = getattr(config, name)
-        if choices[name] and isinstance(value, str) and value not in choices[name]:
-            raise UserError(f"{flag_of(name)} {value}: choose from {', '.join(choices[name])}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        flag = f"{flag_of(name)} {value}"
-        if not math.isfinite(value):
-            raise UserError(f"{flag}: it must be a finite number")
-        if value <= facts.above:
-            raise UserError(f"{flag}: it must be above {facts.above:g}")
-        if facts.at_least > -math.inf and facts.at_most < math.inf:
-            if not facts.at_least <= value <= facts.at_most:
-                raise UserError(f"{flag}: it must lie between {facts.at_least:g} and {facts.at_most:g}")
-        elif value < facts.at_least:
-            said = "must not be negative" if facts.at_least == 0 else f"must be at least {facts.at_least:g}"
-            raise UserError(f"{flag}: it {said}")
-        elif value > facts.at_most:
-            raise UserError(f"{flag}: it must be at most {facts.at_most:g}")
+class CheckedOptions:
+    """The base of the options of a command. Raises UserError for a value out of range or of no choice."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]
+            value, choices = getattr(self, f.name), f.metadata.get("choices")
+            fault = None
+            if choices and isinstance(value, str) and value not in choices:
+                fault = f"choose from {', '.join(choices)}"
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                fault = _range_fault(value, f.metadata[_FACTS])
+            if fault:
+                raise UserError(f"{flag_of(f.name)} {value}: {fault}")
+
+
+def _range_fault(value: float, facts: Facts) -> str | None:
+    least, most = facts.at_least, facts.at_most
+    if not math.isfinite(value):
+        return "it must be a finite number"
+    if value <= facts.above:
+        return f"it must be above {facts.above:g}"
+    if least <= value <= most:
+        return None
+    if -math.inf < least and most < math.inf:
+        return f"it must lie between {least:g} and {most:g}"
+    if value > most:
+        return f"it must be at most {most:g}"
+    return "it must not be negative" if least == 0 else f"it must be at least {least:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions(CheckedOptions):
+    """The options of a command that several processes can run, and whose result can be published."""
+
+    num_processes: int | None = _launch_option(
+        "start this many processes with accelerate", at_least=1, default_text="this process alone"
+    )
+    accelerate_config: str | None = _launch_option(
+        "start the processes that this configuration file of accelerate describes", metavar="FILE"
+    )
+    push_to_hub: str | None = _launch_option(
+        "publish the finished result as this repository of the Hub", metavar="REPO"
+    )
 
 
 def flag_of(name: str) -> str:
@@ -131,6 +136,12 @@ def preset_names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in folder.glob("*.yaml")))
 
 
+def preset_option(values: str, folder: Path, default: str | None, group: str, **more: Any) -> Any:
+    """The option that chooses a preset in `folder`; `values` names what the preset sets."""
+    text = f"take the values of all {values} that are not given from this preset"
+    return option(text, default, group, choices=preset_names(folder), **more)
+
+
 @cache
 def read_preset(folder: Path, name: str) -> dict[str, Any]:
     """The options that a preset sets, with their values."""
@@ -139,10 +150,8 @@ def read_preset(folder: Path, name: str) -> dict[str, Any]:
 
 def fill(config: Options, values: dict[str, Any]) -> Options:
     """`config` with `values` for those of its options that are still None."""
-    known = facts_of(type(config))
-    return replace(  # type: ignore[type-var]
-        config, **{n: value for n, value in values.items() if n in known and getattr(config, n) is None}
-    )
+    unset = [name for name in facts_of(type(config)) if getattr(config, name) is None]
+    return replace(config, **{name: values[name] for name in unset if name in values})  # type: ignore[type-var]
 
 
 # YAML
@@ -154,9 +163,8 @@ def stored_options(config: Any) -> dict[str, Any]:
 
 
 def to_yaml(config: Any, comment: str, **changed: Any) -> str:
-    """The stored options as flat YAML that `--config` reads. None is left out, and stands for the default.
-
-    `comment` is one line that stands at the top. `changed` replaces values.
+    """The stored options, without None, as flat YAML that `--config` reads. `comment` is the first line, and
+    `changed` replaces values.
     """
     values = {name: value for name, value in (stored_options(config) | changed).items() if value is not None}
     return f"# {comment}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
@@ -166,9 +174,8 @@ def to_yaml(config: Any, comment: str, **changed: Any) -> str:
 
 
 class CommandParser(HfArgumentParser):
-    """The options of one dataclass in groups, in their hyphenated form alone. A mistake raises UserError.
-
-    A class may give the order of its groups as `GROUPS`.
+    """The options of one dataclass in groups, in their hyphenated form alone. A mistake raises UserError. A
+    class may give the order of its groups as `GROUPS`.
     """
 
     def __init__(self, command: type, prog: str, description: str):
@@ -188,8 +195,8 @@ class CommandParser(HfArgumentParser):
         self.add_argument(
             "--config", metavar="FILE", help="read options from this YAML file; flags win over it"
         )
-        words = [f"{a.metavar} [{a.metavar} ...]" if a.nargs == "*" else a.metavar for a in self.positionals]
-        self.usage = " ".join([prog, *map(str, words), "[--option VALUE ...]"])
+        words = (f"{a.metavar} [{a.metavar} ...]" if a.nargs == "*" else a.metavar for a in self.positionals)
+        self.usage = " ".join([prog, *words, "[--option VALUE ...]"])
 
     def add_argument(self, *names: str, **argument: Any) -> argparse.Action:
         facts = argument.pop(_FACTS, None)
@@ -286,26 +293,19 @@ def _flags(parser: CommandParser, file: str, given: set[str]) -> list[str]:
         raise UserError(f"--config {file} cannot be read: {' '.join(str(error).split())}") from error
     actions = {action.dest: action for action in parser._actions}
     known = set(actions) - {"help", "config"}
-    if unknown := sorted(set(values) - known):
-        known_options = ", ".join(sorted(known))
-        raise UserError(f"--config {file}: unknown {', '.join(unknown)}; known are {known_options}")
+    if unknown := ", ".join(sorted(set(values) - known)):
+        raise UserError(f"--config {file}: unknown {unknown}; known are {', '.join(sorted(known))}")
     lists = {name for name, action in actions.items() if action.nargs in ("*", "+")}
     words: dict[str, list[str]] = {}
-    for key, value in values.items():
-        if value is None:
-            continue
+    for key, value in ((key, value) for key, value in values.items() if value is not None):
         parts = value if isinstance(value, list) and key in lists else [value]
         if any(isinstance(part, (list, dict)) for part in parts):
             wanted = "a list of values" if key in lists else "one value"
             raise UserError(f"--config {file}: {key} must be {wanted}")
         words[key] = [str(part) for part in parts]
     positionals = [action.dest for action in parser.positionals]
-    flags = [
-        f"{flag_of(key)}={word}"
-        for key in words
-        if key not in positionals and not (key in lists and key in given)
-        for word in words[key]
-    ]
+    kept = [key for key in words if key not in positionals and not (key in lists and key in given)]
+    flags = [f"{flag_of(key)}={word}" for key in kept for word in words[key]]
     if given.isdisjoint(positionals):
         flags += [word for name in positionals for word in words.get(name, ())]
     return flags

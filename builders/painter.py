@@ -1,8 +1,7 @@
 """The painter: a text-to-image diffusion pipeline. It makes images, and attention maps of their class words.
 
-The embedded painter, a folder and a model of the Hub are loaded and used in the same way. Each image has its
-own generator on the CPU, so that its noise does not depend on the batch, the device or the process. Painters
-run in float32 on the CPU and in float16 on a GPU.
+Each image has its own generator on the CPU, so that its noise does not depend on the batch, the device or the
+process.
 """
 
 import inspect
@@ -46,10 +45,8 @@ class Painting:
 
 
 class Painter:
-    """A diffusers pipeline that was loaded by `load_painter`.
-
-    `defaults` are the model's own settings. `facts` identify weights and scheduler: two painters with the
-    same facts paint the same images.
+    """A diffusers pipeline that was loaded by `load_painter`. `defaults` are the model's own settings.
+    Painters with the same `facts` paint the same images.
     """
 
     def __init__(self, pipe: Any, defaults: Painting, facts: dict[str, Any]):
@@ -117,8 +114,7 @@ def load_painter(
 
     `lora` is a file, a folder or a repository of the Hub. `device` is by default the GPU, if there is one,
     and `dtype` is by default float16 there and float32 on the CPU. Raises UserError if the model or the LoRA
-    cannot be loaded, if the model has no cross-attention that can be read, or if the LoRA adapts another
-    painter.
+    cannot be loaded, the model has no readable cross-attention, or the LoRA adapts another painter.
     """
     _silence()
     from diffusers import DiffusionPipeline
@@ -143,18 +139,18 @@ def load_painter(
         pipe.to(device)
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
-                # A LoRA freezes the weights, too. Weights with gradients would round differently.
-                part.requires_grad_(False)
+                part.requires_grad_(False)  # as a LoRA does; weights with gradients would round differently
     except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many types
         reason = f"--model {model} cannot be loaded: {first_line(error)}"
         advice = "" if folder else "; --model embedded needs no network"
         raise UserError(reason + advice) from error
+    scheduler = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
     facts: dict[str, Any] = {
         "model": folder.name if folder and model != "embedded" else model,
         # The cache of the Hub's client names snapshots by their commit.
         "model_version": digest(folder) if folder else snapshot.name,
         "pipeline": type(pipe).__name__,
-        "scheduler": {"class": type(pipe.scheduler).__name__, **_public(pipe.scheduler.config)},
+        "scheduler": {"class": type(pipe.scheduler).__name__, **scheduler},
     }
     if lora is not None:
         facts |= {"lora": Path(lora).name if Path(lora).exists() else lora, "lora_scale": lora_scale}
@@ -182,16 +178,10 @@ def folder_of(model: str) -> Path | None:
 
 def _defaults(pipe: Any, model: str) -> Painting:
     """The defaults of the pipeline. The embedded painter was trained for few steps and weak guidance."""
-    size = pipe.unet.config.sample_size
-    height, width = (
-        side * pipe.vae_scale_factor for side in (size if isinstance(size, (list, tuple)) else (size, size))
-    )
-    if model == "embedded":
-        return Painting(20, 3.0, height, width)
+    size = np.broadcast_to(pipe.unet.config.sample_size, 2) * pipe.vae_scale_factor
     arguments = inspect.signature(pipe.__call__).parameters
-    return Painting(
-        arguments["num_inference_steps"].default, arguments["guidance_scale"].default, height, width
-    )
+    own = (arguments[name].default for name in ("num_inference_steps", "guidance_scale"))
+    return Painting(*((20, 3.0) if model == "embedded" else own), *size.tolist())
 
 
 def _fault(image: np.ndarray) -> str | None:
@@ -209,7 +199,3 @@ def _silence() -> None:
         library.set_verbosity_error()
         library.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-
-
-def _public(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if not key.startswith("_")}

@@ -1,9 +1,9 @@
 """From captions to prompts: find the class words, replace some by aliases, and locate their tokens.
 
-A prompt is a pure function of (table, captions, options, seed, index, attempt). Therefore the number of
-processes, shards or restarts does not change a dataset. The position of a word is tracked by its characters,
-from the caption to the tokenizer's offsets. Words are never searched for in the finished prompt, because an
-alias may contain the name of another class, and a tokenizer may split any word.
+A prompt is a pure function of (table, captions, options, seed, index, attempt), whatever the processes. The
+position of a word is tracked by its characters, from the caption to the tokenizer's offsets. Words are never
+searched for in the finished prompt: an alias may contain the name of another class, and a tokenizer may split
+any word.
 
     source = PromptSource(load_table("voc"), read_captions("captions.jsonl")[0], [pipe.tokenizer], seed=0)
     source.prompt(index=0, attempt=0)
@@ -22,13 +22,13 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.words.captions import Caption
 from attn2mask.builders.words.english import UNCOUNTABLE, article, means_many, plural
 
-# Independent streams of random numbers: the order of the captions, the choices of a prompt, the noise of an
-# image.
+# Streams of random numbers: the order of the captions, the choices of a prompt, the noise of an image.
 _ORDER, _PROMPT, _IMAGE = range(3)
 # The most captions of the grammar that are tried for one prompt if class words lie beyond the token limit.
 _GRAMMAR_TRIES = 100
 
 _ARTICLE_BEFORE = re.compile(r"\b(an?)\s+\Z", re.IGNORECASE)
+_HYPHEN = re.compile(r"[^\W_]-[^\W_]")
 _WORD_BEFORE = re.compile(r"([^\W_]+)\s+\Z")
 _SENTENCE_START = re.compile(r"(?:\A|[.!?]\s)[\s\"'\u201c\u2018(]*\Z")
 # Words after which an uncountable noun fits, too: "with plants" -> "with greenery", but not "two plants".
@@ -53,10 +53,9 @@ class Occurrence:
 class Prompt:
     """The text that the painter gets, and the positions of its class words.
 
-    `classes` are mask ids in the order of first appearance, each once. Parallel to them are `words`, the form
-    of the class word at its first occurrence within the token limit, and `spans`, the token positions of all
-    its occurrences (CLIP's start-of-text is 0). `dropped` gives a reason for every class of the caption that
-    is not in `classes`.
+    `classes` are mask ids in the order of first appearance. Parallel to them are `words`, the class word at
+    its first occurrence within the token limit, and `spans`, the token positions of all its occurrences
+    (CLIP's start-of-text is 0). `dropped` has a reason for every other class of the caption.
     """
 
     text: str
@@ -69,10 +68,9 @@ class Prompt:
 
 
 def find_occurrences(table: ClassTable, text: str) -> list[Occurrence]:
-    """All class words of a text, in order. They are whole words in any case; the longest form wins.
+    """All class words of a text, in order: whole words in any case, of which the longest form wins.
 
-    The words of a compound are not class words: "school bus stop" holds no bus. Nor is a part of a word with
-    a hyphen: "cat-like" holds no cat.
+    A compound holds none ("school bus stop"), nor does a part of a word with a hyphen ("cat-like").
     """
     lexicon, longest = table.lexicon, table.longest_form
     words = list(tokens(text))
@@ -138,8 +136,7 @@ def augment(
 def token_spans(
     tokenizer: PreTrainedTokenizerBase, text: str, char_spans: Sequence[tuple[int, int]]
 ) -> list[tuple[int, ...]]:
-    """The token positions of each span of characters. The text is cut at the token limit, as the pipeline
-    does.
+    """The token positions of each span of characters, in a text that is cut at the token limit.
 
     Positions count the special tokens (CLIP's start-of-text is 0). A span that is cut off, even in part, gets
     (). The tokenizer must be a fast one, because only these give offsets.
@@ -152,11 +149,10 @@ def token_spans(
         return_special_tokens_mask=True,
         return_overflowing_tokens=True,  # the tokens beyond the limit follow as further sequences
     )
+    parts = zip(encoding["offset_mapping"], encoding["special_tokens_mask"], strict=True)
     pieces = [
         (part, position, start, end)
-        for part, (offsets, special) in enumerate(
-            zip(encoding["offset_mapping"], encoding["special_tokens_mask"], strict=True)
-        )
+        for part, (offsets, special) in enumerate(parts)
         for position, (start, end) in enumerate(offsets)
         if not special[position]
     ]
@@ -197,25 +193,22 @@ class PromptSource:
             raise UserError(f"the alias probability is {alias_probability}, but must lie between 0 and 1")
         self.table, self.captions, self.tokenizers = table, captions, tokenizers
         self.seed, self.alias_probability, self.balance = seed, alias_probability, balance
-        naming: list[int] = []
-        by_class: list[list[int]] = [[] for _ in table.classes]
+        self._by_class: list[list[int]] = [[] for _ in table.classes]
         for number, caption in enumerate(captions or ()):
-            named = {found.class_index for found in find_occurrences(table, caption.text) if found.is_base}
-            for class_index in named:
-                by_class[class_index].append(number)
-            if named:
-                naming.append(number)
-        if captions is not None and not naming:
+            found = find_occurrences(table, caption.text)
+            for class_index in {occurrence.class_index for occurrence in found if occurrence.is_base}:
+                self._by_class[class_index].append(number)
+        self._naming = sorted(set().union(*self._by_class))
+        self.selected = len(self._naming)
+        if captions is None:
+            self._check_readable()
+        elif not self._naming:
             words = ", ".join(label.base[0] for label in table.classes[:5])
             raise UserError(
                 f"none of {len(captions)} captions names a class of table {table.name!r}: no {words} ..."
             )
-        if captions is None:
-            self._check_readable()
-        self.selected = len(naming)
-        self._naming, self._by_class = naming, by_class
         # The classes that can take a turn: those with a caption, or all of them for the grammar.
-        self._turns = [k for k, numbers in enumerate(by_class) if numbers or captions is None]
+        self._turns = [k for k, numbers in enumerate(self._by_class) if numbers or captions is None]
 
     def prompt(self, index: int, attempt: int) -> Prompt:
         """The prompt of sample `index` (from 0) in its `attempt` (from 0), with at least one class.
@@ -232,7 +225,6 @@ class PromptSource:
         raise UserError(f"no caption gives a prompt for this model; the last one failed: {dropped[-1]}")
 
     def _check_readable(self) -> None:
-        """Raises UserError for a class whose names are all too long for the model's token limit."""
         for label in self.table.classes:
             for tokenizer in self.tokenizers:
                 if not any(token_spans(tokenizer, word, [(0, len(word))])[0] for word in label.base):
@@ -280,17 +272,10 @@ class PromptSource:
             else:
                 words.setdefault(k, occurrence.text)
                 spans[k] = spans.get(k, ()) + span
-        return Prompt(
-            text=text,
-            caption=caption.text,
-            source=caption.source,
-            classes=tuple(self.table.first_id + k for k in words),
-            words=tuple(words.values()),
-            spans=tuple(spans.values()),
-            dropped=tuple(
-                f"{self.table.classes[k].name}: {reason}" for k, reason in lost.items() if k not in words
-            ),
-        )
+        classes = tuple(self.table.first_id + k for k in words)
+        dropped = (f"{self.table.classes[k].name}: {why}" for k, why in lost.items() if k not in words)
+        found = (classes, tuple(words.values()), tuple(spans.values()), tuple(dropped))
+        return Prompt(text, caption.text, caption.source, *found)
 
 
 def _put(out: str, word: str, old: Occurrence, text: str) -> tuple[str, str]:
@@ -315,12 +300,7 @@ def _put(out: str, word: str, old: Occurrence, text: str) -> tuple[str, str]:
 
 def _hyphen_at(text: str, position: int) -> bool:
     """Whether the character at `position` is a hyphen between two words."""
-    return (
-        text[position : position + 1] == "-"
-        and text[position + 1 : position + 2].isalnum()
-        and position > 0
-        and text[position - 1].isalnum()
-    )
+    return position > 0 and _HYPHEN.match(text, position - 1) is not None
 
 
 def _sequence(seed: int, *key: int) -> np.random.SeedSequence:

@@ -39,31 +39,21 @@ def provenance() -> dict[str, Any]:
 
 def license_of(source: str, revision: str | None = None) -> str | list[str] | None:
     """The license of a painter or a LoRA, from its card (README.md): beside a file, in a folder, or on the
-    Hub.
-
-    The license of "embedded" is that of this project. None if there is no card, or if it names no license.
+    Hub; None if no card names it. The license of "embedded" is that of this project.
     """
-    from huggingface_hub import ModelCard, hf_hub_download
-    from huggingface_hub.errors import HTTPError
-
     if source == "embedded":
         return metadata("attn2mask")["License-Expression"].lower()
-    path = Path(source)
+    from huggingface_hub import ModelCard
+
+    card = _text_beside(source, "README.md", revision)
     try:
-        if path.exists():
-            card = (path if path.is_dir() else path.parent) / "README.md"
-        else:
-            card = Path(hf_hub_download(source, "README.md", revision=revision))
-        return ModelCard.load(card, ignore_metadata_errors=True).data.license
-    except (OSError, ValueError, HTTPError):
+        return None if card is None else ModelCard(card, ignore_metadata_errors=True).data.license
+    except ValueError:
         return None
 
 
 def fingerprint(network: "nn.Module") -> str:
-    """SHA-256 over the names, the shapes and the first values in float16 of a network's weights.
-
-    It does not depend on whether the network was loaded in float16 or in float32.
-    """
+    """SHA-256 over names, shapes and first values in float16 of weights that have any precision."""
     import torch
 
     total = hashlib.sha256()
@@ -74,9 +64,7 @@ def fingerprint(network: "nn.Module") -> str:
 
 
 def check_base(lora: str, unet: "nn.Module", model: str) -> None:
-    """Raises UserError if the record beside a LoRA names another painter than `model`. A LoRA without a
-    record is accepted.
-    """
+    """Raises UserError if the record beside a LoRA, if there is one, names another painter than `model`."""
     record = lora_record(lora)
     if "base_fingerprint" in record and record["base_fingerprint"] != fingerprint(unet):
         base = f"{record.get('base_model')} ({str(record.get('base_version'))[:14]})"
@@ -87,16 +75,22 @@ def check_base(lora: str, unet: "nn.Module", model: str) -> None:
 
 def lora_record(lora: str) -> dict[str, Any]:
     """The record beside a LoRA, on this machine or on the Hub; empty if there is none that can be read."""
+    try:
+        record = json.loads(_text_beside(lora, LORA_RECORD) or "{}")
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _text_beside(source: str, name: str, revision: str | None = None) -> str | None:
+    """The text of a file beside a file, in a folder, or in a repository of the Hub; None if it has none."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError
 
-    path = Path(lora)
+    path = Path(source)
     try:
         if path.exists():
-            file = (path if path.is_dir() else path.parent) / LORA_RECORD
-        else:
-            file = Path(hf_hub_download(lora, LORA_RECORD))
-        record = json.loads(file.read_text())
+            return ((path if path.is_dir() else path.parent) / name).read_text("utf-8")
+        return Path(hf_hub_download(source, name, revision=revision)).read_text("utf-8")
     except (OSError, ValueError, HTTPError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        return None

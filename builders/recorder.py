@@ -4,17 +4,15 @@
         pipe("a photo of a dog")
     recorder.maps[0]["dog"]  # {(64, 64): tensor, (32, 32): tensor, ...}
 
-The recorder wraps the processor of each cross-attention layer. The processor itself runs unchanged, so the
-images are bit-identical with and without the recorder. Hooks on the projections get the queries and keys that
-were computed, with the LoRA if there is one. From these the recorder computes the softmax over all text
-tokens again, in float32, for the conditional half of classifier-free guidance alone. It adds the chosen words
-to one running mean for each resolution. This costs one small matrix product for each layer. Memory grows with
-images, words and resolutions, but not with steps. If something bypasses `to_q` and `to_k`, for example fused
-projections, the recorder raises an error.
+The processor of each cross-attention layer runs unchanged, so the images are bit-identical with and without
+the recorder. Hooks on the projections get the queries and keys that were computed, with the LoRA if there is
+one. From these the recorder computes the softmax over all text tokens again, in float32, for the conditional
+half of classifier-free guidance alone. It adds the chosen words to one running mean for each resolution, so
+that memory does not grow with the steps.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -22,8 +20,7 @@ from torch import nn
 
 Size = tuple[int, int]
 
-# The largest part of the attention that is in memory at a time, in float32 values: 2 MiB on CPUs, which fit
-# the cache of a core, and 128 MiB elsewhere.
+# The float32 values of attention in memory at a time: 2 MiB on CPUs, the cache of a core, else 128 MiB.
 CPU_CHUNK, CHUNK = 2**19, 2**25
 
 
@@ -101,16 +98,14 @@ class AttentionRecorder:
         self._latents: Size = (0, 0)
         self._weights: torch.Tensor | None = None
         self._sums: dict[Size, torch.Tensor] = {}
-        self._counts: dict[Size, int] = {}
+        self._counts: Counter[Size] = Counter()
 
     def __enter__(self) -> "AttentionRecorder":
         self._taps = [_Tap(self, name, layer) for name, layer in self.layout.layers.items()]
         self._hook = self.layout.denoiser.register_forward_pre_hook(self._start_step, with_kwargs=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         self._hook.remove()
         replaced = [tap.name for tap in self._taps if not tap.remove()]
         if kind is not None:
@@ -173,20 +168,15 @@ class AttentionRecorder:
     def _add(
         self, layer: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
     ) -> None:
-        """Add the attention of one layer to the sums.
-
-        `query` is (B, h * w, heads * d) and `key` (B, tokens, heads * d). `mask` is (B, 1, tokens) or None;
-        it is added to the logits.
+        """Add one layer: `query` (B, h * w, heads * d), `key` (B, tokens, heads * d), and, added to the
+        logits, `mask` (B, 1, tokens) or None.
         """
         conditional = slice(-len(self.spans), None)  # with guidance, the unconditional half comes first
         weights = self._averaging(key.shape[1], key.device)
         query, key = (x[conditional].unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (query, key))
         places = query.shape[2]
         size = self.layout.size(self._latents, places)
-        if size not in self._sums:
-            self._sums[size] = weights.new_zeros(*weights.shape[:2], places)
-            self._counts[size] = 0
-        total = self._sums[size]
+        total = self._sums.setdefault(size, weights.new_zeros(*weights.shape[:2], places))
         # As many whole images as fit at a time; if not one fits, parts of it.
         fitting = (CPU_CHUNK if key.device.type == "cpu" else CHUNK) // (layer.heads * key.shape[2])
         images, columns = max(1, fitting // places), min(max(1, fitting), places)

@@ -1,9 +1,8 @@
 """Which pixels of a mask to trust: three rules.
 
 Each rule returns (H, W) uint8: 255 where the final label is reliable, and 0 elsewhere. If graded, the values
-are probabilities of the CRF, scaled to 0 to 255. `agreement` costs nothing, and also finds the edges that the
-CRF moved. `two-threshold` needs two more runs of the CRF. `margin` finds only the uncertainty of the CRF
-itself, which is small. Pixels without a label (-1) are never reliable.
+are probabilities of the CRF, scaled to 0 to 255. Pixels without a label (-1) are never reliable. `agreement`
+also finds the edges that the CRF moved; `margin` finds only the uncertainty of the CRF itself.
 """
 
 import numpy as np
@@ -12,11 +11,10 @@ import torch
 from attn2mask.builders.crf import DenseCRF, Refined
 from attn2mask.builders.masks import coarse_mask
 
-# By how much the thresholds are raised for confident foreground and lowered for confident background. The
-# value is ours, because IRN's two thresholds are on another scale.
+# The thresholds are raised by this for confident foreground, and lowered for confident background. The value
+# is ours, because IRN's two thresholds are on another scale.
 OFFSET = 0.1
-# The least difference of the two largest probabilities of the CRF. With two labels, the winner then has at
-# least 0.95, the bound of CLIP-ES.
+# The least lead of the CRF's best label. With two labels it then has 0.95 or more, the bound of CLIP-ES.
 MARGIN = 0.9
 
 

@@ -2,9 +2,8 @@
 
     attn2mask remask data/voc --out data/voc-fixed --threshold fixed --beta 0.3
 
-Threshold, dense CRF and reliability may change. The rules that were applied while painting (steps,
-resolutions, normalization) stay. With unchanged rules the masks are the same bit for bit. It resumes as a
-build does. If the build has grown, the same command adds the new rows.
+Threshold, dense CRF and reliability may change; the rules that were applied while painting stay. With
+unchanged rules the masks are the same bit for bit. It resumes as a build does, also if the build has grown.
 """
 
 import logging
@@ -16,11 +15,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from attn2mask.builders.build import RUN, make_dataset, run_name
+from attn2mask.builders.build import RUN, local_option, make_dataset, run_name
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import check_ranges, fill, option, to_yaml
+from attn2mask.builders.options import fill, option, preset_option, to_yaml
 from attn2mask.builders.provenance import provenance
-from attn2mask.builders.rules import CONSTANTS, RULES, RuleOptions, Rules, complete, load_rules
+from attn2mask.builders.rules import CONSTANTS, PRESETS, RULES, RuleOptions, Rules, complete, load_rules
 from attn2mask.builders.sample import Sample
 from attn2mask.builders.shards import BuildDirectory, Shard
 
@@ -37,27 +36,17 @@ class RemaskConfig(RuleOptions):
     GROUPS: ClassVar = (RUN, RULES, CONSTANTS)
 
     dir: str = option("a dataset that was built with --store-scores", positional=True)
-    out: str | None = option(
-        "directory of the new dataset", None, RUN, stored=False, default_text="DIR-remasked", metavar="DIR"
-    )
-    workers: int | None = option(
-        "number of labeling processes",
-        None,
-        RUN,
-        stored=False,
-        at_least=1,
-        default_text="one for each core but one",
+    out: str | None = local_option("directory of the new dataset", default_text="DIR-remasked", metavar="DIR")
+    workers: int | None = local_option(
+        "number of labeling processes", at_least=1, default_text="one for each core but one"
     )
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
+    preset: str | None = preset_option("rules", PRESETS, None, RULES, default_text="the rules of the build")
 
     def rules(self, built: Rules) -> Rules:
         """The rules of the new masks, given those of the build. Raises UserError if options contradict."""
         filled = complete(self, load_rules(self.preset) if self.preset else built)
-        return replace(
-            built, **{f.name: getattr(filled, f.name) for f in fields(RuleOptions) if f.name != "preset"}
-        )
+        return replace(built, **{f.name: getattr(filled, f.name) for f in fields(RuleOptions)})
 
 
 def run(config: RemaskConfig) -> None:
@@ -105,29 +94,10 @@ def _samples(
     table = source.table
     tasks = []
     for row in source.rows(shard):
-        count = len(row["classes"])
-        scores = np.asarray(row["scores"], np.uint8) if count else np.zeros((0, 1, 1), np.uint8)
-        image = row["image"]["bytes"]
+        image, scores = row["image"]["bytes"], np.asarray(row["scores"], np.uint8)
         task = pool.submit(label, image, scores, row["peaks"], row["classes"], row["words"], rules, table)
-        tasks.append((row, scores, task))
-    for row, scores, task in tasks:
+        tasks.append((row, task))
+    for row, task in tasks:
         labels = task.result()
-        kept = list(labels.kept)
         settled()
-        yield Sample(
-            sample_id=row["sample_id"],
-            image=labels.image,
-            mask=labels.mask,
-            reliability=labels.reliability,
-            prompt=row["prompt"],
-            caption=row["caption"],
-            classes=tuple(row["classes"][k] for k in kept),
-            words=tuple(row["words"][k] for k in kept),
-            seed=row["seed"],
-            peaks=tuple(row["peaks"][k] for k in kept),
-            scores=scores[kept],
-            dropped=labels.dropped,
-            rejected=(),
-            foreground=labels.foreground,
-            reliable=labels.reliable,
-        )
+        yield labels.sample(row, labels.dropped)

@@ -16,19 +16,17 @@ if TYPE_CHECKING:
 def shard_report(samples: Sequence["Sample"], names: Sequence[str]) -> dict[str, Any]:
     """The report in the manifest of a shard. `names` are the class names by mask id."""
     return {
-        "classes": dict(Counter(names[k] for sample in samples for k in sample.classes)),
+        "classes": dict(Counter(names[k] for sample in samples for k in sample.row["classes"])),
         "foreground_rows": sum(sample.foreground > 0 for sample in samples),
         "foreground": sum(sample.foreground for sample in samples),
         "reliable": sum(sample.reliable for sample in samples),
-        "rejected": {sample.sample_id: sample.rejected for sample in samples if sample.rejected},
-        "dropped": {sample.sample_id: sample.dropped for sample in samples if sample.dropped},
+        "rejected": {sample.row["sample_id"]: sample.rejected for sample in samples if sample.rejected},
+        "dropped": {sample.row["sample_id"]: sample.dropped for sample in samples if sample.dropped},
     }
 
 
 def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """report.json: numbers of rows, mean shares of pixels (0 to 1), and all rejections and drops with
-    reasons.
-    """
+    """report.json: numbers of rows, mean shares of pixels (0 to 1), and all rejections and drops."""
     rows = sum(manifest["rows"] for manifest in manifests)
     classes = sum((Counter(manifest["classes"]) for manifest in manifests), Counter())
     rejected = {name: reasons for manifest in manifests for name, reasons in manifest["rejected"].items()}

@@ -1,14 +1,12 @@
-"""The record of one sample: a row of the dataset, and the facts about it that go into the report of the
-build.
+"""One sample: a row of the dataset, and the facts about it that go into the report of the build.
 
 Images are kept as PNG files, as the row stores them, so that each is encoded only once, in the process that
 labels it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 if TYPE_CHECKING:
     import datasets
@@ -18,44 +16,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """A row, and facts about it. `classes`, `words`, `peaks` and the first axis of `scores` are parallel.
+    """A row, and the facts about it that are only in the report of the build.
 
-    `image` is an RGB PNG file; `mask` is a PNG file of mask ids with 8 bits, or with 16 bits if the table has
-    over 254 names; `reliability` is a PNG file with 8 bits, 0 to 255. `scores` is (K, h, w) uint8. The fields
-    after `scores` are not in the row, but in the report of the build.
+    Attributes:
+        row: the columns of `features`, with scores. `classes`, `words`, `peaks` and `scores` are parallel.
+        dropped: the reasons why classes of the prompt are not in the row.
+        rejected: the reasons why earlier attempts were rejected.
+        foreground: the share of pixels that are one of the classes, 0 to 1.
+        reliable: the mean reliability, 0 to 1.
     """
 
-    sample_id: str
-    image: bytes
-    mask: bytes
-    reliability: bytes
-    prompt: str
-    caption: str
-    classes: tuple[int, ...]
-    words: tuple[str, ...]
-    seed: int
-    peaks: tuple[float, ...]
-    scores: np.ndarray
-    dropped: tuple[str, ...]  # the reasons why classes of the prompt are not in the row
-    rejected: tuple[str, ...]  # the reasons why earlier attempts were rejected
-    foreground: float  # the share of pixels that are one of the classes, 0 to 1
-    reliable: float  # the mean reliability, 0 to 1
+    row: dict[str, Any]
+    dropped: Sequence[str]
+    rejected: Sequence[str]
+    foreground: float
+    reliable: float
 
     def to_row(self, store_scores: bool) -> dict[str, Any]:
-        """The row, with the columns of `features`."""
-        row = {
-            "image": {"bytes": self.image, "path": None},
-            "mask": {"bytes": self.mask, "path": None},
-            "reliability": {"bytes": self.reliability, "path": None},
-            "prompt": self.prompt,
-            "caption": self.caption,
-            "classes": list(self.classes),
-            "words": list(self.words),
-            "seed": self.seed,
-            "sample_id": self.sample_id,
-            "peaks": list(self.peaks),
-        }
-        return {**row, "scores": self.scores.tolist()} if store_scores else row
+        """The row as it is stored, with or without its scores."""
+        return {name: value for name, value in self.row.items() if store_scores or name != "scores"}
+
+
+def png_columns(image: bytes, mask: bytes, reliability: bytes) -> dict[str, Any]:
+    """The columns of a row that hold images. `image` is an RGB PNG file; `mask` is a PNG file of mask ids
+    with 8 bits, or 16 if the table has over 254 names; `reliability` is a PNG file with 8 bits, 0 to 255.
+    """
+    files = {"image": image, "mask": mask, "reliability": reliability}
+    return {name: {"bytes": file, "path": None} for name, file in files.items()}
 
 
 def features(table: "ClassTable", store_scores: bool) -> "datasets.Features":

@@ -1,9 +1,8 @@
-"""From the recorder's maps of an image to one score map for each class, small enough to be stored with the
-row.
+"""From the recorder's maps of an image to one score map for each class.
 
 Maps of several resolutions are resized to the largest of them and averaged. Fine maps locate the edges;
-coarse maps are more certain of the class. Scores are quantized to 8 bits, and masks are always computed from
-the quantized scores, so that they can be computed again bit for bit.
+coarse maps are more certain of the class. Masks are always computed from scores that were quantized to 8
+bits, so that they can be computed again bit for bit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,11 +58,7 @@ def dequantize(scores: np.ndarray) -> torch.Tensor:
 
 
 def _chosen(sizes: list[tuple[int, int]], sides: tuple[int, int]) -> list[tuple[int, int]]:
-    """The sizes whose shorter side lies in the closed range `sides`; if there is none, the nearest size (of
-    two equally near sizes, the larger).
-    """
+    """The sizes whose shorter side lies in the closed range `sides`, or else the nearest (or larger) one."""
     distance = {size: max(sides[0] - min(size), min(size) - sides[1], 0) for size in sizes}
     nearest = min(sizes, key=lambda size: (distance[size], -min(size)))
-    if distance[nearest] > 0:
-        return [nearest]
-    return [size for size in sizes if distance[size] == 0]
+    return [size for size in sizes if distance[size] == 0] or [nearest]

@@ -7,7 +7,7 @@
     .lock-0, .held-by-0         the lock of the process of rank 0, and the name of the run that holds it
 
 A shard counts as made if its manifest is valid and its checksum is right. So after `kill -9` at any moment,
-each shard is either complete or made again. Nothing needs repair.
+each shard is either complete or made again.
 """
 
 import hashlib
@@ -85,6 +85,12 @@ class BuildDirectory:
         raise self._damaged()
 
     @property
+    def shards(self) -> list[Shard]:
+        """All shards of the build, made or not. Raises UserError if there is no valid record."""
+        record = self.record()
+        return plan(record["num_images"], record["identity"]["shard_size"])
+
+    @property
     def table(self) -> ClassTable:
         """The class table of the rows when they were made. Raises UserError if the record is damaged."""
         try:
@@ -123,16 +129,14 @@ class BuildDirectory:
         """Raises UserError if the directory holds files, but no build."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path} is a file")
-        visible = [] if not self.path.exists() else [p for p in self.path.iterdir() if p.name[0] != "."]
-        if visible and not (self.path / "build.json").exists():
+        if any(self.path.glob("[!.]*")) and not (self.path / "build.json").exists():
             raise UserError(f"--out {self.path} is not empty, and no build made it: choose another directory")
 
     @contextmanager
     def locked(self, rank: int, run: str) -> Iterator[None]:
-        """Keep other runs out of the directory until the block ends, or this process dies.
+        """Create the directory, and keep other runs out of it until the block ends or this process dies.
 
-        All processes of one run give the same name `run`. Creates the directory. Raises UserError if another
-        run is working in it.
+        All processes of one run give the same name `run`. Raises UserError if another run is working there.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         own = self.path / f".lock-{rank}"
@@ -151,16 +155,15 @@ class BuildDirectory:
         return UserError(f"another build is working in {self.path}: {_holder(lock)}")
 
     def claim(self, record: dict[str, Any], options: Mapping[str, str], rank: int) -> None:
-        """Write `record` as build.json and `options`, texts by file name, beside it.
-
-        If there is a build.json already, `num_images` may only grow, and `identity` must be the same. Process
-        0 writes; the others wait for it. Raises UserError with the values that differ.
+        """Write `record` as build.json and `options`, texts by file name, beside it. Process 0 writes; the
+        others wait for it. Raises UserError if `identity` has changed or `num_images` has shrunk.
         """
         record = _as_read(record)
         file = self.path / "build.json"
         if rank:
             deadline = time.monotonic() + START
-            while not (file.exists() and _same(self.record(), record)):
+            claimed = ("identity", "num_images")
+            while not (file.exists() and all(self.record()[key] == record[key] for key in claimed)):
                 if time.monotonic() > deadline:
                     raise UserError(f"process 0 of this build did not start within {START} seconds")
                 time.sleep(0.1)
@@ -169,15 +172,11 @@ class BuildDirectory:
             before = self.record()
             self.check_identity(record["identity"])
             if record["num_images"] < before["num_images"]:
-                raise UserError(
-                    f"{self.path} was made with --num-images {before['num_images']}, which can only grow, "
-                    f"but it is {record['num_images']} now"
-                )
-            old = before.get("versions", {})
-            changed = [name for name, version in record["versions"].items() if version != old.get(name)]
-            if changed:
-                started = ", ".join(f"{name} {old.get(name)}" for name in changed)
-                now = ", ".join(f"{name} {record['versions'][name]}" for name in changed)
+                rows = f"--num-images {before['num_images']}, which can only grow"
+                raise UserError(f"{self.path} was made with {rows}, but it is {record['num_images']} now")
+            old, new = before.get("versions", {}), record["versions"]
+            if changed := [name for name in new if new[name] != old.get(name)]:
+                started, now = (", ".join(f"{n} {of.get(n)}" for n in changed) for of in (old, new))
                 logger.warning("%s was started with %s; resuming with %s", self.path, started, now)
         for name, text in options.items():
             write_file(self.path / name, text.encode())
@@ -188,11 +187,8 @@ class BuildDirectory:
         if not (self.path / "build.json").exists():
             return
         before, now = (_flat(part) for part in (self.record()["identity"], _as_read(identity)))
-        different = [
-            f"{key} (there {before.get(key)!r}, now {now[key]!r})"
-            for key in now
-            if now[key] != before.get(key)
-        ]
+        changed = [key for key in now if now[key] != before.get(key)]
+        different = [f"{key} (there {before.get(key)!r}, now {now[key]!r})" for key in changed]
         if different:
             raise UserError(
                 f"{self.path} was made with other values: {'; '.join(different)}: use these, or another --out"
@@ -203,17 +199,14 @@ class BuildDirectory:
         manifest = self.manifest(shard)
         if manifest is None:
             return "missing"
-        try:
-            with open(self.shard_file(shard), "rb") as content:
-                sound = hashlib.file_digest(content, "sha256").hexdigest() == manifest["sha256"]
-        except OSError:
-            sound = False
-        return "made" if sound else "damaged"
+        with suppress(OSError), open(self.shard_file(shard), "rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() == manifest["sha256"]:
+                return "made"
+        return "damaged"
 
     def check_complete(self) -> None:
         """Raises UserError unless every shard of the build is there as it was written."""
-        record = self.record()
-        for shard in plan(record["num_images"], record["identity"]["shard_size"]):
+        for shard in self.shards:
             if self.state(shard) != "made":
                 file = self.shard_file(shard)
                 raise UserError(f"{self.path} is not complete ({file}): run the command that made it again")
@@ -232,27 +225,20 @@ class BuildDirectory:
         own = {self.shard_file(shard) for shard in shards}
         foreign = sorted(file for file in (self.path / "data").glob("train-*") if file not in own)
         if foreign:
-            raise UserError(
-                f"{foreign[0]} is not a shard of this build: move it away, and run the command again"
-            )
+            raise UserError(f"{foreign[0]} is not a shard of this build: move it away, and try again")
 
     def missing(self, shards: Iterable[Shard]) -> list[Shard]:
-        """The shards that are still to be made. A damaged shard is removed with a warning.
-
-        If there are any, report.json and README.md are removed, because the build is not complete.
+        """The shards that are still to be made. If there are any, report.json and README.md are removed, and
+        damaged shards, too, with a warning.
         """
-        missing = []
-        for shard in shards:
-            state = self.state(shard)
-            if state == "damaged":
-                logger.warning("%s is damaged; making it again", self.shard_file(shard))
-                self.manifest_file(shard).unlink()
-                self.shard_file(shard).unlink(missing_ok=True)
-            if state != "made":
-                missing.append(shard)
-        if missing:
-            for name in ("report.json", "README.md"):
-                (self.path / name).unlink(missing_ok=True)
+        states = [(shard, self.state(shard)) for shard in shards]
+        missing = [shard for shard, state in states if state != "made"]
+        old = [self.path / name for name in ("report.json", "README.md") if missing]
+        for shard in (shard for shard, state in states if state == "damaged"):
+            logger.warning("%s is damaged; making it again", self.shard_file(shard))
+            old += [self.manifest_file(shard), self.shard_file(shard)]
+        for file in old:
+            file.unlink(missing_ok=True)
         return missing
 
     def write_shard(
@@ -263,7 +249,7 @@ class BuildDirectory:
         report: dict[str, Any],
     ) -> None:
         """Write the rows as a shard, then its manifest with the `report`. A failure leaves no file behind."""
-        for folder in (self.shard_file(shard).parent, self.manifest_file(shard).parent):
+        for folder in (self.path / "data", self.path / "manifest"):
             folder.mkdir(exist_ok=True)
             refuse_link(folder)
         with replacing(self.shard_file(shard)) as stream:
@@ -272,18 +258,13 @@ class BuildDirectory:
             checksum = hashlib.file_digest(stream, "sha256").hexdigest()
             size = stream.tell()
         manifest = {"rows": len(shard.rows), "bytes": size, "sha256": checksum, **report}
-        sealed = manifest | {"seal": _seal(manifest)}
-        write_file(self.manifest_file(shard), json.dumps(sealed, indent=1).encode())
+        manifest["seal"] = _seal(manifest)
+        write_file(self.manifest_file(shard), json.dumps(manifest, indent=1).encode())
 
     def manifests(self, shards: Iterable[Shard]) -> list[dict[str, Any]] | None:
         """The manifests of all shards; None if one is missing."""
-        found = []
-        for shard in shards:
-            manifest = self.manifest(shard)
-            if manifest is None:
-                return None
-            found.append(manifest)
-        return found
+        found = [self.manifest(shard) for shard in shards]
+        return None if None in found else found
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
@@ -335,10 +316,6 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(inner) for key, inner in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(one[key] == other[key] for key in ("identity", "num_images"))
 
 
 def _as_read(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
     attn2mask show data/voc --out sheet.png --rows 8
 
-Each row is one line: image | a heat map for each class (if scores are stored) | mask over the image |
-reliability | prompt and legend.
+Each row is one line: image | heat map of each class (if scores are stored) | mask | reliability | prompt.
 """
 
 import logging
@@ -20,21 +19,20 @@ from PIL import Image, ImageDraw, ImageFont
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import decode_png, heat_map, overlay
-from attn2mask.builders.options import check_ranges, option
-from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.options import CheckedOptions, option
+from attn2mask.builders.shards import BuildDirectory
 
 if TYPE_CHECKING:
     from attn2mask.builders.painter import Painter
 
 logger = logging.getLogger(__name__)
 
-# In pixels: the longer side of a tile, the gap between tiles, the height of a line of text, and the width of
-# the column of text.
+# In pixels: the longer side of a tile, the gap between tiles, and the sizes of a line and a column of text.
 TILE, GAP, LINE, TEXT = 256, 8, 20, 300
 
 
 @dataclass(frozen=True)
-class ShowConfig:
+class ShowConfig(CheckedOptions):
     """The options of `attn2mask show`."""
 
     dir: str = option("a dataset that build or remask made", positional=True)
@@ -42,16 +40,12 @@ class ShowConfig:
     rows: int = option("number of rows to show", 8, at_least=1)
     start: int = option("index of the first row to show", 0, at_least=0)
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
 
 def run(config: ShowConfig) -> None:
     """Draw the sheet. Raises UserError if there are no such rows, or if the image cannot be written."""
     directory = BuildDirectory(Path(config.dir))
-    record = directory.record()
+    shards = directory.shards
     logger.info("Reading rows of %s", directory.path)
-    shards = plan(record["num_images"], record["identity"]["shard_size"])
     made = (shard for shard in shards if directory.state(shard) == "made")
     stored = (row for shard in made for row in directory.rows(shard))
     rows = list(islice(stored, config.start, config.start + config.rows))
@@ -65,34 +59,27 @@ def sheet(rows: Sequence[dict[str, Any]], table: ClassTable) -> Image.Image:
     """One page with a line for each row. `rows` belong to one dataset, and are as the shards hold them."""
     with_scores = "scores" in rows[0]
     maps = max(len(row["classes"]) for row in rows) if with_scores else 0
-    titles = ["image", *["class map"] * maps, "mask", "reliability", "prompt"]
-    strips = []
+    lines = []
     for row in rows:
         image, mask, reliability = (
             decode_png(row[name]["bytes"]) for name in ("image", "mask", "reliability")
         )
         heats = [heat_map(image, np.asarray(scores) / 255) for scores in row["scores"]] if with_scores else []
         blanks = [np.full_like(image, 255)] * (maps - len(heats))
-        captions = ["", *row["words"][: len(heats)], *[""] * len(blanks), "", ""]
         tiles = [image, *heats, *blanks, overlay(image, mask, table), reliability]
-        strips.append(_strip([_fit(tile) for tile in tiles], captions, row, table))
-    width = max(strip.width for strip in strips)
-    page = Image.new("RGB", (width, LINE + GAP + sum(strip.height for strip in strips)), "white")
-    draw, side = ImageDraw.Draw(page), _fit(decode_png(rows[0]["image"]["bytes"])).width + GAP
-    for column, title in enumerate(titles):
-        draw.text((GAP + column * side, GAP // 2), title, "black", _font(bold=True))
-    top = LINE + GAP
-    for strip in strips:
-        page.paste(strip, (0, top))
-        top += strip.height
-    return page
+        labels = ["", *row["words"][: len(heats)], *[""] * len(blanks), "", ""]
+        cells = [*map(_cell, tiles, labels), _legend(row, table)]
+        lines.append(_joined(cells))
+    head = Image.new("RGB", (lines[0].width, LINE + GAP), "white")
+    step = (head.width - GAP - TEXT) // (maps + 3)
+    for column, title in enumerate(["image", *["class map"] * maps, "mask", "reliability", "prompt"]):
+        place = (GAP + column * step, GAP // 2)
+        ImageDraw.Draw(head).text(place, title, "black", ImageFont.load_default(16))
+    return _joined([head, *lines], downwards=True)
 
 
 def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0) -> None:
-    """Paint `prompt` with the painter's defaults, and write a figure of the attention of each of its tokens.
-
-    The first tile is the image with the prompt below it. Then each token has a heat map.
-    """
+    """Paint `prompt` with the painter's defaults, and draw the image and a heat map of each token."""
     from attn2mask.builders.prompts import Prompt
     from attn2mask.builders.rules import load_rules
     from attn2mask.builders.scores import class_scores
@@ -106,18 +93,10 @@ def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0)
     rules = load_rules("default")
     images, maps, _ = painter.paint([every], [seed], replace(painter.defaults, window=rules.window))
     scores, _ = class_scores([maps[0][word] for word in words], rules)
-    image = images[0]
-    tiles = [_fit(tile) for tile in (image, *(heat_map(image, score) for score in scores.numpy()))]
-    columns = min(len(tiles), 6)
-    lines = -(-len(tiles) // columns)
-    width, height = tiles[0].width + GAP, tiles[0].height + LINE + GAP
-    page = Image.new("RGB", (GAP + columns * width, GAP + lines * height), "white")
-    draw = ImageDraw.Draw(page)
-    for number, (tile, label) in enumerate(zip(tiles, [prompt, *tokens], strict=True)):
-        left, top = GAP + number % columns * width, GAP + number // columns * height
-        page.paste(tile, (left, top))
-        draw.text((left, top + tile.height), _shorten(label, tile.width), "black", _font())
-    save(page, out)
+    tiles = [images[0], *(heat_map(images[0], score) for score in scores.numpy())]
+    cells = list(map(_cell, tiles, [prompt, *tokens]))
+    lines = [_joined(cells[start : start + 6]) for start in range(0, len(cells), 6)]
+    save(_joined(lines, downwards=True), out)
 
 
 def save(page: Image.Image, out: str | Path) -> None:
@@ -130,29 +109,43 @@ def save(page: Image.Image, out: str | Path) -> None:
         raise UserError(f"--out {out}: the name must end as an image file does, such as .png") from error
 
 
-def _strip(
-    tiles: Sequence[Image.Image], captions: Sequence[str], row: dict[str, Any], table: ClassTable
-) -> Image.Image:
-    """One row: its tiles with captions below them, then its prompt, the legend, and its id."""
-    prompt = textwrap.wrap(row["prompt"], 40, max_lines=5)
-    text = LINE * (len(prompt) + len(row["classes"]))  # above the id of the row
-    side, height = tiles[0].width + GAP, max(tiles[0].height, text)
-    strip = Image.new("RGB", (GAP + len(tiles) * side + TEXT, height + LINE + GAP), "white")
-    draw = ImageDraw.Draw(strip)
-    for column, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
-        strip.paste(tile, (GAP + column * side, 0))
-        draw.text((GAP + column * side, tile.height), _shorten(caption, tile.width), "black", _font())
-    left, top = GAP + len(tiles) * side, 0
-    for line in prompt:
-        draw.text((left, top), line, "black", _font())
-        top += LINE
-    for mask_id, word in zip(row["classes"], row["words"], strict=True):
-        color = tuple(int(channel) for channel in table.palette[mask_id])
-        draw.rectangle((left, top + 5, left + 12, top + 17), fill=color, outline="black")
-        draw.text((left + 18, top), f"{table.names[mask_id]} ({word})", "black", _font())
-        top += LINE
-    draw.text((left, top), row["sample_id"], "grey", _font())
-    return strip
+def _cell(image: np.ndarray, label: str) -> Image.Image:
+    """An image with a margin to its left, and a label below it."""
+    tile, font = _fit(image), ImageFont.load_default(14)
+    cell = Image.new("RGB", (GAP + tile.width, tile.height + LINE + GAP), "white")
+    cell.paste(tile, (GAP, 0))
+    while font.getlength(label) > tile.width:
+        label = label.removesuffix("…")[:-1] + "…"
+    ImageDraw.Draw(cell).text((GAP, tile.height), label, "black", font)
+    return cell
+
+
+def _legend(row: dict[str, Any], table: ClassTable) -> Image.Image:
+    """The prompt of a row, its classes with their colors, and its id."""
+    prompt, font = textwrap.wrap(row["prompt"], 40, max_lines=5), ImageFont.load_default(14)
+    words = [f"{table.names[k]} ({word})" for k, word in zip(row["classes"], row["words"], strict=True)]
+    lines = [*prompt, *words, row["sample_id"]]
+    page = Image.new("RGB", (GAP + TEXT, LINE * len(lines) + GAP), "white")
+    draw = ImageDraw.Draw(page)
+    for number, line in enumerate(lines):
+        left, top, color = GAP, LINE * number, "grey" if number == len(lines) - 1 else "black"
+        if len(prompt) <= number < len(lines) - 1:
+            fill = tuple(int(channel) for channel in table.palette[row["classes"][number - len(prompt)]])
+            draw.rectangle((left, top + 5, left + 12, top + 17), fill=fill, outline="black")
+            left += 18
+        draw.text((left, top), line, color, font)
+    return page
+
+
+def _joined(parts: Sequence[Image.Image], downwards: bool = False) -> Image.Image:
+    """Images side by side, or one below the other, on white."""
+    widths, heights = zip(*(part.size for part in parts), strict=True)
+    size = (max(widths), sum(heights)) if downwards else (sum(widths), max(heights))
+    page, place = Image.new("RGB", size, "white"), 0
+    for part in parts:
+        page.paste(part, (0, place) if downwards else (place, 0))
+        place += part.height if downwards else part.width
+    return page
 
 
 def _fit(image: np.ndarray) -> Image.Image:
@@ -161,13 +154,3 @@ def _fit(image: np.ndarray) -> Image.Image:
     scale = TILE / max(tile.size)
     width, height = (max(1, round(side * scale)) for side in tile.size)
     return tile.resize((width, height), Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
-
-
-def _shorten(text: str, width: int) -> str:
-    while _font().getlength(text) > width:
-        text = text.removesuffix("…")[:-1] + "…"
-    return text
-
-
-def _font(bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(16 if bold else 14)

@@ -5,8 +5,7 @@
 The painter runs in this process, and labeling in a pool of other processes. A sample that fails the gate is
 tried again with its own next prompt and seed. Each shard is painted separately and in order: attempt 0 of its
 samples in batches, then attempt 1 of the rejected samples, and so on. So an image is always painted in the
-same batch. It is therefore bit-identical no matter which process makes its shard. The cost is a short wait
-for the labels at the end of each attempt.
+same batch, and is bit-identical whichever process makes its shard.
 """
 
 from collections import deque
@@ -27,9 +26,7 @@ from attn2mask.builders.scores import class_scores, quantize
 
 # Maximum attempts per sample. After that the best attempt is kept and its failed classes are dropped.
 ATTEMPTS = 4
-# If none of this many images of a shard can be used, the build ends with an error: the model must be the
-# cause.
-HOPELESS = 16
+HOPELESS = 16  # if none of this many images of a shard can be used, the model must be the cause
 
 
 @dataclass(frozen=True)
@@ -66,35 +63,26 @@ class Synthesizer:
 
     def sample(self, candidate: "Candidate", rejected: tuple[str, ...]) -> Sample:
         """The row of a candidate. `rejected` gives the reason of each rejected attempt."""
-        prompt, labels = candidate.prompt, candidate.labels.result()
-        kept = list(labels.kept)
-        return Sample(
-            sample_id=f"{self.table.name}-{self.seed}-{candidate.index:08d}",
-            image=labels.image,
-            mask=labels.mask,
-            reliability=labels.reliability,
-            prompt=prompt.text,
-            caption=prompt.caption,
-            classes=tuple(prompt.classes[k] for k in kept),
-            words=tuple(prompt.words[k] for k in kept),
-            seed=candidate.seed,
-            peaks=tuple(candidate.peaks[k] for k in kept),
-            scores=candidate.scores[kept],
-            dropped=(*prompt.dropped, *candidate.reasons()),
-            rejected=rejected,
-            foreground=labels.foreground,
-            reliable=labels.reliable,
-        )
+        prompt = candidate.prompt
+        row = {
+            "prompt": prompt.text,
+            "caption": prompt.caption,
+            "classes": prompt.classes,
+            "words": prompt.words,
+            "seed": candidate.seed,
+            "sample_id": f"{self.table.name}-{self.seed}-{candidate.index:08d}",
+            "peaks": candidate.peaks,
+            "scores": candidate.scores.tolist(),
+        }
+        return candidate.labels.result().sample(row, (*prompt.dropped, *candidate.reasons()), rejected)
 
     # Attempts: a sample that the gate rejects is painted again.
 
     def samples(
         self, indices: Sequence[int], settled: Callable[[], object] = lambda: None
     ) -> Iterator[Sample]:
-        """The samples of one shard, in the order of `indices`. `settled` is called once for each sample that
-        is accepted, or that failed its last attempt.
-
-        Raises UserError if no image of the shard can be used.
+        """The samples of one shard, in the order of `indices`. `settled` is called when a sample is
+        accepted or has failed its last attempt. Raises UserError if no image of the shard can be used.
         """
         best: dict[int, Candidate] = {}
         rejected: dict[int, list[str]] = {index: [] for index in indices}
@@ -129,10 +117,7 @@ class Synthesizer:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An attempt at a sample: an image that is being labeled.
-
-    `fault` is the reason why the image itself cannot be used, or None. `labels` is the result to come.
-    """
+    """An attempt at a sample. `fault` is the reason why the image itself cannot be used, or None."""
 
     index: int
     prompt: Prompt

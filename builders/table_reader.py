@@ -1,9 +1,9 @@
 """Reads class tables: those of the package, and a user's YAML file."""
 
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,7 @@ def bare_table(name: str, names: tuple[str, ...], ignore: int | None = None) -> 
     """The table whose names by mask id are `names`: one of the package, or else one with VOC's colors and no
     words beside the names.
     """
-    for known in TABLES:
-        table = load_table(known)
+    for table in map(load_table, TABLES):
         if table.names == names:
             return table
     background = names[0] if names[0] in ("background", "other") else None
@@ -90,25 +89,35 @@ class _Reader:
     def fail(self, key: str, message: str) -> UserError:
         return UserError(f"class table {self.source}: {key} {message}")
 
-    def typed(self, value: Any, key: str, kind: type, expected: str) -> Any:
-        # In Python bool is an int, and YAML reads a bare `no` as a bool.
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    def checked(self, value: Any, key: str, is_right: bool, expected: str) -> Any:
+        if not is_right:
             shown = "is missing" if value is None else f"is {_shown(value)}"
             raise self.fail(key, f"{shown}, but must be {expected}")
         return value
 
-    def keys(self, mapping: dict, key: str, known: tuple[str, ...]) -> None:
-        for unknown in mapping:
+    def mapping(self, value: Any, key: str, known: Sequence[str], expected: str) -> dict[str, Any]:
+        self.checked(value, key, isinstance(value, dict), expected)
+        for unknown in value:
             if unknown not in known:
                 name = str(unknown)[:60]
+                path = name if key == "the file" else f"{key}.{name}"
                 advice = "write color" if name == "colour" else f"the keys are {', '.join(known)}"
-                raise self.fail(f"{key}{name}", f"is not a key of a class table: {advice}")
+                raise self.fail(path, f"is not a key of a class table: {advice}")
+        return value
+
+    def flag(self, value: Any, key: str) -> bool:
+        return self.checked(value, key, isinstance(value, bool), "true or false")
 
     def word(self, value: Any, key: str) -> str:
-        word = self.typed(value, key, str, "text (put words such as no, on or 7 in quotes)").strip()
+        expected = "text (put words such as no, on or 7 in quotes)"
+        word = self.checked(value, key, isinstance(value, str), expected).strip()
         if not spelling(word) or SURROGATE.search(word):
             raise self.fail(key, "has no word in it")
         return word
+
+    def words(self, value: Any, key: str) -> tuple[str, ...]:
+        items = self.checked(value, key, isinstance(value, list), "a list of words")
+        return tuple(self.word(item, f"{key}[{i}]") for i, item in enumerate(items))
 
     def folder(self, value: Any, key: str) -> str:
         name = self.word(value, key)
@@ -116,116 +125,91 @@ class _Reader:
             raise self.fail(key, f"is {_shown(name)}, which cannot name a folder: leave out / and \\")
         return name
 
-    def words(self, value: Any, key: str) -> tuple[str, ...]:
-        items = self.typed(value, key, list, "a list of words")
-        return tuple(self.word(item, f"{key}[{i}]") for i, item in enumerate(items))
-
     def color(self, value: Any, key: str) -> Color:
-        match value:
-            case [int(red), int(green), int(blue)] if min(value) >= 0 and max(value) <= 255:
-                return red, green, blue
-        raise self.fail(key, f"is {_shown(value)}, but must be three numbers from 0 to 255")
+        is_right = _is_integers(value, 3) and min(value) >= 0 and max(value) <= 255
+        red, green, blue = self.checked(value, key, is_right, "three numbers from 0 to 255")
+        return red, green, blue
+
+    def range(self, value: Any, key: str) -> tuple[int, int]:
+        is_right = _is_integers(value, 2) and 0 <= value[0] <= value[1] <= MOST_NAMED
+        least, most = self.checked(value, key, is_right, "two numbers such as [1, 3]")
+        return least, most
+
+    def aspect(self, value: Any, key: str) -> float:
+        is_right = type(value) in (int, float) and 0.1 <= value <= 10
+        return float(self.checked(value, key, is_right, "a number from 0.1 to 10"))
 
     def label(self, value: Any, key: str, mask_id: int) -> LabelClass:
-        value = self.typed(value, key, dict, "a mapping with a name")
-        self.keys(value, f"{key}.", ("name", "base", "aliases", "color", "thing"))
+        known = [field.name for field in fields(LabelClass)]
+        value = self.mapping(value, key, known, "a mapping with a name")
         name = self.word(value.get("name"), f"{key}.name")
         base = self.words(value["base"], f"{key}.base") if "base" in value else (name, plural(name))
         if not base:
             raise self.fail(f"{key}.base", "is empty, so no caption could name the class")
-        return LabelClass(
-            name=name,
-            base=base,
-            aliases=self.words(value.get("aliases", []), f"{key}.aliases"),
-            color=self.color(value.get("color", [*default_color(mask_id)]), f"{key}.color"),
-            thing=self.typed(value.get("thing", True), f"{key}.thing", bool, "true or false"),
-        )
+        aliases = self.words(value.get("aliases", []), f"{key}.aliases")
+        color = self.color(value.get("color", [*default_color(mask_id)]), f"{key}.color")
+        return LabelClass(name, base, aliases, color, self.flag(value.get("thing", True), f"{key}.thing"))
 
     def caption_style(self, value: Any, classes: tuple[LabelClass, ...]) -> CaptionStyle:
-        value = self.typed(value, "caption_style", dict, "a mapping such as {aspect: 2}")
-        self.keys(value, "caption_style.", tuple(field.name for field in fields(CaptionStyle)))
-        aspect = value.get("aspect", 1.0)
-        if isinstance(aspect, bool) or not isinstance(aspect, int | float) or not 0.1 <= aspect <= 10:
-            raise self.fail(
-                "caption_style.aspect", f"is {_shown(aspect)}, but must be a number from 0.1 to 10"
-            )
-        lists = ("openings", "places", "weather", "light")
+        known = [field.name for field in fields(CaptionStyle)]
+        value = self.mapping(value, "caption_style", known, "a mapping such as {aspect: 2}")
+        readers = {
+            "aspect": self.aspect,
+            "balance": self.flag,
+            "usual": partial(self.positions, classes),
+            "things": self.range,
+            "stuff": self.range,
+            "phrases": partial(self.phrases, classes),
+        }
         return CaptionStyle(
-            aspect=float(aspect),
-            balance=self.typed(value.get("balance", False), "caption_style.balance", bool, "true or false"),
-            usual=self.positions(value.get("usual", []), "caption_style.usual", classes),
-            things=self.range(value.get("things", [1, 3]), "caption_style.things"),
-            stuff=self.range(value.get("stuff", [1, 3]), "caption_style.stuff"),
-            **{name: self.words(value.get(name, []), f"caption_style.{name}") for name in lists},
-            phrases=self.phrases(value.get("phrases", {}), classes),
+            **{k: readers.get(k, self.words)(inner, f"caption_style.{k}") for k, inner in value.items()}
         )
 
-    def range(self, value: Any, key: str) -> tuple[int, int]:
-        match value:
-            case [int(least), int(most)] if 0 <= least <= most <= MOST_NAMED:
-                return least, most
-        raise self.fail(key, f"is {_shown(value)}, but must be two numbers such as [1, 3]")
-
-    def positions(self, value: Any, key: str, classes: tuple[LabelClass, ...]) -> tuple[int, ...]:
-        names = [label.name for label in classes]
-        words = self.words(value, key)
+    def positions(self, classes: tuple[LabelClass, ...], value: Any, key: str) -> tuple[int, ...]:
+        names, words = [label.name for label in classes], self.words(value, key)
         for word in words:
             if word not in names:
                 raise self.fail(key, f"has {word!r}, which is not the name of a class")
-        return tuple(names.index(word) for word in words)
+        return tuple(map(names.index, words))
 
-    def phrases(self, value: Any, classes: tuple[LabelClass, ...]) -> tuple[tuple[str, ...], ...]:
-        value = self.typed(value, "caption_style.phrases", dict, "a mapping from classes to lists of words")
-        self.keys(value, "caption_style.phrases.", tuple(label.name for label in classes))
-        found = []
-        for label in classes:
-            key = f"caption_style.phrases.{label.name}"
-            phrases = self.words(value.get(label.name, []), key)
+    def phrases(self, classes: tuple[LabelClass, ...], value: Any, key: str) -> tuple[tuple[str, ...], ...]:
+        known = [label.name for label in classes]
+        value = self.mapping(value, key, known, "a mapping from classes to lists of words")
+        found = [self.words(value.get(name, []), f"{key}.{name}") for name in known]
+        for label, phrases in zip(classes, found, strict=True):
             for phrase in phrases:
                 if not any(f" {spelling(word)} " in f" {spelling(phrase)} " for word in label.base):
-                    raise self.fail(key, f"has {phrase!r}, which has no base name of the class in it")
-            found.append(phrases)
+                    missing = f"has {phrase!r}, which has no base name of the class in it"
+                    raise self.fail(f"{key}.{label.name}", missing)
         return tuple(found) if value else ()
 
     def table(self, content: Any) -> ClassTable:
-        content = self.typed(content, "the file", dict, "a mapping with a name and classes")
-        self.keys(content, "", ("name", "background", "ignore", "classes", "compounds", "caption_style"))
+        known = [field.name for field in fields(ClassTable)]
+        content = self.mapping(content, "the file", known, "a mapping with a name and classes")
         background = content.get("background", True)
-        if background not in (True, False, "background", "other"):
-            raise self.fail("background", f"is {_shown(background)}, but must be true, false or other")
+        is_right = background in (True, False, "background", "other")
+        self.checked(background, "background", is_right, "true, false or other")
         background = {True: "background", False: None}.get(background, background)
-        items = self.typed(content.get("classes"), "classes", list, "a list of classes")
+        items = content.get("classes")
+        self.checked(items, "classes", isinstance(items, list), "a list of classes")
         if not items:
             raise self.fail("classes", "is empty")
         first_id = int(background is not None)
         if len(items) + first_id > 65535:
             raise self.fail("classes", f"has {len(items)} entries, more than a 16-bit mask can hold")
         classes = tuple(self.label(item, f"classes[{i}]", first_id + i) for i, item in enumerate(items))
-        table = ClassTable(
-            name=self.folder(content.get("name"), "name"),
-            classes=classes,
-            background=background,
-            compounds=self.words(content.get("compounds", []), "compounds"),
-            ignore=content.get("ignore"),
-            caption_style=self.caption_style(content["caption_style"], classes)
-            if "caption_style" in content
-            else None,
-        )
-        largest = 255 if len(table.names) <= 254 else 65535
-        if table.ignore is not None and not (
-            type(table.ignore) is int and len(table.names) <= table.ignore <= largest
-        ):
-            raise self.fail(
-                "ignore",
-                f"is {_shown(table.ignore)}, but must lie between {len(table.names)} and {largest}",
-            )
+        name = self.folder(content.get("name"), "name")
+        compounds = self.words(content.get("compounds", []), "compounds")
+        style = self.caption_style(content["caption_style"], classes) if "caption_style" in content else None
+        table = ClassTable(name, classes, background, compounds, content.get("ignore"), style)
+        least, most = len(table.names), 255 if len(table.names) <= 254 else 65535
+        is_right = table.ignore is None or (type(table.ignore) is int and least <= table.ignore <= most)
+        self.checked(table.ignore, "ignore", is_right, f"a number from {least} to {most}")
         self.check_distinct(table)
         return table
 
     def check_distinct(self, table: ClassTable) -> None:
-        owners: dict[str, tuple[int, str]] = {}
-        if table.background:
-            owners[table.background] = (-1, table.background)
+        owners = {table.background: (-1, table.background)} if table.background else {}
         for index, label in enumerate(table.classes):
             for word in (label.name, *label.base, *label.aliases):
                 owner, owner_name = owners.setdefault(spelling(word), (index, label.name))
@@ -238,6 +222,10 @@ class _Reader:
                 raise self.fail("compounds", f"{compound!r} is also a name or alias of {owner_name!r}")
 
 
+def _is_integers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(type(number) is int for number in value)
+
+
 def wordnet_ids(name: str) -> tuple[str, ...]:
     """The WordNet ids of a set of ImageNet-S ("n01443537"), in the order of the classes of its table."""
     return tuple(wnid for wnid, *_ in _imagenet_s_lines(name))
@@ -245,19 +233,17 @@ def wordnet_ids(name: str) -> tuple[str, ...]:
 
 def _imagenet_s(name: str) -> ClassTable:
     """ImageNet-S 50, 300 or 919, from one file for all three. Its header names the sources of the words."""
-    classes: list[LabelClass] = []
+    found: list[LabelClass] = []
     for _, label, synonyms, hyponyms in _imagenet_s_lines(name):
         words = synonyms.split("; ")
         others = tuple(words[1:]) + tuple(filter(None, hyponyms.split("; ")))
         base = tuple(dict.fromkeys(form for word in words for form in (word, plural(word))))
-        classes.append(LabelClass(label, base, others, default_color(len(classes) + 1)))
-    file = _FOLDER / "imagenet_s.yaml"
+        found.append(LabelClass(label, base, others, default_color(len(found) + 1)))
+    classes, file = tuple(found), _FOLDER / "imagenet_s.yaml"
     style = yaml.safe_load(file.read_bytes())
     names = {label.name for label in classes}
     style["phrases"] = {label: phrases for label, phrases in style["phrases"].items() if label in names}
-    return ClassTable(
-        name, tuple(classes), "other", caption_style=_Reader(str(file)).caption_style(style, tuple(classes))
-    )
+    return ClassTable(name, classes, "other", caption_style=_Reader(str(file)).caption_style(style, classes))
 
 
 def _imagenet_s_lines(name: str) -> Iterator[list[str]]:

@@ -20,8 +20,7 @@ import torch
 
 from attn2mask.builders.errors import UserError
 
-# More labeling processes than this would only wait for the painter.
-MOST_WORKERS = 16
+MOST_WORKERS = 16  # more labeling processes would only wait for the painter
 
 
 def default_workers(local_processes: int = 1) -> int:
@@ -51,12 +50,8 @@ def labeling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _watch(pool: ProcessPoolExecutor, ended: threading.Event) -> None:
-    """Detect a process that was killed while it sent a result.
-
-    The pool would wait forever for the rest of the message. This function kills the other processes and
-    closes the queue, so that BrokenProcessPool is raised. The names that it uses are private to CPython; a
-    test checks that they exist.
-    """
+    # The pool would wait forever for the rest of a result whose process was killed. Killing the others and
+    # closing the queue raises BrokenProcessPool. The names are private to CPython; a test checks them.
     while not ended.wait(1):
         processes = list((pool._processes or {}).values())
         if wait([process.sentinel for process in processes], 0) and not ended.wait(2):

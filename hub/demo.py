@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from attn2mask.builders.options import check_ranges, option, to_yaml
+from attn2mask.builders.options import CheckedOptions, option, to_yaml
 
 if TYPE_CHECKING:
     from attn2mask.training.held_out import PaintedImage
@@ -27,15 +27,12 @@ SEGMENTERS = {"no co-training": "alone", "full": "segmenter"}  # names in the re
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(CheckedOptions):
     """The options of `attn2mask demo`. Raises UserError for numbers out of range."""
 
     out: str = option("directory of everything that the demo makes", "runs/demo", stored=False, metavar="DIR")
     num_images: int = option("number of rows to build", 384, at_least=1)
     max_steps: int = option("training steps of each segmenter; 0 trains none", 400, at_least=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def demo(config: DemoConfig) -> None:

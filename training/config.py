@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import check_ranges, fill, option, preset_names, read_preset
+from attn2mask.builders.options import LaunchOptions, fill, option, preset_option, read_preset
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -21,10 +21,14 @@ CONSTANTS = "constants of the method (rarely changed)"
 # Options that a preset sets.
 method_option = partial(option, default=None, group=METHOD, identity=True, default_text="the preset's")
 constant_option = partial(method_option, group=CONSTANTS)
+fraction_option = partial(constant_option, at_least=0, at_most=1)
+# Switches that are off by default, and options that concern only the run.
+switch = partial(option, default=False, group=METHOD, identity=True)
+run_option = partial(option, group=RUN)
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(LaunchOptions):
     """The options that training and adaptation share. Raises UserError for values out of range."""
 
     output_dir: str = option("directory of the result, the checkpoints and the log", group=DATA, stored=False)
@@ -47,51 +51,22 @@ class RunOptions:
     clip: float | None = constant_option(
         "largest norm of the gradient; 0 is no limit", at_least=0, card="largest norm of the gradient"
     )
-    mixed_precision: str | None = option(
-        "precision of the computation: no, bf16 or fp16",
-        None,
-        RUN,
-        choices=("no", "bf16", "fp16"),
-        default_text="accelerate's own setting",
+    mixed_precision: str | None = run_option(
+        "precision of the computation", None, choices=("no", "bf16", "fp16"), default_text="accelerate's own"
     )
-    micro_batch: int | None = option(
-        "number of images that a process holds at a time; smaller numbers accumulate gradients",
+    micro_batch: int | None = run_option(
+        "images that a process holds at a time; smaller numbers accumulate gradients",
         None,
-        RUN,
         at_least=1,
         default_text="the process's share of the batch",
     )
-    checkpoint_every: int = option("number of steps between two checkpoints", 250, RUN, at_least=1)
-    report_to: str = option(
-        "tracker of accelerate that also gets the log, such as tensorboard; or none",
-        "none",
-        RUN,
-        stored=False,
+    checkpoint_every: int = run_option("number of steps between two checkpoints", 250, at_least=1)
+    report_to: str = run_option(
+        "tracker of accelerate that also gets the log, such as tensorboard; or none", "none", stored=False
     )
-    resume: bool = option(
-        "resume from the last checkpoint; without one, a new run starts", False, RUN, stored=False
+    resume: bool = run_option(
+        "resume from the last checkpoint; without one, a new run starts", False, stored=False
     )
-    num_processes: int | None = option(
-        "start this many processes with accelerate",
-        None,
-        RUN,
-        stored=False,
-        at_least=1,
-        default_text="this process alone",
-    )
-    accelerate_config: str | None = option(
-        "start the processes that this configuration file of accelerate describes",
-        None,
-        RUN,
-        stored=False,
-        metavar="FILE",
-    )
-    push_to_hub: str | None = option(
-        "publish the finished model as this repository of the Hub", None, RUN, stored=False, metavar="REPO"
-    )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     def rate(self, step: int) -> float:
         """The factor of the learning rate at `step`, from 1 down to 0, by the polynomial decay; for resolved
@@ -116,27 +91,16 @@ class TrainConfig(RunOptions):
         identity=True,
         required=True,
     )
-    streaming: bool = option(
-        "read the rows of a Hub dataset while training, without a local copy", False, DATA, identity=True
-    )
+    streaming: bool = switch("read rows of a Hub dataset while training, without a local copy", group=DATA)
     workers: int = option("number of processes that load rows", 2, DATA, stored=False, at_least=0)
     eval_dataset: str | None = option("images with masks to measure on while training", None, EVALUATION)
     eval_split: str | None = option(
         "split of --eval-dataset", None, EVALUATION, default_text="the layout's validation split"
     )
     eval_every: int | None = option(
-        "number of steps between two evaluations",
-        None,
-        EVALUATION,
-        at_least=1,
-        default_text="a tenth of all steps",
+        "steps between two evaluations", None, EVALUATION, at_least=1, default_text="a tenth of all steps"
     )
-    preset: str = option(
-        "take the values of all options of the method that are not given from this preset",
-        "demo",
-        METHOD,
-        choices=preset_names(PRESETS),
-    )
+    preset: str = preset_option("options of the method", PRESETS, "demo", METHOD)
     architecture: str | None = method_option(
         "architecture of the networks", choices=("deeplabv3plus", "upernet"), card="architecture"
     )
@@ -147,52 +111,31 @@ class TrainConfig(RunOptions):
     crop_size: int | None = method_option(
         "side of the square crops in pixels", at_least=32, card="crop size in pixels"
     )
-    no_co_training: bool = option(
-        "train one network, which ignores unreliable pixels",
-        False,
-        METHOD,
-        identity=True,
-        card="no co-training",
-    )
-    no_reliability: bool = option(
-        "learn every label, as if all pixels were reliable",
-        False,
-        METHOD,
-        identity=True,
-        card="no reliability",
-    )
-    no_mixing: bool = option(
-        "do not mix images with ClassMix", False, METHOD, identity=True, card="no ClassMix"
-    )
+    no_co_training: bool = switch("train one network, which ignores unreliable pixels", card="no co-training")
+    no_reliability: bool = switch("learn every label, as if all pixels were reliable", card="no reliability")
+    no_mixing: bool = switch("do not mix images with ClassMix", card="no ClassMix")
     optimizer: str | None = constant_option("optimizer", choices=("sgd", "adamw"), card="optimizer")
-    momentum: float | None = constant_option("momentum of SGD", at_least=0, at_most=1, card="momentum")
+    momentum: float | None = fraction_option("momentum of SGD", card="momentum")
     head_multiplier: float | None = constant_option(
         "learning rate of the heads as a multiple of --learning-rate, which is the backbone's",
         above=0,
         card="learning rate of the heads (multiple)",
     )
-    warmup: float | None = constant_option(
+    warmup: float | None = fraction_option(
         "fraction of steps trained on reliable labels only; after that each network supervises the other and"
         " ClassMix is on",
-        at_least=0,
-        at_most=1,
         card="warm-up (fraction of the steps)",
     )
     resize: int | None = constant_option(
-        "shortest side in pixels that images are resized to, in training and in prediction; 0 leaves them",
+        "shortest side in pixels of training and of prediction; 0 leaves the images as they are",
         at_least=0,
         card="shortest side in pixels",
     )
-    confidence: float | None = constant_option(
-        "least probability, 0 to 1, of an online label",
-        at_least=0,
-        at_most=1,
-        card="least probability of an online label",
+    confidence: float | None = fraction_option(
+        "least probability, 0 to 1, of an online label", card="least probability of an online label"
     )
     boundary_weight: float | None = constant_option(
-        "weight of the loss along the outlines of pasted things",
-        at_least=0,
-        card="weight of pasted outlines",
+        "weight of the loss along the outlines of pasted things", at_least=0, card="weight of pasted outlines"
     )
 
     def resolve(self) -> "TrainConfig":

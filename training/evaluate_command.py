@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import check_ranges, option, stored_options, to_yaml
+from attn2mask.builders.options import CheckedOptions, option, stored_options, to_yaml
 from attn2mask.builders.provenance import FORMAT_VERSION
 from attn2mask.builders.table_reader import bare_table, load_table
 
@@ -32,14 +32,11 @@ AUGMENTATION = "test-time augmentation"
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(CheckedOptions):
     """The options of `attn2mask evaluate`. Raises UserError for missing options and values out of range."""
 
     checkpoint: str | None = option(
-        "checkpoint: a directory that train made, or a model of the Hub",
-        None,
-        required=True,
-        metavar="DIR",
+        "checkpoint: a directory that train made, or a model of the Hub", None, required=True, metavar="DIR"
     )
     dataset: str | None = option(
         "images with masks: VOCdevkit, Cityscapes, ImageNet-S, a folder with images/ and masks/, or rows (a"
@@ -79,7 +76,7 @@ class EvaluateConfig:
     )
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        super().__post_init__()
         if Path(self.out).suffix != ".json":
             raise UserError(f"--out {self.out}: the name must end in .json")
         _ = self.factors

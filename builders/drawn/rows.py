@@ -3,10 +3,8 @@
     attn2mask draw objects --num-images 300 --out runs/drawn/objects
     attn2mask draw streets --num-images 300 --out runs/drawn/streets
 
-The rows have the columns of a build, so they can be used wherever painted rows are: for training, for
-`--eval-dataset`, and for `attn2mask evaluate`. Rows of streets belong to the table of Cityscapes, those of
-the other worlds to the table of VOC. The caption of a street names what stands in it, its place and its
-light, as the captions of a build do.
+The rows have the columns of a build, so they can be used wherever painted rows are. Rows of streets belong to
+the table of Cityscapes, and have captions; those of the other worlds belong to the table of VOC.
 """
 
 import logging
@@ -22,8 +20,8 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import replacing, write_file
 from attn2mask.builders.images import encode_png
-from attn2mask.builders.options import check_ranges, option, to_yaml
-from attn2mask.builders.sample import Sample, features
+from attn2mask.builders.options import CheckedOptions, option, to_yaml
+from attn2mask.builders.sample import features, png_columns
 from attn2mask.builders.shards import write_parquet
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words import grammar
@@ -39,7 +37,7 @@ HELD_OUT = 77_000_000  # seeds from here on are for evaluation alone: nothing is
 
 
 @dataclass(frozen=True)
-class DrawConfig:
+class DrawConfig(CheckedOptions):
     """The options of `attn2mask draw`. Raises UserError for an unknown world and numbers out of range."""
 
     world: str = option("world of the scenes: objects, variety, shifted, or streets", positional=True)
@@ -50,16 +48,13 @@ class DrawConfig:
     )
     size: int = option("height of the images in pixels", 128, at_least=32)
     width: int | None = option(
-        "width of the images in pixels; only streets may have another than --size",
-        None,
-        at_least=32,
-        default_text="--size; for streets twice --size",
+        "width of the images in pixels", None, at_least=32, default_text="--size; for streets twice --size"
     )
 
     def __post_init__(self) -> None:
         if self.world not in TABLE_OF:
             raise UserError(f"there is no drawn world {self.world!r}: choose one of {', '.join(TABLE_OF)}")
-        check_ranges(self)
+        super().__post_init__()
         if self.world != "streets" and self.width not in (None, self.size):
             raise UserError(f"scenes of {self.world} are square: leave out --width")
 
@@ -110,24 +105,16 @@ def exact_row(
     table = table or load_table("voc")
     classes = [int(k) for k in np.unique(mask) if k >= table.first_id and k != table.ignore_index]
     reliability = np.full_like(mask, 255) if reliability is None else reliability
-    sample = Sample(
-        sample_id=sample_id,
-        image=encode_png(image),
-        mask=encode_png(mask),
-        reliability=encode_png(reliability),
-        prompt="",
-        caption=caption,
-        classes=tuple(classes),
-        words=tuple(table.names[k] for k in classes),
-        seed=0,
-        peaks=(1.0,) * len(classes),
-        scores=np.zeros((len(classes), 1, 1), np.uint8),
-        dropped=(),
-        rejected=(),
-        foreground=float(np.isin(mask, classes).mean()),
-        reliable=float(reliability.mean()) / 255,
-    )
-    return sample.to_row(store_scores=False)
+    return {
+        **png_columns(encode_png(image), encode_png(mask), encode_png(reliability)),
+        "prompt": "",
+        "caption": caption,
+        "classes": classes,
+        "words": [table.names[k] for k in classes],
+        "seed": 0,
+        "sample_id": sample_id,
+        "peaks": [1.0] * len(classes),
+    }
 
 
 def write_rows(rows: Iterable[dict[str, Any]], out: Path, table: ClassTable | None = None) -> None:
@@ -138,8 +125,8 @@ def write_rows(rows: Iterable[dict[str, Any]], out: Path, table: ClassTable | No
 
 
 def street_caption(scene: "DrawnScene", table: ClassTable, index: int) -> str:
-    """A caption of a drawn street: some of the classes that cover at least `LEAST_SHARE` of it, as many as a
-    caption of a build names, then its place and its light. It is a function of the scene and `index`.
+    """A caption of a drawn street: some of the classes that cover at least `LEAST_SHARE` of it, its place and
+    its light. It is a function of the scene and `index`.
     """
     rng = np.random.default_rng(index)
     shares = np.bincount(scene.mask.ravel(), minlength=256)[: len(table.classes)] / scene.mask.size

@@ -3,9 +3,8 @@
     attn2mask aliases kitchen.yaml          # writes kitchen-aliases.yaml, for you to edit
     attn2mask build kitchen-aliases.yaml
 
-The proposals are the synonyms and direct hyponyms of the main sense of each class name. Doubtful words are
-written as comments: words that mostly mean another thing, and the other senses of a name. Words that belong
-to two classes, or could, are left out. Therefore the new table can always be built.
+The proposals are the synonyms and direct hyponyms of the main sense of each class name. Words that mostly
+mean another thing, and other senses of a name, become comments. Words of two classes are left out.
 """
 
 import logging
@@ -20,7 +19,7 @@ import yaml
 
 from attn2mask.builders.classes import ClassTable, LabelClass, spelling
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import check_ranges, option
+from attn2mask.builders.options import CheckedOptions, option
 from attn2mask.builders.table_reader import TABLES, load_table, parse_table
 from attn2mask.builders.words.english import plural
 from attn2mask.builders.words.grammar import nouns
@@ -33,21 +32,15 @@ OTHER_SENSES, OTHER_WORDS = 3, 8
 
 
 @dataclass(frozen=True)
-class AliasesConfig:
+class AliasesConfig(CheckedOptions):
     """The options of `attn2mask aliases`."""
 
     table: str = option("YAML file with your classes", positional=True)
     out: str | None = option("file to write", None, default_text="TABLE-aliases.yaml", metavar="FILE")
     most: int = option("largest number of words to propose for each sense", 20, at_least=1)
     wordnet: str | None = option(
-        "folder of WordNet's files index.noun and data.noun",
-        None,
-        default_text="the copy of Debian or of nltk",
-        metavar="DIR",
+        "folder with index.noun and data.noun", None, default_text="that of Debian or of nltk", metavar="DIR"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -61,10 +54,7 @@ class Proposal:
 
 
 def propose(wordnet: WordNet, label: LabelClass, most: int) -> list[Proposal]:
-    """Proposals for a class, one for each main sense of its name and of its singular base names.
-
-    A proposal has at most `most` words.
-    """
+    """Proposals of at most `most` words, one for each main sense of the singular names of a class."""
     own = {spelling(word) for word in (label.name, *label.base, *label.aliases)}
     found: dict[int, Proposal] = {}
     for name in dict.fromkeys((label.name, *nouns(label))):
@@ -72,14 +62,10 @@ def propose(wordnet: WordNet, label: LabelClass, most: int) -> list[Proposal]:
         if main is None or main in found:
             continue
         sense = wordnet.sense(main)
-        words: list[str] = []
-        doubtful: list[str] = []
-        for word in _words(wordnet, sense):
-            if spelling(word) in own:
-                continue
-            # The main sense of a synonym is this sense; that of a hyponym is one of the senses below it.
-            right = wordnet.main_sense(word) in (main, *sense.hyponyms)
-            (words if right else doubtful).append(word)
+        new = [word for word in _words(wordnet, sense) if spelling(word) not in own]
+        # The main sense of a synonym is this sense; that of a hyponym is one of the senses below it.
+        words = [word for word in new if wordnet.main_sense(word) in (main, *sense.hyponyms)]
+        doubtful = [word for word in new if word not in words]
         remarks = [f"mostly another thing: {', '.join(doubtful)}"] if doubtful else []
         if len(words) > most:
             remarks.append(f"more of them: {', '.join(words[most:])}")
@@ -94,11 +80,10 @@ def propose(wordnet: WordNet, label: LabelClass, most: int) -> list[Proposal]:
 
 def without_collisions(table: ClassTable, proposals: list[list[Proposal]]) -> list[list[Proposal]]:
     """The proposals of all classes, in the order of the table, without words that two classes would share."""
-    counts = Counter(
-        form
-        for of_class in proposals
-        for form in {form for p in of_class for word in p.words for form in _forms(word)}
+    forms_of = (
+        {form for p in of_class for word in p.words for form in _forms(word)} for of_class in proposals
     )
+    counts = Counter(form for forms in forms_of for form in forms)
     kept: list[list[Proposal]] = []
     for of_class in proposals:
         kept.append([])
@@ -118,9 +103,7 @@ def without_collisions(table: ClassTable, proposals: list[list[Proposal]]) -> li
 
 
 def written(content: dict[str, Any], proposals: list[list[Proposal]], head: str) -> str:
-    """The YAML text of the table `content` with the proposals as further aliases; `head` is its first
-    comment.
-    """
+    """The table `content` as YAML, with the proposals as further aliases, and `head` as first comment."""
     lines = [f"# {head}"]
     for key, value in content.items():
         if key != "classes":
@@ -133,7 +116,7 @@ def written(content: dict[str, Any], proposals: list[list[Proposal]], head: str)
             first, *more = _yaml(rest)
             lines += [f"  - {first}", *(f"    {line}" for line in more)]
             listed = any(proposal.words for proposal in of_class) or own
-            lines.append("    aliases:" if listed else "    aliases: []")
+            lines += ["    aliases:" if listed else "    aliases: []"]
             lines += [f"      - {_flow(word)}" for word in own]
             for proposal in of_class:
                 lines += _comment(f"{proposal.name}: {proposal.sense.definition}", "")
@@ -152,27 +135,20 @@ def run(config: AliasesConfig) -> None:
     source = Path(config.table)
     table = load_table(config.table)
     out = Path(config.out) if config.out else source.with_name(f"{source.stem}-aliases{source.suffix}")
-    taken = UserError(f"{out} exists, and may hold your edits: remove it, or choose another --out")
     if out.exists():
-        raise taken
+        raise UserError(f"{out} exists, and may hold your edits: remove it, or choose another --out")
     logger.info("Looking up the words of %s in WordNet", config.table)
     wordnet = find_wordnet(config.wordnet)
     proposals = [propose(wordnet, label, config.most) for label in table.classes]
     proposals = without_collisions(table, proposals)
-    head = (
-        f"{source.name} with proposals from {wordnet.version}: delete the words that do not fit your images."
-    )
+    head = f"{source.name} with proposals from {wordnet.version}: delete what does not fit your images."
     text = written(yaml.safe_load(source.read_bytes()), proposals, head)
     parse_table(yaml.safe_load(text), str(out))
-    try:
-        with open(out, "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise taken from None
+    with open(out, "x", encoding="utf-8") as file:
+        file.write(text)
     count = sum(len(proposal.words) for of_class in proposals for proposal in of_class)
     unknown = [label.name for label, of_class in zip(table.classes, proposals, strict=True) if not of_class]
-    known = len(table.classes) - len(unknown)
-    print(f"{out}: {count} words from {wordnet.path} for {known} classes")
+    print(f"{out}: {count} words from {wordnet.path} for {len(table.classes) - len(unknown)} classes")
     if unknown:
         print(f"WordNet does not know {', '.join(unknown)}")
     print(f"next: edit {out}, then attn2mask build {out}")

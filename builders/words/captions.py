@@ -1,11 +1,11 @@
 """Reads captions: from JSONL, plain text, COCO's captions JSON, or the text column of a dataset of the Hub.
 
 Every large file of captions has a few broken lines. One warning counts and lists them, and the other lines
-are used. It is an error only if the file cannot be read in its format, or if it holds no caption.
+are used.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,47 +34,37 @@ def read_captions(source: str) -> tuple[list[Caption], list[str]]:
     """
     path = Path(source)
     if not path.exists() and not path.suffix and source.count("/") == 1 and all(source.split("/")):
-        records, unit = _hub_rows(source), "rows"
-    elif path.suffix == ".jsonl":
-        records, unit = _jsonl(path), "lines"
-    elif path.suffix == ".txt":
-        records, unit = _text(path), "lines"
+        name, unit, records = source, "rows", _hub_rows(source)
+    elif path.suffix in (".jsonl", ".txt"):
+        name, unit, records = path.name, "lines", _lines(path)
     elif path.suffix == ".json":
-        records, unit = _coco(path), "annotations"
+        name, unit, records = path.name, "annotations", enumerate(_annotations(path), 1)
     else:
         raise UserError(
             f"captions {source!r}: give a .jsonl, .txt or COCO .json file, or owner/name of a Hub dataset"
         )
-    captions, broken = [], []
-    for number, caption in records:
-        if caption is None:
-            broken.append(number)
-        else:
-            captions.append(caption)
+    found = [(number, _caption(record, f"{name}:{number}")) for number, record in records]
+    captions = [caption for _, caption in found if caption is not None]
+    broken = [number for number, caption in found if caption is None]
     if not captions:
         raise UserError(f"captions {source} hold no caption ({len(broken)} broken {unit})")
-    warnings = []
-    if broken:
-        shown = ", ".join(map(str, broken[:_SHOWN])) + (", ..." if len(broken) > _SHOWN else "")
-        warnings.append(f"captions {source}: skipped {len(broken)} broken {unit}: {shown}")
-    return captions, warnings
+    if not broken:
+        return captions, []
+    shown = ", ".join(map(str, broken[:_SHOWN])) + (", ..." if len(broken) > _SHOWN else "")
+    return captions, [f"captions {source}: skipped {len(broken)} broken {unit}: {shown}"]
 
 
-def _text(path: Path) -> Iterator[tuple[int, Caption | None]]:
-    for number, line in _lines(path):
-        yield number, Caption(line, f"{path.name}:{number}")
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The lines that are not blank, with their numbers from 1: objects of JSONL, or captions."""
+    for number, line in enumerate(_read_text(path).replace("\r\n", "\n").split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line) if path.suffix == ".jsonl" else {"caption": line}
+            except (ValueError, RecursionError):
+                yield number, None
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, Caption | None]]:
-    for number, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        yield number, _caption(row, f"{path.name}:{number}")
-
-
-def _coco(path: Path) -> Iterator[tuple[int, Caption | None]]:
+def _annotations(path: Path) -> list[Any]:
     try:
         annotations = json.loads(_read_text(path))["annotations"]
     except (ValueError, RecursionError) as error:
@@ -86,11 +76,10 @@ def _coco(path: Path) -> Iterator[tuple[int, Caption | None]]:
         raise UserError(
             f"captions {path}: COCO's captions JSON has a list named annotations, but this file has none"
         )
-    for number, row in enumerate(annotations, 1):
-        yield number, _caption(row, f"{path.name}:{number}")
+    return annotations
 
 
-def _hub_rows(name: str) -> Iterator[tuple[int, Caption | None]]:
+def _hub_rows(name: str) -> Iterator[tuple[int, Any]]:
     from datasets import load_dataset
 
     try:
@@ -104,26 +93,19 @@ def _hub_rows(name: str) -> Iterator[tuple[int, Caption | None]]:
     if column is None:
         raise UserError(f"captions {name} has no column caption or text, but {', '.join(split.column_names)}")
     for number, text in enumerate(split[column]):
-        yield number, _caption({column: text}, f"{name}:{number}")
+        yield number, {column: text}
 
 
 def _caption(row: Any, place: str) -> Caption | None:
-    """The caption of one JSON object, or None if it has none."""
+    """The caption of a record, or None if it has none."""
     if not isinstance(row, dict):
         return None
     text = next((row[key] for key in _KEYS if key in row), None)
     if not isinstance(text, str) or not text.strip() or SURROGATE.search(text):
         return None
     own = row.get("id")
-    return Caption(
-        text, str(own) if isinstance(own, (int, str)) and not SURROGATE.search(str(own)) else place
-    )
-
-
-def _lines(path: Path) -> Iterable[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1."""
-    lines = _read_text(path).replace("\r\n", "\n").split("\n")
-    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    has_id = isinstance(own, (int, str)) and not SURROGATE.search(str(own))
+    return Caption(text, str(own) if has_id else place)
 
 
 def _read_text(path: Path) -> str:

@@ -1,8 +1,7 @@
 """The little English that prompts need: plurals, articles, and whether a noun means one or many.
 
 These are rules with short lists of exceptions, chosen for the words of the class tables. A noun that the
-rules misread makes a clumsy prompt, but never a wrong mask, because the position of a word in the prompt is
-tracked by its characters.
+rules misread makes a clumsy prompt, but never a wrong mask.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The built-in grammar: captions in the style of COCO's, for any class table and for the drawn worlds.
 
 `caption` writes the captions of a build that is given none: of one to three things, or, for a table with a
-caption style, of a whole scene. `sentence` is what these captions and those of the drawn scenes share.
+caption style, of a whole scene.
 """
 
 from collections.abc import Collection, Sequence
@@ -49,13 +49,11 @@ def nouns(label: LabelClass) -> list[str]:
 
 def phrase(noun: str, count: int, rng: np.random.Generator, adjective: str = "") -> str:
     """A noun phrase for `count` things: "a red bus", "two dogs", "three sheep", "greenery"."""
-    words = f"{adjective} {noun}" if adjective else noun
+    lead = f"{adjective} " if adjective else ""
     if count > 1:
         options = NUMBERS[min(count, 3)]
-        return f"{options[rng.integers(len(options))]} {adjective + ' ' if adjective else ''}{plural(noun)}"
-    if noun in UNCOUNTABLE:
-        return words
-    return f"{article(words)} {words}"
+        return f"{options[rng.integers(len(options))]} {lead}{plural(noun)}"
+    return lead + noun if noun in UNCOUNTABLE else f"{article(lead + noun)} {lead}{noun}"
 
 
 def sentence(phrases: Sequence[str], place: str, rng: np.random.Generator) -> str:
@@ -68,15 +66,11 @@ def sentence(phrases: Sequence[str], place: str, rng: np.random.Generator) -> st
         subject = f" {JOINTS[rng.integers(len(JOINTS))]} ".join(phrases)
     if verb and place:
         place = f"{verb} {place}"
-    text = f"{opening}{subject} {place}".strip()
-    if rng.random() < 0.5:
-        text = text[:1].upper() + text[1:]
-    return text + ("." if rng.random() < 0.5 else "")
+    return _punctuated(f"{opening}{subject} {place}".strip(), rng)
 
 
 def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
     """A caption that names classes of `table`: as many as its caption style asks for, or else one to three.
-
     `balance_class` (a position in `table.classes`) is one of them if it is given.
     """
     if table.caption_style is not None:
@@ -99,9 +93,8 @@ def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | No
 
 
 def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
-    """A caption in the caption style of `table`: "a photo of two cars and a road downtown at dusk".
-
-    The classes come before place, weather and light, so that the token limit of a model cuts these off first.
+    """A caption in the caption style of `table`: "a photo of two cars and a road downtown at dusk". The token
+    limit of a model cuts off the phrases after the classes first.
     """
     style = table.caption_style
     named = describe(table, scene_classes(table, rng, range(len(table.classes)), balance_class), rng)
@@ -109,7 +102,10 @@ def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: in
         options[rng.integers(len(options))] if options and rng.random() < 0.6 else ""
         for options in (style.openings, style.places, style.weather, style.light)
     )
-    text = " ".join(filter(None, [opening, named, *rest]))
+    return _punctuated(" ".join(filter(None, [opening, named, *rest])), rng)
+
+
+def _punctuated(text: str, rng: np.random.Generator) -> str:
     if rng.random() < 0.5:
         text = text[:1].upper() + text[1:]
     return text + ("." if rng.random() < 0.5 else "")
@@ -118,9 +114,8 @@ def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: in
 def scene_classes(
     table: ClassTable, rng: np.random.Generator, among: Collection[int], balance_class: int | None = None
 ) -> list[int]:
-    """The classes that a caption names, chosen from `among` (positions in `table.classes`, at least one).
-
-    `balance_class` is one of them if it is given.
+    """The classes that a caption names, from `among` (positions in `table.classes`, at least one), with
+    `balance_class` if it is given.
     """
     style = table.caption_style
     chosen = [] if balance_class is None else [balance_class]

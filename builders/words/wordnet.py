@@ -24,10 +24,8 @@ ALL = frozenset(range(100))
 
 @dataclass(frozen=True)
 class Sense:
-    """A meaning: its words, the offsets of its direct hyponyms, and its definition.
-
-    `kind` is the number of its lexicographer's file. `is_name` is True for an instance with a name of its
-    own, such as the writer Crane.
+    """A meaning: its words, the offsets of its direct hyponyms, its definition, the number `kind` of its
+    lexicographer's file, and whether it is an instance with a name, such as the writer Crane.
     """
 
     words: tuple[str, ...]

@@ -15,11 +15,11 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 
-from attn2mask.builders.options import check_ranges, option
+from attn2mask.builders.options import CheckedOptions, option
 
 
 @dataclass(frozen=True)
-class PreviewConfig:
+class PreviewConfig(CheckedOptions):
     """The options of `attn2mask preview`."""
 
     dir: str = option("folder that `build`, `remask`, `train` or `adapt` wrote", positional=True)
@@ -32,9 +32,6 @@ class PreviewConfig:
     port: int | None = option(
         "port of the page", None, at_least=1, at_most=65535, default_text="the first free one from 7860"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def run(config: PreviewConfig) -> None:

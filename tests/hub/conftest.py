@@ -47,24 +47,18 @@ def drawn_sample() -> Callable[..., Sample]:
         scores = np.stack([np.asarray(mask.resize((8, 8), Image.Resampling.BOX)) for mask in masks])
         words = [table.names[k] for k in classes]
         made = label(scene.image, scores, [0.25] * len(classes), classes, words, RULES, table)
-        kept = list(made.kept)
-        return Sample(
-            sample_id=f"{table.name}-{seed}-{index:08d}",
-            image=made.image,
-            mask=made.mask,
-            reliability=made.reliability,
-            prompt=PROMPT.format(words[0]),
-            caption="a thing",
-            classes=tuple(classes[k] for k in kept),
-            words=tuple(words[k] for k in kept),
-            seed=index,
-            peaks=(0.25,) * len(kept),
-            scores=scores[kept],
-            dropped=made.dropped,
-            rejected=("attempt 0: cat: it owns 2 of 4096 pixels after the CRF",) if index == 1 else (),
-            foreground=made.foreground,
-            reliable=made.reliable,
-        )
+        row = {
+            "prompt": PROMPT.format(words[0]),
+            "caption": "a thing",
+            "classes": classes,
+            "words": words,
+            "seed": index,
+            "sample_id": f"{table.name}-{seed}-{index:08d}",
+            "peaks": [0.25] * len(classes),
+            "scores": scores.tolist(),
+        }
+        rejected = ("attempt 0: cat: it owns 2 of 4096 pixels after the CRF",) if index == 1 else ()
+        return made.sample(row, made.dropped, rejected)
 
     return sample
 

@@ -6,23 +6,27 @@ As in training, a preset fixes the *global* batch.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import fill, identity_of, option, preset_names, read_preset
+from attn2mask.builders.options import fill, identity_of, option, preset_option, read_preset
 from attn2mask.training.config import (
     CONSTANTS,
     DATA,
     METHOD,
     RUN,
     RunOptions,
-    constant_option,
+    fraction_option,
     method_option,
+    run_option,
+    switch,
 )
 
 PRESETS = Path(__file__).parent / "presets"
 PAINTER, PRIOR = "the painter", "prior preservation"
+prior_option = partial(option, group=PRIOR, identity=True)
 
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _OTHER = (
@@ -39,11 +43,7 @@ class AdaptConfig(RunOptions):
     GROUPS: ClassVar = (DATA, PAINTER, METHOD, PRIOR, CONSTANTS, RUN)
 
     output_dir: str = option(
-        "directory of the LoRA, the checkpoints and the log",
-        "runs/adapted",
-        DATA,
-        stored=False,
-        metavar="DIR",
+        "directory of LoRA, checkpoints and log", "runs/adapted", DATA, stored=False, metavar="DIR"
     )
     data: str = option(
         "images of the domain: a folder, with or without captions, or a built dataset",
@@ -64,80 +64,44 @@ class AdaptConfig(RunOptions):
         "painter: embedded, a folder with a diffusers pipeline, or a model of the Hub", "embedded", PAINTER
     )
     revision: str | None = option("revision of --model on the Hub", None, PAINTER, default_text="the newest")
-    preset: str = option(
-        "take the values of all options of the method that are not given from this preset",
-        "demo",
-        METHOD,
-        choices=preset_names(PRESETS),
-    )
-    rank: int | None = method_option(
-        "rank of the LoRA, which is also its alpha",
-        at_least=1,
-        card="rank",
-    )
+    preset: str = preset_option("options of the method", PRESETS, "demo", METHOD)
+    rank: int | None = method_option("rank of the LoRA, which is also its alpha", at_least=1, card="rank")
     layers: str | None = method_option(
-        "layers of the UNet that the LoRA is added to: attention or all",
-        choices=tuple(LAYERS),
-        card="layers",
+        "layers of the UNet that the LoRA is added to", choices=tuple(LAYERS), card="layers"
     )
-    text_encoder: bool = option(
-        "add a LoRA to the attention of the text encoders, too",
-        False,
-        METHOD,
-        identity=True,
-        card="LoRA of the text encoders",
+    text_encoder: bool = switch(
+        "add a LoRA to the attention of the text encoders, too", card="LoRA of the text encoders"
     )
     crop_size: int | None = method_option(
-        "height of the crops in pixels",
-        at_least=1,
-        card="height of the crops in pixels",
+        "height of the crops in pixels", at_least=1, card="height of the crops in pixels"
     )
     aspect: float | None = method_option(
-        "width of the crops divided by their height",
-        above=0,
-        card="width / height of the crops",
+        "width of the crops divided by their height", above=0, card="width / height of the crops"
     )
-    prior_preservation: bool = option(
-        "also learn from images that the unadapted painter made, which keeps its look for prompts without the"
+    prior_preservation: bool = switch(
+        "also learn from images of the unadapted painter, which keeps its look for prompts without the"
         " identifier",
-        False,
-        PRIOR,
-        identity=True,
+        group=PRIOR,
         card="prior preservation",
     )
-    class_prompt: str = option(
+    class_prompt: str = prior_option(
         "prompt for the class images, which the unadapted painter makes",
         "a photo of a street",
-        PRIOR,
-        identity=True,
         card="class prompt",
         metavar="TEXT",
     )
-    prior_images: int = option(
-        "number of class images", 100, PRIOR, identity=True, at_least=1, card="class images"
+    prior_images: int = prior_option("number of class images", 100, at_least=1, card="class images")
+    prior_weight: float = prior_option(
+        "weight of the loss on the class images", 1.0, above=0, card="weight of the class images"
     )
-    prior_weight: float = option(
-        "weight of the loss on the class images",
-        1.0,
-        PRIOR,
-        identity=True,
-        above=0,
-        card="weight of the class images",
-    )
-    dropout: float | None = constant_option(
+    dropout: float | None = fraction_option(
         "fraction of the prompts, 0 to 1, that are replaced by the empty prompt, as classifier-free guidance"
         " needs it",
-        at_least=0,
-        at_most=1,
         card="fraction of empty prompts",
     )
-    gradient_checkpointing: bool = option("use less memory and a third more time", False, RUN)
-    sample_every: int | None = option(
-        "number of steps between two rows of sample images; 0 paints none",
-        None,
-        RUN,
-        at_least=0,
-        default_text="a fifth of all steps",
+    gradient_checkpointing: bool = run_option("use less memory and a third more time", False)
+    sample_every: int | None = run_option(
+        "steps between two rows of samples; 0 paints none", None, at_least=0, default_text="a fifth of all"
     )
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from attn2mask.builders import remask
 from attn2mask.builders.command import run_command
 from attn2mask.builders.drawn.rows import draw_rows, exact_row
 from attn2mask.builders.label import label_image, to_ids
-from attn2mask.builders.options import check_ranges, option
+from attn2mask.builders.options import CheckedOptions, option
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.experiments.trials import Trial, as_entry, run_trials
@@ -72,7 +72,7 @@ VARIANTS = (
 
 
 @dataclass(frozen=True)
-class AblationConfig:
+class AblationConfig(CheckedOptions):
     """The options of `training/experiments/ablation.py`."""
 
     out: str = option("directory of everything that the ablation makes", "runs/ablation", metavar="DIR")
@@ -83,9 +83,6 @@ class AblationConfig:
     jobs: int | None = option(
         "number of trainings at a time", None, at_least=1, default_text="one for each core"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def make_data(data: Path, count: int) -> None:

@@ -34,7 +34,7 @@ from attn2mask.builders import build
 from attn2mask.builders.command import run_command
 from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import check_ranges, option
+from attn2mask.builders.options import CheckedOptions, option
 from attn2mask.builders.provenance import LORA_RECORD
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.experiments.trials import Trial, as_entry, run_trials
@@ -51,7 +51,7 @@ ADAPTED_SEED = 9  # of the drawn streets that the painter is adapted to
 
 
 @dataclass(frozen=True)
-class DomainGapConfig:
+class DomainGapConfig(CheckedOptions):
     """The options of `training/experiments/domain_gap.py`."""
 
     out: str = option("directory of everything that the experiment makes", "runs/domain_gap", metavar="DIR")
@@ -69,7 +69,7 @@ class DomainGapConfig:
     )
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        super().__post_init__()
         if (self.frames is None) != (self.held_out_frames is None):
             raise UserError("--frames and --held-out-frames must be given together")
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.command import run_command
 from attn2mask.builders.drawn.rows import HELD_OUT
-from attn2mask.builders.options import check_ranges, option, preset_names
+from attn2mask.builders.options import CheckedOptions, option, preset_names
 from attn2mask.builders.painter import Painter, load_painter
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.rules import PRESETS, Reliability, Rules, Threshold, load_rules
@@ -46,7 +46,7 @@ PAINTED_SEED, BATCH_SIZE = 1_000, 8  # seed of the first painted image; images p
 
 
 @dataclass(frozen=True)
-class PainterQualityConfig:
+class PainterQualityConfig(CheckedOptions):
     """The options of `training/experiments/painter_quality.py`."""
 
     out: str = option("directory of painter_quality.json", "runs/painter_quality", metavar="DIR")
@@ -55,9 +55,6 @@ class PainterQualityConfig:
     singles: int = option("number of images of each class", 8, at_least=1)
     pairs: int = option("number of images of two classes", 80, at_least=1)
     referee_scenes: int = option("drawn scenes that the referee is measured on", 300, at_least=1)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def rule_sets() -> dict[str, Rules]:

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import update_bn
 
 from attn2mask.builders.command import run_command
 from attn2mask.builders.drawn.kinds import KINDS
-from attn2mask.builders.options import check_ranges, option
+from attn2mask.builders.options import CheckedOptions, option
 from attn2mask.training.cotraining import normalize, photometric
 from attn2mask.training.models import SCRATCH
 from attn2mask.training.pretraining.scene_store import SceneStore, draw_scenes
@@ -30,7 +30,7 @@ NORM_BATCHES, TEST_BATCHES = 60, 20  # for the running statistics of BatchNorm, 
 
 
 @dataclass(frozen=True)
-class BackboneTrainingConfig:
+class BackboneTrainingConfig(CheckedOptions):
     """The options of `training/pretraining/backbone_training.py`."""
 
     output_dir: str = option(
@@ -48,9 +48,6 @@ class BackboneTrainingConfig:
     batch_size: int = option("images of a step in each process", 32, at_least=1)
     learning_rate: float = option("highest learning rate", 2e-3, above=0)
     seed: int = option("random seed", 0, at_least=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def make_batch(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from attn2mask.builders.command import run_command
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import check_ranges, option
+from attn2mask.builders.options import CheckedOptions, option
 from attn2mask.builders.painter import load_painter
 from attn2mask.training.pretraining.autoencoder import (
     LATENT_CHANNELS,
@@ -57,7 +57,7 @@ SAMPLE_PROMPTS = """
 
 
 @dataclass(frozen=True)
-class PainterTrainingConfig:
+class PainterTrainingConfig(CheckedOptions):
     """The options of `training/pretraining/painter_training.py`."""
 
     output_dir: str = option(
@@ -83,9 +83,6 @@ class PainterTrainingConfig:
         default_text="random weights",
         metavar="DIR",
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 # Models

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from attn2mask.builders.command import run_command
-from attn2mask.builders.options import check_ranges, option
+from attn2mask.builders.options import CheckedOptions, option
 from attn2mask.builders.painter import load_painter
 from attn2mask.training.pretraining.scene_store import draw_scenes
 from attn2mask.training.pretraining.trainer import Trainer, start_processes
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RefereeTrainingConfig:
+class RefereeTrainingConfig(CheckedOptions):
     """The options of `training/pretraining/referee_training.py`."""
 
     output_dir: str = option(
@@ -51,9 +51,6 @@ class RefereeTrainingConfig:
     batch_size: int = option("images of a step in each process", 16, at_least=1)
     learning_rate: float = option("highest learning rate", 2e-3, above=0)
     seed: int = option("random seed", 0, at_least=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def augment(
