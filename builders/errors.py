@@ -6,8 +6,7 @@ import textwrap
 
 class UserError(Exception):
     """A mistake that the user can correct. The message is one line: what is wrong, where, and how to fix it.
-
-    The command line prints the message and exits with status 2. Line breaks in the message become spaces.
+    Line breaks in it become spaces. The command line prints it and exits with status 2.
     """
 
     def __init__(self, message: str):

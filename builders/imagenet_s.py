@@ -73,16 +73,15 @@ def run(config: ImageNetSConfig) -> None:
     for folder in (root / wnid for root in (images, masks) for wnid in wnids):
         folder.mkdir(parents=True, exist_ok=True)
     written = without = 0
-    for shard in source.shards:
-        for row in source.rows(shard):
-            if not row["classes"]:
-                without += 1
-                continue
-            name = Path(wnids[row["classes"][0] - table.first_id], f"{row['sample_id']}.png")
-            mask = decode_png(row["mask"]["bytes"])
-            write_file(masks / name, encode_png(in_colors(mask, table.ignore_index)))
-            write_file(images / name, row["image"]["bytes"])
-            written += 1
+    for row in (row for shard in source.shards for row in source.rows(shard)):
+        if not row["classes"]:
+            without += 1
+            continue
+        name = Path(wnids[row["classes"][0] - table.first_id], f"{row['sample_id']}.png")
+        mask = decode_png(row["mask"]["bytes"])
+        write_file(masks / name, encode_png(in_colors(mask, table.ignore_index)))
+        write_file(images / name, row["image"]["bytes"])
+        written += 1
     left_out = f"; {without} rows without a class were left out" if without else ""
     print(f"{out}: {written} images with masks in ImageNet-S's encoding{left_out}")
 

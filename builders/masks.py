@@ -83,5 +83,5 @@ def agreement_threshold(
 def _mean_iou(a: np.ndarray, b: np.ndarray, classes: int, background: bool) -> float:
     """Mean IoU of two masks over the local labels of an image; a label in neither mask counts 0."""
     sides = [(a == label, b == label) for label in range(0 if background else 1, classes + 1)]
-    ious = [np.count_nonzero(x & y) / max(1, np.count_nonzero(x | y)) for x, y in sides]
+    ious = [int(np.count_nonzero(x & y)) / max(1, int(np.count_nonzero(x | y))) for x, y in sides]
     return sum(ious) / max(1, len(ious))

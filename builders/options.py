@@ -196,7 +196,7 @@ class CommandParser(HfArgumentParser):
             "--config", metavar="FILE", help="read options from this YAML file; flags win over it"
         )
         words = (f"{a.metavar} [{a.metavar} ...]" if a.nargs == "*" else a.metavar for a in self.positionals)
-        self.usage = " ".join([prog, *words, "[--option VALUE ...]"])
+        self.usage = " ".join([prog, *map(str, words), "[--option VALUE ...]"])
 
     def add_argument(self, *names: str, **argument: Any) -> argparse.Action:
         facts = argument.pop(_FACTS, None)

@@ -14,8 +14,7 @@ from attn2mask.builders.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-# The version of the format of build.json and training_config.json.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of build.json and training_config.json
 LIBRARIES = "attn2mask torch diffusers transformers accelerate peft datasets pillow scipy".split()
 # The file of a LoRA in diffusers' format, and the record that `attn2mask adapt` writes beside it.
 LORA_WEIGHTS, LORA_RECORD = "pytorch_lora_weights.safetensors", "training_config.json"
@@ -47,7 +46,7 @@ def license_of(source: str, revision: str | None = None) -> str | list[str] | No
 
     card = _text_beside(source, "README.md", revision)
     try:
-        return None if card is None else ModelCard(card, ignore_metadata_errors=True).data.license
+        return None if card is None else ModelCard(card, ignore_metadata_errors=True).data.get("license")
     except ValueError:
         return None
 

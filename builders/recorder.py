@@ -121,8 +121,7 @@ class AttentionRecorder:
 
     @property
     def maps(self) -> list[dict[str, dict[Size, torch.Tensor]]]:
-        """For each image, a dict from word to its maps: (h, w) -> float32 tensor (h, w), on the pipeline's
-        device.
+        """For each image, a dict from word to its maps: (h, w) -> float32 tensor, on the pipeline's device.
 
         A value is the attention probability of the word at a pixel, 0 to 1: the mean over heads, layers of
         that resolution, positions of the word, and steps of the window.

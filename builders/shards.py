@@ -35,8 +35,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds that a process waits for other processes to name their locks, and for process 0 to write build.json.
 PATIENCE, START = 2, 600
-# The numbers in the names of shards have five digits, and the names are sorted.
-MOST_SHARDS = 100_000
+MOST_SHARDS = 100_000  # the numbers in their names have five digits
 
 
 @dataclass(frozen=True)
@@ -95,12 +94,10 @@ class BuildDirectory:
         """The class table of the rows when they were made. Raises UserError if the record is damaged."""
         try:
             values = _tuples(self.record()["table"])
-            classes, style = values.pop("classes"), values.pop("caption_style", None)
-            table = ClassTable(
-                **values,
-                classes=tuple(LabelClass(**c) for c in classes),
-                caption_style=style and CaptionStyle(**style),
-            )
+            values["classes"] = tuple(LabelClass(**label) for label in values["classes"])
+            if style := values.get("caption_style"):
+                values["caption_style"] = CaptionStyle(**style)
+            table = ClassTable(**values)
             _ = table.palette
         except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
             raise self._damaged() from error
@@ -300,7 +297,7 @@ def _free_or_held_by(run: str, lock: Path) -> bool:
 
 
 def _holder_file(lock: Path) -> Path:
-    """Where the name of a lock's holder is. It is not in the lock itself, which Windows lets nobody read."""
+    # Not the lock itself, which Windows lets nobody read.
     return lock.with_name(lock.name.replace(".lock-", ".held-by-"))
 
 

@@ -24,8 +24,7 @@ from attn2mask.builders.rules import Rules
 from attn2mask.builders.sample import Sample
 from attn2mask.builders.scores import class_scores, quantize
 
-# Maximum attempts per sample. After that the best attempt is kept and its failed classes are dropped.
-ATTEMPTS = 4
+ATTEMPTS = 4  # of a sample, at most; then the best one is kept, and its failed classes are dropped
 HOPELESS = 16  # if none of this many images of a shard can be used, the model must be the cause
 
 

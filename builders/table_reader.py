@@ -1,7 +1,7 @@
 """Reads class tables: those of the package, and a user's YAML file."""
 
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
@@ -153,7 +153,7 @@ class _Reader:
     def caption_style(self, value: Any, classes: tuple[LabelClass, ...]) -> CaptionStyle:
         known = [field.name for field in fields(CaptionStyle)]
         value = self.mapping(value, "caption_style", known, "a mapping such as {aspect: 2}")
-        readers = {
+        readers: dict[str, Callable[[Any, str], Any]] = {
             "aspect": self.aspect,
             "balance": self.flag,
             "usual": partial(self.positions, classes),

@@ -27,8 +27,7 @@ from attn2mask.builders.words.wordnet import Sense, WordNet, find_wordnet
 
 logger = logging.getLogger(__name__)
 
-# The most other senses of a name that are listed, and the most words of each.
-OTHER_SENSES, OTHER_WORDS = 3, 8
+OTHER_SENSES, OTHER_WORDS = 3, 8  # the most other senses of a name, and words of each, that are listed
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,8 @@ def article(phrase: str) -> str:
 def means_many(before: str, after: str) -> bool:
     """Whether a noun with one form for both ("sheep") means several, given the text around it.
 
-    The nearest determiner or number up to four words before the noun decides. If there is none, the verb
-    after it decides. Without either ("Sheep grazing on a hill") the noun means several.
+    The nearest determiner or number up to four words before the noun decides, or else the verb after it.
+    Without either ("Sheep grazing on a hill") the noun means several.
     """
     words = _WORD.findall(re.split(r"[.;:!?]", before)[-1].lower())[-4:][::-1]
     for distance, word in enumerate(words):

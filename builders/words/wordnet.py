@@ -56,10 +56,8 @@ class WordNet:
         return self._entry(word)[0]
 
     def main_sense(self, word: str) -> int | None:
-        """The most likely sense of a noun in a caption; None if WordNet has only names for it.
-
-        This is the most frequent sense that can be seen, of those whose uses WordNet has counted. If there is
-        none, things are preferred to persons, because the order of uncounted senses has no meaning.
+        """The most likely sense of a noun in a caption; None if WordNet has only names for it. It is the most
+        frequent of the counted senses that can be seen, or else a thing, or else a person.
         """
         offsets, counted = self._entry(word)
         senses = {offset: sense for offset in offsets if not (sense := self.sense(offset)).is_name}
