@@ -175,9 +175,10 @@ class BuildDirectory:
             if changed := [name for name in new if new[name] != old.get(name)]:
                 started, now = (", ".join(f"{n} {of.get(n)}" for n in changed) for of in (old, new))
                 logger.warning("%s was started with %s; resuming with %s", self.path, started, now)
+        # First build.json, by which the next run knows this directory if the disk is full now.
+        write_file(file, json.dumps(record, indent=1).encode())
         for name, text in options.items():
             write_file(self.path / name, text.encode())
-        write_file(file, json.dumps(record, indent=1).encode())
 
     def check_identity(self, identity: dict[str, Any]) -> None:
         """Raises UserError if there is a build.json, and a value of `identity` differs from it."""
