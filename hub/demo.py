@@ -105,12 +105,9 @@ def measure_masks(images: "list[PaintedImage]") -> dict[str, Any]:
 
 
 def measure_segmenters(config: DemoConfig, data: Path, out: Path) -> dict[str, Any]:
-    """Mean IoU, 0 to 1, on each held-out set: of the attention masks, of one network trained alone, and of
-    two that co-trained.
-
-    The networks have it twice: `mean_iou`, and `mean_iou_given_labels`, where they may choose only among the
-    classes of the image, which attention masks always know. Both train without ClassMix, which costs points
-    in so few steps (see the ablation).
+    """Mean IoU, 0 to 1, on each held-out set: of the attention masks, which always know the image-level
+    labels, and of one network and of two that co-trained, with and without the labels given. Both train
+    without ClassMix, which costs points in so few steps (see the ablation).
     """
     from attn2mask.training.config import TrainConfig
     from attn2mask.training.held_out import attention_masks, make_sets, train_and_score

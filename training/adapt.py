@@ -54,7 +54,7 @@ from attn2mask.training.adaptation.images import (
     make_crop,
     paint_class_images,
 )
-from attn2mask.training.charts import progress_sheet
+from attn2mask.training.charts import strip_sheet
 from attn2mask.training.data import Positions
 from attn2mask.training.run import Run, end, make_accelerator, recorded_run, write_identity
 
@@ -145,9 +145,7 @@ def make_batches(
     crop: Crop,
     identity: dict[str, Any],
 ) -> Batches:
-    """Encode the images and, with prior preservation, paint and encode class images; existing files are kept.
-    Nothing is written if the images cannot be used.
-    """
+    """Encode the images, and paint and encode class images; existing files are kept."""
     output = Path(config.output_dir)
 
     def encoded(name: str, images: Sequence[TrainingImage]) -> Latents:
@@ -237,16 +235,13 @@ class Adaptation(Run):
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[str]) -> None:
-        """Paint the prompts from the same noise as ever, and draw samples.png: real images, then a row for
-        each step that was painted.
-        """
+        """Paint the prompts, always from the same noise, and draw samples.png, with real images on top."""
         if not self.accelerator.is_main_process:
             return
         folder, pipe, crop = self.output / "samples", self.painter.pipe, self.batches.crop
         defaults, latents = self.painter.defaults, self.batches.latents
         folder.mkdir(exist_ok=True)
-        strip = Image.new("RGB", (len(prompts) * crop.width, crop.height))
-        real = strip.copy()
+        samples, real = [], []
         for number, prompt in enumerate(prompts):
             with self.accelerator.autocast():
                 painted = pipe(
@@ -259,12 +254,16 @@ class Adaptation(Run):
                     generator=torch.Generator().manual_seed(image_seed(self.config.seed, number, 0)),
                 ).images
             pixels = pipe.vae.decode(painted.float() / pipe.vae.config.scaling_factor).sample
-            strip.paste(pipe.image_processor.postprocess(pixels)[0], (number * crop.width, 0))
+            samples.append(np.asarray(pipe.image_processor.postprocess(pixels)[0]))
             place = latents.places[number * len(latents) // len(prompts)]
-            image = decoded(self.images[place].read())
-            real.paste(crop.fit(image, self.images[place].name), (number * crop.width, 0))
-        write_file(folder / f"step-{self.step:06d}.png", encode_png(np.asarray(strip)))
-        progress_sheet(real, sorted(folder.glob("step-*.png")), prompts, self.output / "samples.png")
+            image = crop.fit(decoded(self.images[place].read()), self.images[place].name)
+            real.append(np.asarray(image)[: crop.height, : crop.width])
+        write_file(folder / f"step-{self.step:06d}.png", encode_png(np.hstack(samples)))
+        strips = {"real": np.hstack(real)}
+        for file in sorted(folder.glob("step-*.png")):
+            strips[f"step {int(file.stem.split('-')[1])}"] = np.asarray(Image.open(file))
+        notes = [f"{number}: {prompt}" for number, prompt in enumerate(prompts, 1)]
+        strip_sheet(strips, self.output / "samples.png", notes)
 
     def finish(self) -> None:
         """Print what was made and how to use it."""

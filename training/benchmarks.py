@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -31,9 +31,6 @@ from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES, load_table
 from attn2mask.training.mask_ids import cityscapes_ids, ids_of, imagenet_s_ids
 
-if TYPE_CHECKING:
-    import datasets
-
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 IMAGENET_S = [name for name in TABLES if name.startswith("imagenet_s_")]
 # A mask's decoder: ids (H, W) int32 of an opened mask.
@@ -42,9 +39,7 @@ Decoder = Callable[[Image.Image, ClassTable], np.ndarray]
 
 @dataclass(frozen=True)
 class Example:
-    """An image (H, W, 3) uint8 RGB and its mask (H, W) int32 with ids of the table; pixels with the table's
-    `ignore_index` are not measured.
-    """
+    """An image (H, W, 3) uint8 RGB and its mask (H, W) int32, in ids of the table or its ignore value."""
 
     name: str
     image: np.ndarray
@@ -52,41 +47,38 @@ class Example:
 
 
 @dataclass(frozen=True)
-class FileExamples(Sequence[Example]):
-    """Examples in files, which are read on access. An entry is (name, image file, mask file)."""
+class Examples(Sequence[Example]):
+    """Examples that are read on access, as many as `size`. `find` gives the name of one, and its image and
+    mask as `read_image` takes them, each with its name in messages.
+    """
 
-    entries: tuple[tuple[str, Path, Path], ...]
+    size: int
+    find: Callable[[int], tuple[str, tuple[Any, str], tuple[Any, str]]]
     table: ClassTable
-    decode: Decoder
+    decode: Decoder = ids_of
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return self.size
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices
-        """Raises UserError that names the file if it cannot be read or does not fit."""
-        name, image, mask = self.entries[index]
-        return _example(name, (image, str(image)), (mask, str(mask)), self.table, self.decode)
-
-
-@dataclass(frozen=True)
-class RowExamples(Sequence[Example]):
-    """Examples in rows with an `image` and a `mask`, as `attn2mask build` makes them."""
-
-    rows: "datasets.Dataset"
-    table: ClassTable
-    source: str
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices
-        """Raises UserError that names the row if it cannot be read or does not fit."""
-        row = self.rows[index]
-        name = row.get("sample_id") or f"row {index}"
-        image, mask = (
-            (stored_file(row[column]), f"{self.source}, {name}: {column}") for column in ("image", "mask")
-        )
-        return _example(name, image, mask, self.table, ids_of)
+        """Raises UserError that names the file or the row if it cannot be read or does not fit."""
+        name, (image_source, image_name), (mask_source, mask_name) = self.find(index)
+        pixels, labels = read_image(image_source, image_name), read_image(mask_source, mask_name)
+        if pixels.size != labels.size:
+            sizes = ["{} x {}".format(*found.size) for found in (pixels, labels)]
+            raise UserError(f"{image_name} has {sizes[0]} pixels, but its mask {mask_name} has {sizes[1]}")
+        try:
+            target = self.decode(labels, self.table)
+        except ValueError as error:
+            raise UserError(f"mask {mask_name}: {error}") from error
+        count, ignore = len(self.table.names), self.table.ignore_index
+        outside = (target < 0) | ((target >= count) & (target != ignore))
+        if outside.any():
+            raise UserError(
+                f"mask {mask_name}: id {target[outside][0]} is neither one of the {count} ids of "
+                f"{self.table.name} nor the ignore value {ignore}"
+            )
+        return Example(name, np.array(pixels.convert("RGB")), target)
 
 
 def open_images(path: str, split: str | None, table: ClassTable) -> Sequence[Example]:
@@ -120,7 +112,7 @@ def hub_name(name: str | None) -> str | None:
     return name if name and not Path(name).exists() and _may_be_on_hub(Path(name)) else None
 
 
-def _voc(root: Path, split: str | None, table: ClassTable) -> FileExamples | None:
+def _voc(root: Path, split: str | None, table: ClassTable) -> Examples | None:
     folders = [root, root / "VOC2012", *sorted(root.glob("VOC*"))]
     root = next((folder for folder in folders if (folder / "JPEGImages").is_dir()), None)
     if root is None:
@@ -135,7 +127,7 @@ def _voc(root: Path, split: str | None, table: ClassTable) -> FileExamples | Non
     return _file_examples([(name, images / f"{name}.jpg", masks / f"{name}.png") for name in names], table)
 
 
-def _cityscapes(root: Path, split: str | None, table: ClassTable) -> FileExamples | None:
+def _cityscapes(root: Path, split: str | None, table: ClassTable) -> Examples | None:
     images = root / "leftImg8bit"
     if not images.is_dir():
         return None
@@ -153,7 +145,7 @@ def _cityscapes(root: Path, split: str | None, table: ClassTable) -> FileExample
     return _file_examples(entries, table, decode)
 
 
-def _imagenet_s(root: Path, split: str | None, table: ClassTable) -> FileExamples | None:
+def _imagenet_s(root: Path, split: str | None, table: ClassTable) -> Examples | None:
     splits = [path.name.removesuffix("-segmentation") for path in root.glob("*-segmentation")]
     if not splits:
         return None
@@ -173,7 +165,7 @@ def _imagenet_s(root: Path, split: str | None, table: ClassTable) -> FileExample
     return _file_examples(entries, table, imagenet_s_ids)
 
 
-def _folder(root: Path, split: str | None, table: ClassTable) -> FileExamples | None:
+def _folder(root: Path, split: str | None, table: ClassTable) -> Examples | None:
     for part, kind in itertools.product((split,) if split else ("", "val"), ("masks", "labels")):
         inner = ((root / part / "images", root / part / kind), (root / "images" / part, root / kind / part))
         for images, masks in inner:
@@ -189,7 +181,7 @@ def _folder(root: Path, split: str | None, table: ClassTable) -> FileExamples | 
     return None
 
 
-def _row_examples(root: Path, split: str | None, table: ClassTable) -> RowExamples | None:
+def _row_examples(root: Path, split: str | None, table: ClassTable) -> Examples | None:
     local = next(root.rglob("*.parquet"), None) is not None
     if not local and (root.exists() or not _may_be_on_hub(root)):
         return None
@@ -217,60 +209,43 @@ def _row_examples(root: Path, split: str | None, table: ClassTable) -> RowExampl
         _check_names(table, tuple(rows.features["classes"].feature.names), f"{root} names its classes")
     for column in ("image", "mask"):
         rows = rows.cast_column(column, datasets.Image(decode=False))
-    return RowExamples(rows, table, str(root))
+
+    def find(index: int) -> tuple[str, tuple[Any, str], tuple[Any, str]]:
+        row = rows[index]
+        name = row.get("sample_id") or f"row {index}"
+        image, mask = ((row[column], f"{root}, {name}: {column}") for column in ("image", "mask"))
+        return name, image, mask
+
+    return Examples(len(rows), find, table)
 
 
 def _file_examples(
-    entries: Iterable[tuple[str, Path, Path]],
-    table: ClassTable,
-    decode: Decoder = ids_of,
-) -> FileExamples:
-    """Raises UserError if a file of an entry does not exist."""
-    entries = tuple(entries)
+    entries: Sequence[tuple[str, Path, Path]], table: ClassTable, decode: Decoder = ids_of
+) -> Examples:
+    """Examples of (name, image file, mask file). Raises UserError if a file does not exist."""
     missing = [path for _, *paths in entries for path in paths if not path.is_file()]
     if missing:
         raise UserError(f"{missing[0]} is missing; the split lacks {len(missing)} files")
-    return FileExamples(entries, table, decode)
+
+    def find(index: int) -> tuple[str, tuple[Any, str], tuple[Any, str]]:
+        name, image, mask = entries[index]
+        return name, (image, str(image)), (mask, str(mask))
+
+    return Examples(len(entries), find, table, decode)
 
 
-def _example(
-    name: str,
-    image: tuple[Path | str | io.BytesIO, str],
-    mask: tuple[Path | str | io.BytesIO, str],
-    table: ClassTable,
-    decode: Decoder,
-) -> Example:
-    """Read an image and a mask, each given as (file, its name in messages), and check the mask against image
-    and table.
+def read_image(stored: Any, name: str) -> Image.Image:
+    """A decoded image: of a Path, or of a row, where it is {"bytes", "path"} or decoded already.
+
+    Raises UserError, which calls it by `name`, if it cannot be read.
     """
-    pixels, labels = read_image(*image), read_image(*mask)
-    if pixels.size != labels.size:
-        sizes = ["{} x {}".format(*found.size) for found in (pixels, labels)]
-        raise UserError(f"{image[1]} has {sizes[0]} pixels, but its mask {mask[1]} has {sizes[1]}")
+    if isinstance(stored, Image.Image):
+        return stored
+    if not isinstance(stored, Path):
+        content, path = (stored or {}).get("bytes") or b"", (stored or {}).get("path")
+        stored = path if path and not content else io.BytesIO(content)
     try:
-        target = decode(labels, table)
-    except ValueError as error:
-        raise UserError(f"mask {mask[1]}: {error}") from error
-    outside = (target < 0) | ((target >= len(table.names)) & (target != table.ignore_index))
-    if outside.any():
-        raise UserError(
-            f"mask {mask[1]}: id {target[outside][0]} is neither one of the {len(table.names)} ids of "
-            f"{table.name} nor the ignore value {table.ignore_index}"
-        )
-    return Example(name, np.array(pixels.convert("RGB")), target)
-
-
-def stored_file(stored: dict[str, Any] | None) -> io.BytesIO | str:
-    """The file of an image in a row, which `datasets` stores as {"bytes", "path"}; empty without either."""
-    stored = stored or {}
-    content = stored.get("bytes") or b""
-    return stored["path"] if stored.get("path") and not content else io.BytesIO(content)
-
-
-def read_image(file: Path | str | io.BytesIO, name: str) -> Image.Image:
-    """A decoded image. Raises UserError, which calls it by `name`, if it cannot be read."""
-    try:
-        image = Image.open(file)
+        image = Image.open(stored)
         image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "it is not an image, or it is broken"

@@ -1,9 +1,9 @@
-"""Charts of an evaluation: a bar for each class, a sheet of predictions, and a sheet of sample images.
+"""Charts of an evaluation: a bar for each class, a sheet of predictions, and a sheet of strips.
 
 iou_chart(report(evaluation), "metrics_iou.png")
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,9 +24,7 @@ plain_text = rc_context({"text.parse_math": False})  # a name with two dollar si
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A row of `prediction_sheet`: image (H, W, 3) uint8; target and prediction (H, W) ids, with the table's
-    `ignore_index` where nothing is measured.
-    """
+    """A row of `prediction_sheet`: image (H, W, 3) uint8; ids (H, W) of target and prediction."""
 
     title: str
     image: np.ndarray
@@ -37,9 +35,7 @@ class SheetRow:
 def best_and_worst_classes(
     per_class_iou: dict[str, float | None], most: int = MOST_BARS
 ) -> list[tuple[str, float]]:
-    """(name, IoU) of the measured classes, in the table's order. If there are more than `most`: the best half
-    of `most`, and then the worst.
-    """
+    """(name, IoU) of the measured classes; of more than `most`, the best half of `most` and the worst."""
     measured = [(name, iou) for name, iou in per_class_iou.items() if iou is not None]
     if len(measured) <= most:
         return measured
@@ -98,15 +94,13 @@ def prediction_sheet(rows: Sequence[SheetRow], table: ClassTable, path: str | Pa
 
 
 @plain_text
-def progress_sheet(
-    real: Image.Image, files: Sequence[Path], prompts: Sequence[str], path: str | Path
-) -> None:
-    """Draw a strip of real images, then the strip in each file `step-NUMBER.png`, and their prompts below."""
-    strips = {"real": real} | {f"step {int(file.stem.split('-')[1])}": Image.open(file) for file in files}
-    height = 12 * real.height / real.width + 0.1
-    figure = Figure(figsize=(12.6, len(strips) * height + 0.2 * len(prompts)), layout="constrained")
-    for axes, (title, strip) in zip(figure.subplots(len(strips)), strips.items(), strict=True):
+def strip_sheet(strips: Mapping[str, np.ndarray], path: str | Path, notes: Sequence[str] = ()) -> None:
+    """Draw strips of images, (H, W, 3) uint8 of one size, with their names, and `notes` below them."""
+    height, width, _ = next(iter(strips.values())).shape
+    size = (12.6, len(strips) * (12 * height / width + 0.1) + 0.2 * len(notes))
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, (name, strip) in zip(figure.subplots(len(strips)), strips.items(), strict=True):
         axes.imshow(strip)
-        axes.set(ylabel=title, xticks=[], yticks=[])
-    axes.set_xlabel("\n".join(f"{k}: {text}" for k, text in enumerate(prompts, 1)), loc="left", fontsize=8)
+        axes.set(ylabel=name, xticks=[], yticks=[])
+    axes.set_xlabel("\n".join(notes), loc="left", fontsize=8)
     figure.savefig(path, dpi=120)

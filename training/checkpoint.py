@@ -46,10 +46,8 @@ class Checkpoint:
 
 
 def make_processor(size: int | None = None) -> SegformerImageProcessorPil:
-    """An image processor with ImageNet's mean and standard deviation, which needs no torchvision.
-
-    Args:
-        size: the shorter side of images in pixels; None does not resize them, as is usual for VOC.
+    """An image processor with ImageNet's mean and standard deviation, which needs no torchvision. It resizes
+    the shorter side of images to `size` pixels; None does not resize them, as is usual for VOC.
     """
     return SegformerImageProcessorPil(do_resize=size is not None, size={"shortest_edge": size or 512})
 
@@ -62,11 +60,8 @@ def save_checkpoint(
     record: dict[str, Any],
     options: str = "",
 ) -> None:
-    """Write a checkpoint into `folder` in place of the one there. Other files in the folder stay.
-
-    Args:
-        record: the content of training_config.json.
-        options: the content of train.yaml, which is not written if it is empty.
+    """Write a checkpoint into `folder` in place of the one there. Other files in the folder stay. `record` is
+    the content of training_config.json, and `options` that of train.yaml; if it is empty, none is written.
     """
     writing = folder / _WRITING
     _settle(folder)

@@ -17,23 +17,24 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colors
 
 
 class Pair(nn.Module):
-    """Two networks as one module, so that they share one optimizer, one all-reduce and one checkpoint. `b` is
-    None if one network is trained alone.
-    """
+    """One or two networks (`b` is None) as one module with one optimizer and one checkpoint."""
 
     def __init__(self, a: nn.Module, b: nn.Module | None) -> None:
         super().__init__()
         self.a, self.b = a, b
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Network A and, where there is one, B."""
+        return [network for network in (self.a, self.b) if network is not None]
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, 3, H, W) normalized -> one or two logits (N, C, H, W) in float32."""
-        return [net(pixel_values=images).logits.float() for net in (self.a, self.b) if net is not None]
+        return [network(pixel_values=images).logits.float() for network in self.networks]
 
     @torch.no_grad()
     def online(self, images: Tensor) -> Tensor:
-        """Probabilities (N, C, H, W) of the mean of the logits in evaluation mode: with running statistics
-        and without dropout.
-        """
+        """Probabilities (N, C, H, W) of the mean of the logits, in evaluation mode."""
         training = self.training
         self.eval()
         logits = self(images)

@@ -5,7 +5,7 @@ A position is the place of a crop in the run. Which row it has, and how the row 
 process loads them. Rows are read through Arrow's memory map and decoded in the workers, which keep no rows.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.table_reader import bare_table
-from attn2mask.training.benchmarks import read_image, recorded_table, stored_file
+from attn2mask.training.benchmarks import read_image, recorded_table
+from attn2mask.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import datasets
@@ -31,23 +32,10 @@ ID_MODES = ("L", "P", "I", "I;16")  # Pillow's modes whose values are ids
 
 @dataclass(frozen=True)
 class Crops:
-    """How a row becomes a training crop.
+    """How a row of `table` becomes a training crop by resolved options."""
 
-    Attributes:
-        size: side of the square crop in pixels.
-        resize: shortest side in pixels that images are resized to before the random scale; 0 leaves them.
-        seed: random seed of scale, place and mirroring.
-        ignore: the ignore value of masks.
-        classes: the number of classes; other ids are errors.
-        reliability: whether the reliability map is read; if not, every label is trusted.
-    """
-
-    size: int
-    resize: int
-    seed: int
-    ignore: int
-    classes: int
-    reliability: bool
+    config: TrainConfig
+    table: ClassTable
 
     def __call__(self, row: dict[str, Any], position: int) -> dict[str, Any]:
         """The crop of `row` at a global `position`: pixels (3, S, S) uint8, label (S, S) int64 with the
@@ -57,38 +45,40 @@ class Crops:
         there. Raises UserError for an image that cannot be read, and for a mask that has no ids, another size
         than its image, or ids outside of the table.
         """
-        name = row.get("sample_id") or f"at position {position}"
-        read = {kind: row_image(row[kind], f"row {name}: its {kind}") for kind in ("image", "mask")}
-        image, mask = read["image"].convert("RGB"), read["mask"]
+        config, ignore, classes = self.config, self.table.ignore_index, len(self.table.names)
+        name = str(row.get("sample_id") or f"at position {position}")
+        image, mask = (read_image(row[kind], f"row {name}: its {kind}") for kind in ("image", "mask"))
+        image = image.convert("RGB")
         if mask.mode not in ID_MODES:
             raise UserError(f"row {name}: its mask has Pillow's mode {mask.mode}, which holds no ids")
         trust = Image.new("L", mask.size, 255)
-        if self.reliability:
-            trust = row_image(row["reliability"], f"row {name}: its reliability").convert("L")
+        if config.reliability:
+            trust = read_image(row["reliability"], f"row {name}: its reliability").convert("L")
         for part, kind in ((mask, "mask"), (trust, "reliability")):
             if part.size != image.size:
                 raise UserError(
                     f"row {name}: the image has {image.size} pixels, but its {kind} has {part.size}"
                 )
-        rng = np.random.default_rng([self.seed, position])
-        scale = rng.uniform(*SCALES) * (self.resize / min(image.size) if self.resize else 1)
+        rng = np.random.default_rng([config.seed, position])
+        scale = rng.uniform(*SCALES) * (config.resize / min(image.size) if config.resize else 1)
         width, height = (max(1, round(side * scale)) for side in image.size)
         size = (width, height)
-        left, top = (int(rng.integers(min(0, self.size - s), max(0, self.size - s) + 1)) for s in size)
+        spare = (config.crop_size - side for side in size)
+        left, top = (int(rng.integers(min(0, s), max(0, s) + 1)) for s in spare)
         mirror = rng.random() < 0.5
 
         def cut(part: Image.Image, fill: Any, resample: Image.Resampling) -> np.ndarray:
-            page = Image.new(part.mode, (self.size, self.size), fill)
+            page = Image.new(part.mode, (config.crop_size, config.crop_size), fill)
             page.paste(part.resize(size, resample), (left, top))
             array = np.asarray(page)
             return array[:, ::-1] if mirror else array
 
-        label = cut(mask, self.ignore, Image.Resampling.NEAREST).astype(np.int64)
-        wrong = (label < 0) | (label >= self.classes) & (label != self.ignore)
+        label = cut(mask, ignore, Image.Resampling.NEAREST).astype(np.int64)
+        wrong = (label < 0) | (label >= classes) & (label != ignore)
         if wrong.any():
             raise UserError(
-                f"row {name}: mask id {label[wrong][0]} is not in the table of {self.classes} names"
-                f" (ignore is {self.ignore})"
+                f"row {name}: mask id {label[wrong][0]} is not in the table of {classes} names"
+                f" (ignore is {ignore})"
             )
         inside = cut(Image.new("L", image.size, 255), 0, Image.Resampling.NEAREST) > 0
         trusted = cut(trust, 0, Image.Resampling.NEAREST) > 127
@@ -97,18 +87,9 @@ class Crops:
         return {
             "pixels": torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous(),
             "label": torch.from_numpy(label),
-            "trusted": torch.from_numpy((trusted & (label != self.ignore)) | ~inside),
+            "trusted": torch.from_numpy((trusted & (label != ignore)) | ~inside),
             "sample_id": name,
         }
-
-
-def row_image(stored: Any, name: str) -> Image.Image:
-    """An image of a row, which is {"bytes", "path"} or decoded already. Raises UserError, which calls it by
-    `name`, if it cannot be read.
-    """
-    if isinstance(stored, Image.Image):
-        return stored
-    return read_image(stored_file(stored), name)
 
 
 @dataclass(frozen=True)
@@ -130,9 +111,7 @@ class Share:
 
 
 class Positions(Sampler):
-    """(position, row index) for each position of a share. Position p has row p % rows of the shuffled order
-    of epoch p // rows.
-    """
+    """(position p, row) of a share: row p % rows in the shuffled order of epoch p // rows."""
 
     def __init__(self, rows: int, seed: int, share: Share) -> None:
         self.rows, self.seed, self.share = rows, seed, share
@@ -171,7 +150,8 @@ class CroppedStream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         # Not with the stream's own `shuffle`, whose order depends on the number of loading processes.
         epochs = (
-            shuffled(self.rows, np.random.default_rng([self.crops.seed, 1, epoch])) for epoch in count()
+            shuffled(self.rows, np.random.default_rng([self.crops.config.seed, 1, epoch]))
+            for epoch in count()
         )
         share = self.share
         first, last = share.start * share.batch, share.stop * share.batch
@@ -257,22 +237,10 @@ def loader(
     """
     from datasets import Dataset as MapDataset
 
-    common: dict[str, Any] = {
-        "batch_size": per_process,
-        "drop_last": True,
-        "collate_fn": collate,
-        "pin_memory": torch.cuda.is_available(),
-    }
+    common: dict[str, Any] = {"drop_last": True, "pin_memory": torch.cuda.is_available()}
     if isinstance(rows, MapDataset):
-        positions = Positions(len(rows), crops.seed, share)
-        return DataLoader(CroppedRows(rows, crops), sampler=positions, num_workers=workers, **common)
-    return DataLoader(CroppedStream(rows, crops, share), num_workers=min(workers, 1), **common)
-
-
-def collate(crops: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Crops stacked into a batch."""
-    batch: dict[str, Any] = {
-        name: torch.stack([crop[name] for crop in crops]) for name in ("pixels", "label", "trusted")
-    }
-    batch["sample_id"] = [crop["sample_id"] for crop in crops]
-    return batch
+        positions = Positions(len(rows), crops.config.seed, share)
+        return DataLoader(
+            CroppedRows(rows, crops), per_process, False, positions, num_workers=workers, **common
+        )
+    return DataLoader(CroppedStream(rows, crops, share), per_process, num_workers=min(workers, 1), **common)

@@ -151,9 +151,7 @@ def run(config: EvaluateConfig) -> None:
 
 
 def table_to_measure(config: EvaluateConfig, checkpoint: "Checkpoint") -> ClassTable:
-    """The dataset's class table: the one that `--table` names, the one that a build recorded, or the
-    checkpoint's. Raises UserError if the checkpoint has other classes.
-    """
+    """The class table of the dataset. Raises UserError if the checkpoint has other classes."""
     from attn2mask.training.benchmarks import difference, recorded_table
 
     if config.table is not None:

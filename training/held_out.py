@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import load_dataset
 from tqdm import tqdm
 
 from attn2mask.builders import build
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows, exact_row, write_rows
+from attn2mask.builders.drawn.scenes import DrawnScene, draw_scene
+from attn2mask.builders.painter import load_painter
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.benchmarks import open_images
@@ -24,9 +27,6 @@ from attn2mask.training.config import TrainConfig
 from attn2mask.training.mask_quality import record_scenes, recorded_quality
 from attn2mask.training.miou import MeanIoU
 from attn2mask.training.referee import Referee, load_referee
-
-if TYPE_CHECKING:
-    from attn2mask.builders.drawn.scenes import DrawnScene
 
 SETS = ("objects", "shifted", "painted")
 MEASURES = ("mean_iou", "mean_iou_given_labels")
@@ -67,8 +67,6 @@ def build_rows(out: Path, count: int, seed: int = 0, alias_probability: float = 
 
 def painted_images(data: Path) -> list[PaintedImage]:
     """The rows of a build with scores, except those whose classes were all dropped."""
-    from datasets import load_dataset
-
     return [
         PaintedImage(
             row["sample_id"],
@@ -99,10 +97,7 @@ def write_once(
 
 
 def make_sets(folder: Path, count: int) -> list[Path]:
-    """Make what is missing of `SETS`, `count` images each, and return their folders.
-
-    `folder`/painted-build is the build of the painted set.
-    """
+    """Make what is missing of `SETS`, and of the build of the painted set. Returns the folders of `SETS`."""
     build_rows(folder / "painted-build", count, seed=PAINTED_SEED)
     write_once(folder / "painted", lambda: judged_rows(folder / "painted-build"))
     for world in ("objects", "shifted"):
@@ -113,10 +108,8 @@ def make_sets(folder: Path, count: int) -> list[Path]:
 # Measures
 
 
-def held_out_scenes(world: str, count: int) -> Iterator["DrawnScene"]:
+def held_out_scenes(world: str, count: int) -> Iterator[DrawnScene]:
     """The first `count` held-out scenes of a drawn world: those of the set of its name."""
-    from attn2mask.builders.drawn.scenes import draw_scene
-
     for index in range(count):
         yield draw_scene(world, np.random.default_rng([HELD_OUT, index]))
 
@@ -135,8 +128,6 @@ def attention_masks(folder: Path, count: int) -> dict[str, float]:
     Painted images have the masks of their build, compared with the referee's. Drawn scenes are recorded in
     one denoising pass, and compared with the exact masks.
     """
-    from attn2mask.builders.painter import load_painter
-
     table, painter = load_table("voc"), load_painter()
     masks = {image.sample_id: image.mask for image in painted_images(folder / "painted-build")}
     metric = MeanIoU(len(table.names))

@@ -36,13 +36,8 @@ EXTREMES = 2  # images on a sheet: so many of the best, of the median and of the
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Test-time augmentation: an image is predicted in several views, whose logits are averaged.
-
-    Attributes:
-        scales: the processed image is resized by each factor.
-        flip: each scale is also predicted mirrored.
-        window: the largest height and width in pixels that a network sees at once. Larger images are
-            predicted in overlapping windows, whose logits are averaged.
+    """Test-time augmentation: the logits of several views of an image are averaged. It is resized by each of
+    `scales`, also mirrored with `flip`, and predicted in overlapping windows of at most `window` pixels.
     """
 
     scales: Sequence[float] = (1.0,)
@@ -247,9 +242,7 @@ def _ids(logits: Tensor, size: Sequence[int], at_once: int = 64) -> Tensor:
 
 @contextmanager
 def _evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Networks in evaluation mode. Afterwards each part has its former mode, so that frozen parts stay
-    frozen.
-    """
+    """Networks in evaluation mode. Afterwards each part has its former mode."""
     before = [(part, part.training) for network in networks for part in network.modules()]
     for network in networks:
         network.eval()

@@ -33,9 +33,7 @@ def ids_of(mask: Image.Image, table: ClassTable) -> np.ndarray:
 
 
 def _color_ids(colors: np.ndarray, table: ClassTable) -> np.ndarray:
-    """RGB (..., 3) uint8 -> ids (...) int32 by the table's palette; VOC's color of borders becomes the ignore
-    value.
-    """
+    """RGB (..., 3) uint8 -> ids (...) int32 by the table's palette; `VOID` becomes the ignore value."""
     palette = [tuple(color) for color in table.palette.tolist()]
     if len(set(palette)) < len(palette):
         raise ValueError("it has colors, but two classes of the table have the same color")

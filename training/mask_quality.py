@@ -1,12 +1,10 @@
 """How good attention masks are: their mean IoU before and after the CRF, and where they count as reliable.
 
-Painted images are compared with the referee's predictions. Drawn scenes have exact masks: they are encoded,
-noised, and denoised in one pass under the recorder, so that their attention can be compared with the truth.
+Painted images are compared with the referee's predictions, drawn scenes with their exact masks.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.drawn.rows import HELD_OUT
+from attn2mask.builders.drawn.scenes import DrawnScene
 from attn2mask.builders.label import Labels, label_image, to_ids
 from attn2mask.builders.painter import Painter
 from attn2mask.builders.prompts import Prompt, PromptSource
@@ -24,9 +23,6 @@ from attn2mask.builders.words.captions import Caption
 from attn2mask.builders.words.grammar import nouns, phrase, sentence
 from attn2mask.training.miou import MeanIoU
 from attn2mask.training.referee import to_tensor
-
-if TYPE_CHECKING:
-    from attn2mask.builders.drawn.scenes import DrawnScene
 
 RELIABLE = 128  # reliability, 0 to 255, from which on a pixel counts as reliable
 TIMESTEP = 350  # of 1,000: the noise that is added to drawn scenes
@@ -94,11 +90,9 @@ def prompt_for(text: str, table: ClassTable, painter: Painter) -> Prompt:
 
 @torch.no_grad()
 def record_scenes(
-    painter: Painter, table: ClassTable, scenes: Iterable["DrawnScene"]
+    painter: Painter, table: ClassTable, scenes: Iterable[DrawnScene]
 ) -> Iterator[RecordedImage]:
-    """Drawn scenes with the attention of `painter`: each is encoded, gets the noise of `TIMESTEP`, and is
-    denoised in one pass with a caption of what it shows.
-    """
+    """Drawn scenes with the attention of one denoising pass at `TIMESTEP`, with a caption of their things."""
     pipe = painter.pipe
     signal = pipe.scheduler.alphas_cumprod[TIMESTEP]
     for index, scene in enumerate(scenes):

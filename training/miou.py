@@ -86,11 +86,7 @@ class MeanIoU(evaluate.Metric):
     """
 
     def __init__(
-        self,
-        num_labels: int,
-        ignore_index: int = 255,
-        names: Sequence[str] | None = None,
-        **settings: Any,
+        self, num_labels: int, ignore_index: int = 255, names: Sequence[str] | None = None, **settings: Any
     ) -> None:
         if settings.get("num_process", 1) != 1:
             raise ValueError("MeanIoU counts in one process: sum the `matrix` of all processes instead")
@@ -117,9 +113,7 @@ class MeanIoU(evaluate.Metric):
         self.add_counts(confusion_matrix(prediction, reference, self.num_labels, self.ignore_index))
 
     def add_counts(self, matrix: np.ndarray) -> None:
-        """Add the confusion matrix of one image, for callers that count several predictions at once by
-        `count_pixels`.
-        """
+        """Add the confusion matrix of one image, which `count_pixels` may have counted."""
         self.matrix += matrix
         self.num_images += 1
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import transformers.utils.logging as transformers_logging
+from torch import nn
 from torch.nn import Parameter
 from transformers import (
     AutoConfig,
@@ -109,15 +110,11 @@ def build_network(
     return network
 
 
-def backbone_parameters(network: PreTrainedModel) -> list[Parameter]:
-    """The parameters of the backbone, which may be pretrained."""
-    return list(network.backbone.parameters())
-
-
-def head_parameters(network: PreTrainedModel) -> list[Parameter]:
-    """All other parameters."""
-    of_backbone = {id(parameter) for parameter in network.backbone.parameters()}
-    return [parameter for parameter in network.parameters() if id(parameter) not in of_backbone]
+def split_parameters(network: nn.Module) -> tuple[list[Parameter], list[Parameter]]:
+    """The parameters of the backbone, which may be pretrained, and all others."""
+    backbone = list(network.backbone.parameters())
+    known = {id(parameter) for parameter in backbone}
+    return backbone, [parameter for parameter in network.parameters() if id(parameter) not in known]
 
 
 @contextmanager

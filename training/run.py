@@ -105,12 +105,8 @@ def saved_step(output: Path) -> int:
 
 
 class Run:
-    """The state of a run, and how it is stored.
-
-    Attributes:
-        step: how many optimizer steps are finished.
-        loss: the mean of the losses at their last check.
-        kept: further JSON values that a resumed run needs.
+    """The state of a run, and how it is stored: `step`, the number of finished steps; `loss`, the mean of the
+    losses at their last check; and `kept`, further JSON values that a resumed run needs.
     """
 
     def __init__(
@@ -142,9 +138,7 @@ class Run:
     # State
 
     def begin(self, since: float | None = None) -> None:
-        """Resume from the last checkpoint where there is one, and open the log. `since` is the time at which
-        this part of the run started, in seconds.
-        """
+        """Resume from the last checkpoint, if any, and open the log. This part started at time `since`."""
         self._started = since or self._started
         if saved_step(self.output):
             self._load()
@@ -247,10 +241,8 @@ class Run:
             if not of_step.isfinite().all():
                 saved = saved_step(self.output)
                 kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
-                where, advice = "", ""
-                if rows:
-                    where = f", on rows {', '.join(map(str, rows))}"
-                    advice = ", or examine these rows"
+                where = f", on rows {', '.join(rows)}" if rows else ""
+                advice = ", or examine these rows" if rows else ""
                 raise UserError(
                     f"the loss is {float(of_step.max())} at step {step}{where}; {kept}."
                     f" Lower --learning-rate{advice}"

@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,8 @@ from attn2mask.training.checkpoint import is_exported, make_processor, save_chec
 from attn2mask.training.config import BatchPlan, TrainConfig
 from attn2mask.training.cotraining import Pair, cotraining_losses
 from attn2mask.training.data import Crops, loader, open_rows
-from attn2mask.training.models import backbone_parameters, build_network, head_parameters
-from attn2mask.training.run import (
-    Run,
-    end,
-    make_accelerator,
-    recorded_run,
-    saved_step,
-    write_identity,
-)
+from attn2mask.training.models import build_network, split_parameters
+from attn2mask.training.run import Run, end, make_accelerator, recorded_run, saved_step, write_identity
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +63,7 @@ def train(config: TrainConfig) -> None:
     run = Training(config, accelerator, pair, optimizer, table, origin)
     run.begin()
 
-    crops = Crops(
-        config.crop_size, config.resize, config.seed, table.ignore_index, len(table.names), config.reliability
-    )
-    loaded = iter(loader(rows, crops, run.share(), batches.per_process, config.workers))
+    loaded = iter(loader(rows, Crops(config, table), run.share(), batches.per_process, config.workers))
     eval_every = config.eval_every or max(1, config.max_steps // 10)
     background = 0 if table.background is not None else None
     logger.info("%s, %s precision: %s", accelerator.device, accelerator.mixed_precision, batches)
@@ -126,20 +117,14 @@ class Training(Run):
         """`pair` and `optimizer` are prepared; `rows` is what `rows_record` returns."""
         # Without accelerate's wrappers and torch.compile's, so that weights always have the same names.
         self.pair = accelerator.unwrap_model(pair, keep_torch_compile=False)
+        self.networks = self.pair.networks
         super().__init__(config, accelerator, self.pair.state_dict, optimizer)
         self.table, self.rows = table, rows
         self.processor = make_processor(config.resize or None)
         self.kept = {"best": -1.0, "metrics": {}}
 
-    @property
-    def networks(self) -> list[nn.Module]:
-        """Network A and, where there is one, B."""
-        return [network for network in (self.pair.a, self.pair.b) if network is not None]
-
     def evaluate(self, images: Sequence) -> None:
-        """Measure the networks on `images`, each process on its share. Draws some predictions, and exports
-        the networks to `best/` if their mIoU is the highest so far.
-        """
+        """Measure the networks, draw some predictions, and export the best networks so far to `best/`."""
         from attn2mask.training.charts import prediction_sheet
         from attn2mask.training.inference import best_and_worst, evaluate, report
 
@@ -258,13 +243,11 @@ def make_pair(config: TrainConfig, table: ClassTable, batches: BatchPlan, accele
 
 def make_optimizer(pair: Pair, config: TrainConfig) -> torch.optim.Optimizer:
     """SGD or AdamW. The learning rate of the heads is `head_multiplier` times that of the backbones."""
-    networks = [network for network in (pair.a, pair.b) if network is not None]
+    parts = zip(*map(split_parameters, pair.networks), strict=True)  # the backbones, the heads
+    rates = (config.learning_rate, config.learning_rate * config.head_multiplier)
     groups = [
-        {"params": [p for network in networks for p in of(network)], "lr": rate, "initial_lr": rate}
-        for of, rate in (
-            (backbone_parameters, config.learning_rate),
-            (head_parameters, config.learning_rate * config.head_multiplier),
-        )
+        {"params": list(chain(*part)), "lr": rate, "initial_lr": rate}
+        for part, rate in zip(parts, rates, strict=True)
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -106,7 +106,7 @@ def loading(step: Callable[[], None], size: int, side: int, pairs: int) -> Itera
     with tempfile.TemporaryDirectory() as out:
         write_rows(draw_rows("objects", 4 * size, 5), Path(out))
         rows, _ = open_rows(out, False, True)
-    crops = Crops(side, 0, 0, 255, 21, True)
+    crops = Crops(TrainConfig(crop_size=side, resize=0), load_table("voc"))
     batches = iter(loader(rows, crops, Share(size, 0, 10_000), per_process=size, workers=0))
     next(batches)
     yield measure(

@@ -41,6 +41,7 @@ from attn2mask.builders.words.english import plural
 from attn2mask.hub.cards.markdown import compose, merge, split
 from attn2mask.hub.cli import COMMANDS, load, main
 from attn2mask.training.benchmarks import open_images
+from attn2mask.training.config import TrainConfig
 from attn2mask.training.data import Crops
 
 Value = TypeVar("Value")
@@ -609,7 +610,8 @@ def test_lists_and_splits_name_images_or_are_refused(tmp_path, name, split_name)
 def test_crops_hold_ids_of_the_table_or_the_row_is_refused(accepted, data, reliability, position):
     size = data.draw(st.sampled_from([None, (7, 5)]))
     row = {name: {"bytes": data.draw(image_files(size))} for name in ("image", "mask", "reliability")}
-    crop = unless_refused(lambda: Crops(32, 0, 1, 255, len(VOC.names), reliability)(row, position))
+    config = TrainConfig(crop_size=32, resize=0, seed=1, no_reliability=not reliability)
+    crop = unless_refused(lambda: Crops(config, VOC)(row, position))
     if accepted(crop):
         assert crop["pixels"].shape == (3, 32, 32)
         assert crop["label"].shape == crop["trusted"].shape == (32, 32)

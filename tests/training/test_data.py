@@ -10,6 +10,7 @@ from PIL import Image
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.sample import features
 from attn2mask.builders.table_reader import load_table
+from attn2mask.training.config import TrainConfig
 from attn2mask.training.data import Crops, Positions, Share, loader, open_rows
 
 TABLE = load_table("voc")
@@ -56,10 +57,8 @@ def dataset(tmp_path):
     return make
 
 
-def crops(**changed) -> Crops:
-    return Crops(
-        **{"size": 32, "resize": 0, "seed": 3, "ignore": 255, "classes": 21, "reliability": True, **changed}
-    )
+def crops(table=TABLE, **changed) -> Crops:
+    return Crops(TrainConfig(**{"crop_size": 32, "resize": 0, "seed": 3, **changed}), table)
 
 
 def test_image_labels_and_trust_are_cut_alike():
@@ -96,12 +95,12 @@ def test_a_mask_that_says_ignore_is_not_trusted():
 def test_without_reliability_every_label_is_trusted():
     unreliable = row(0, reliability=png(np.zeros((40, 56), np.uint8)))
     assert not crops()(unreliable, 0)["trusted"][crops()(unreliable, 0)["label"] != 255].any()
-    assert crops(reliability=False)(unreliable, 0)["trusted"].all()
+    assert crops(no_reliability=True)(unreliable, 0)["trusted"].all()
 
 
 def test_sixteen_bit_masks():
     mask = np.full((40, 56), 700, np.uint16)
-    crop = crops(ignore=65535, classes=920)(row(0, mask=png(mask)), 1)
+    crop = crops(load_table("imagenet_s_919"))(row(0, mask=png(mask)), 1)
     assert set(crop["label"].unique().tolist()) <= {700, 65535}
 
 
@@ -158,7 +157,7 @@ def test_a_dataset_that_is_not_there(tmp_path):
 
 
 def test_images_are_brought_to_a_size_before_they_are_scaled():
-    whole = [crops(size=64)(row(2), p)["label"] for p in range(8)]
-    small = [crops(size=64, resize=20)(row(2), p)["label"] for p in range(8)]
+    whole = [crops(crop_size=64)(row(2), p)["label"] for p in range(8)]
+    small = [crops(crop_size=64, resize=20)(row(2), p)["label"] for p in range(8)]
     areas = [[int((label != 255).sum()) for label in labels] for labels in (whole, small)]
     assert sum(areas[1]) < 0.5 * sum(areas[0])

@@ -26,7 +26,7 @@ from attn2mask.builders.table_reader import load_table
 from attn2mask.training import models
 from attn2mask.training.checkpoint import load_checkpoint, make_processor, save_checkpoint
 from attn2mask.training.deeplabv3plus import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation, dilate
-from attn2mask.training.models import SCRATCH, backbone_parameters, build_network, head_parameters
+from attn2mask.training.models import SCRATCH, build_network, split_parameters
 
 TABLE = load_table("voc")
 CLASSES, IGNORE = len(TABLE.names), TABLE.ignore_index
@@ -92,7 +92,7 @@ class NetworkTester:
         assert all(gradient.isfinite().all() for gradient in gradients.values())
 
     def test_backbone_and_head_share_out_the_parameters(self, network):
-        backbone, head = backbone_parameters(network), head_parameters(network)
+        backbone, head = split_parameters(network)
         assert {id(p) for p in backbone}.isdisjoint(id(p) for p in head)
         assert len(backbone) + len(head) == len(list(network.parameters()))
         assert any(p is network.decode_head.classifier.weight for p in head)

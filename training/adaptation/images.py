@@ -218,11 +218,8 @@ def encode_images(
 
 
 class Latents:
-    """Encoded images in a file. Each is read when it is needed.
-
-    Attributes:
-        places: the places of the images in the list that was encoded.
-        skipped: the names of the images that could not be read.
+    """Encoded images in a file, each of which is read when it is needed: their `places` in the list that was
+    encoded, and the names of those that were `skipped` because they could not be read.
     """
 
     def __init__(self, file: Path) -> None:

@@ -12,7 +12,6 @@ too.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,7 @@ from attn2mask.training.adaptation.config import LAYERS, AdaptConfig
 
 TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
 ENCODERS = ("text_encoder", "text_encoder_2")
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """The conditioning of the UNet: `texts` (B, tokens, width), and for XL `added`, which holds "text_embeds"
-    (B, width) and "time_ids" (B, 6).
-    """
-
-    texts: torch.Tensor
-    added: dict[str, torch.Tensor] | None
+Conditions = tuple[torch.Tensor, dict[str, torch.Tensor] | None]  # what `encode_prompts` returns
 
 
 def check_pipeline(pipe: Any, model: str) -> None:
@@ -82,14 +72,8 @@ def add_lora(pipe: Any, config: AdaptConfig, dtype: torch.dtype = torch.float32)
             if name != "unet" and not config.text_encoder:
                 continue
             layers = LAYERS[config.layers] if name == "unet" else TEXT_LAYERS
-            part.add_adapter(
-                LoraConfig(
-                    r=config.rank,
-                    lora_alpha=config.rank,
-                    init_lora_weights="gaussian",
-                    target_modules=list(layers),
-                )
-            )
+            settings = {"r": config.rank, "lora_alpha": config.rank, "target_modules": list(layers)}
+            part.add_adapter(LoraConfig(**settings, init_lora_weights="gaussian"))
             cast_training_params(part)
             weights |= {f"{name}.{key}": w for key, w in part.named_parameters() if w.requires_grad}
     return weights
@@ -106,13 +90,10 @@ def save_lora(pipe: Any, folder: Path) -> None:
     for name, part in {"unet": pipe.unet, **encoders(pipe)}.items():
         if getattr(part, "peft_config", None):
             config = part.peft_config["default"]
-            layers = sorted(config.target_modules)
+            settings = {"r": config.r, "lora_alpha": config.lora_alpha}
+            settings["target_modules"] = sorted(config.target_modules)
             given[f"{name}_lora_layers"] = get_peft_model_state_dict(part)
-            given[f"{name}_lora_adapter_metadata"] = {
-                "r": config.r,
-                "lora_alpha": config.lora_alpha,
-                "target_modules": layers,
-            }
+            given[f"{name}_lora_adapter_metadata"] = settings
     try:
         type(pipe).save_lora_weights(folder, **given)
     except SafetensorError as error:  # for example of a full disk
@@ -129,17 +110,18 @@ def encode_prompts(pipe: Any, texts: Sequence[str], time_ids: torch.Tensor | Non
         time_ids: (B, 6), for XL: height and width of the whole image, top and left of the crop, and its
             height and width, all in pixels.
 
+    Returns the texts (B, tokens, width), and for XL a dictionary of "text_embeds" (B, width) and "time_ids".
     If the pipeline's guidance replaces the empty prompt by zeros (XL), so does this function.
     """
     first, _, *pooled = pipe.encode_prompt(
         list(texts), device=pipe.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     if not pooled:
-        return Conditions(first, None)
+        return first, None
     if pipe.config.force_zeros_for_empty_prompt:
         kept = torch.tensor([bool(text) for text in texts], device=first.device)
         first, pooled[0] = first * kept[:, None, None], pooled[0] * kept[:, None]
-    return Conditions(first, {"text_embeds": pooled[0], "time_ids": time_ids.to(first)})
+    return first, {"text_embeds": pooled[0], "time_ids": time_ids.to(first)}
 
 
 def prediction_errors(
@@ -155,10 +137,9 @@ def prediction_errors(
     The schedule's `prediction_type` says whether the UNet predicts the noise, the velocity or the image. Ho
     et al. 2020, equation 14; for the velocity, Salimans and Ho 2022, appendix D.
     """
-    noisy = schedule.add_noise(latents, noise, timesteps)
-    output = pipe.unet(
-        noisy.to(pipe.unet.dtype), timesteps, conditions.texts, added_cond_kwargs=conditions.added
-    ).sample.float()
+    texts, added = conditions
+    noisy = schedule.add_noise(latents, noise, timesteps).to(pipe.unet.dtype)
+    output = pipe.unet(noisy, timesteps, texts, added_cond_kwargs=added).sample.float()
     kind = schedule.config.prediction_type
     if kind == "v_prediction":
         target = schedule.get_velocity(latents, noise, timesteps)

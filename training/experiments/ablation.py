@@ -4,13 +4,11 @@
 
 Each trial trains one variant with one seed. It is measured on three held-out sets: drawn scenes in the
 painter's style, drawn scenes in another style, and painted images with the referee's masks; each with and
-without image-level labels given. Beside the paper's parts there are the attention masks themselves, exact
-masks, and painted images with the referee's masks, which separates the effect of the images from that of the
-masks. All variants train without ClassMix, which costs points in so few steps.
+without image-level labels given. Exact masks, and painted images with the referee's masks, separate the
+effect of the images from that of the masks.
 """
 
 import json
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -18,16 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from attn2mask.builders import remask
 from attn2mask.builders.command import run_command
 from attn2mask.builders.drawn.rows import draw_rows, exact_row
 from attn2mask.builders.label import label_image, to_ids
-from attn2mask.builders.options import CheckedOptions, option
+from attn2mask.builders.options import option
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
-from attn2mask.training.experiments.trials import Trial, as_entry, run_trials
+from attn2mask.training.experiments.trials import ExperimentConfig, Trial, as_entry, plan_trials, run_trials
 from attn2mask.training.held_out import (
     MEASURES,
     SETS,
@@ -51,11 +50,6 @@ class Variant:
     flags: tuple[str, ...] = ()
     meaning: str = ""
 
-    @property
-    def slug(self) -> str:
-        """The name as a part of a path."""
-        return re.sub(r"[^\w]+", "-", self.name)
-
 
 VARIANTS = (
     Variant("full", "default", meaning="co-training on masks where they are reliable"),
@@ -72,17 +66,10 @@ VARIANTS = (
 
 
 @dataclass(frozen=True)
-class AblationConfig(CheckedOptions):
+class AblationConfig(ExperimentConfig):
     """The options of `training/experiments/ablation.py`."""
 
     out: str = option("directory of everything that the ablation makes", "runs/ablation", metavar="DIR")
-    num_images: int = option("rows of each dataset", 1024, at_least=1)
-    held_out: int = option("images of each held-out set", 200, at_least=1)
-    max_steps: int = option("steps of each training", 400, at_least=1)
-    seeds: int = option("number of trainings of each variant", 3, at_least=1)
-    jobs: int | None = option(
-        "number of trainings at a time", None, at_least=1, default_text="one for each core"
-    )
 
 
 def make_data(data: Path, count: int) -> None:
@@ -106,26 +93,13 @@ def make_data(data: Path, count: int) -> None:
 
 def make_trials(config: AblationConfig, sets: list[Path]) -> list[Trial]:
     """All trainings, the variants of the first seed first."""
-    out = Path(config.out)
-    flags = ("--max-steps", str(config.max_steps), "--no-mixing")
-    return [
-        Trial(
-            variant.name,
-            seed,
-            out / "trials" / f"{variant.slug}-{seed}",
-            out / "data" / variant.data,
-            sets,
-            (*flags, *variant.flags),
-        )
-        for seed in range(config.seeds)
-        for variant in VARIANTS
-    ]
+    data = Path(config.out) / "data"
+    variants = {variant.name: (data / variant.data, variant.flags) for variant in VARIANTS}
+    return plan_trials(config, variants, sets)
 
 
 def as_text(results: dict[str, Any]) -> str:
-    """The table as Markdown: mean and standard deviation of the mIoU in %, and in brackets those of the mIoU
-    given image-level labels.
-    """
+    """The table as Markdown, with an `as_entry` for each variant and set."""
     lines = ["| | drawn, in-domain | drawn, shifted | painted, by the referee |", "|---|---|---|---|"]
     attention = results["attention masks"]
     entries = [f"({100 * attention[name]:.1f})" if name in attention else "-" for name in SETS]
@@ -136,11 +110,7 @@ def as_text(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Bars of all variants, with the seeds as dots, in one panel for each set. Hollow bars, and the line of
-    the attention masks, are mIoU given image-level labels.
-    """
-    from matplotlib.figure import Figure
-
+    """Bars of the mIoU, filled, and of the mIoU given image-level labels; seeds are dots."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     variants, attention = results["variants"], results["attention masks"]
     axes = figure.subplots(1, len(SETS), sharey=True)
@@ -182,12 +152,4 @@ def run(config: AblationConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            AblationConfig,
-            run,
-            sys.argv[1:],
-            "training/experiments/ablation.py",
-            "Repeat the paper's ablation with the embedded painter, on drawn and painted images.",
-        )
-    )
+    sys.exit(run_command(AblationConfig, run, sys.argv[1:], sys.argv[0], __doc__.splitlines()[0]))

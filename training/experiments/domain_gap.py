@@ -2,16 +2,13 @@
 
     python training/experiments/domain_gap.py --frames camvid/train/images --held-out-frames camvid/val/images
 
-The embedded painter never saw a street scene. It is adapted (`attn2mask adapt` with its defaults) to drawn
-street scenes without their masks and, if a folder is given, to real frames. Then prompts of Cityscapes' table
-are painted without and with each adapter, and compared with frames that were used for no adaptation:
+The embedded painter, which never saw a street, is adapted by `attn2mask adapt` to drawn streets without masks
+and, if a folder is given, to real frames. Images of Cityscapes' prompts are compared with held-out frames:
 
 - color: 1-Wasserstein distance between the values of pixels, mean of CIELAB's three channels, in its units;
 - feature: kernel distance (KID) between pooled features of the referee, times 1,000;
 - mIoU, for drawn streets, of segmenters trained on the built rows, over several seeds, against exact masks;
 - labels: the classes that the masks of these rows name.
-
-The distances between two halves of the real frames are given for comparison.
 """
 
 import json
@@ -26,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import load_dataset
+from kornia.color import rgb_to_lab
 from PIL import Image
 from scipy.stats import wasserstein_distance
 from torch import Tensor
@@ -34,10 +33,11 @@ from attn2mask.builders import build
 from attn2mask.builders.command import run_command
 from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import CheckedOptions, option
+from attn2mask.builders.options import option
 from attn2mask.builders.provenance import LORA_RECORD
 from attn2mask.builders.table_reader import load_table
-from attn2mask.training.experiments.trials import Trial, as_entry, run_trials
+from attn2mask.training.charts import strip_sheet
+from attn2mask.training.experiments.trials import ExperimentConfig, as_entry, plan_trials, run_trials
 from attn2mask.training.held_out import write_once
 from attn2mask.training.referee import load_referee, to_tensor
 
@@ -51,7 +51,7 @@ ADAPTED_SEED = 9  # of the drawn streets that the painter is adapted to
 
 
 @dataclass(frozen=True)
-class DomainGapConfig(CheckedOptions):
+class DomainGapConfig(ExperimentConfig):
     """The options of `training/experiments/domain_gap.py`."""
 
     out: str = option("directory of everything that the experiment makes", "runs/domain_gap", metavar="DIR")
@@ -61,11 +61,6 @@ class DomainGapConfig(CheckedOptions):
     held_out: int = option("drawn streets to measure on", 120, at_least=4)
     adapt_steps: int | None = option(
         "steps of each adaptation", None, at_least=1, default_text="the preset's of `attn2mask adapt`"
-    )
-    max_steps: int = option("steps of each training of a segmenter", 400, at_least=1)
-    seeds: int = option("number of trainings of each variant", 3, at_least=1)
-    jobs: int | None = option(
-        "number of trainings at a time", None, at_least=1, default_text="one for each core"
     )
 
     def __post_init__(self) -> None:
@@ -87,12 +82,7 @@ def middle(image: Image.Image) -> np.ndarray:
 
 
 def read_images(source: Path) -> np.ndarray:
-    """All images (N, 128, 256, 3) uint8 of a directory of rows or of image files.
-
-    Raises UserError if there are none.
-    """
-    from datasets import load_dataset
-
+    """All images (N, 128, 256, 3) uint8 in rows or image files. Raises UserError if there are none."""
     if list(source.glob("**/*.parquet")):
         return np.stack([middle(row["image"]) for row in load_dataset(str(source), split="train")])
     files = sorted(file for file in source.glob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
@@ -128,10 +118,7 @@ def paint(out: Path, count: int, lora: Path | None) -> Path:
 
 
 def color_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """1-Wasserstein distance between the pixels of images (N, H, W, 3) and (M, H, W, 3) uint8 in CIELAB (L 0
-    to 100): the mean over its three channels.
-    """
-    from kornia.color import rgb_to_lab
+    """1-Wasserstein distance of pixels (N or M, H, W, 3) uint8, mean of CIELAB's channels."""
 
     def channels(images: np.ndarray) -> np.ndarray:
         thinned = torch.from_numpy(images[:, ::THINNING, ::THINNING].copy()).permute(0, 3, 1, 2).float() / 255
@@ -179,11 +166,7 @@ def distances(images: np.ndarray, real: np.ndarray) -> dict[str, float]:
 
 
 def label_statistics(rows: Path, names: Sequence[str]) -> dict[str, Any]:
-    """What the masks of rows name: `classes_per_image` in the mean, and the `shares` by class, 0 to 1, of all
-    pixels that have a class.
-    """
-    from datasets import load_dataset
-
+    """The mean `classes_per_image` of masks, and the `shares` by class, 0 to 1, of their labeled pixels."""
     masks = load_dataset(str(rows), split="train")["mask"]
     counts = np.stack([np.bincount(np.asarray(mask).ravel(), minlength=256) for mask in masks])
     counts = counts[:, : len(names)]
@@ -199,17 +182,7 @@ def label_statistics(rows: Path, names: Sequence[str]) -> dict[str, Any]:
 
 def image_sheet(rows: dict[str, np.ndarray], path: Path) -> None:
     """Draw a sheet with one row of images, and its name, for each entry."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2 * SHEET_IMAGES, 1.12 * len(rows)), layout="constrained")
-    for axes, (name, images) in zip(figure.subplots(len(rows), SHEET_IMAGES), rows.items(), strict=True):
-        for axis in axes:
-            axis.set_xticks([])
-            axis.set_yticks([])
-        for axis, image in zip(axes, images, strict=False):
-            axis.imshow(image)
-        axes[0].set_ylabel(name, fontsize=8)
-    figure.savefig(path, dpi=110)
+    strip_sheet({name: np.hstack([*images[:SHEET_IMAGES]]) for name, images in rows.items()}, path)
 
 
 def as_text(results: dict[str, Any]) -> str:
@@ -244,10 +217,7 @@ def domains(config: DomainGapConfig) -> Iterator[tuple[str, Path, Path]]:
 
 
 def measure_distances(config: DomainGapConfig, before: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Adapt to each domain, and compare the images before (rows of `before`) and after with the real ones.
-
-    Returns the results, and the images of the sheet.
-    """
+    """Adapt to each domain, and compare the images before and after. Returns results and a sheet's images."""
     out = Path(config.out)
     results: dict[str, Any] = {"distances": {}, "adaptations": {}}
     sheet: dict[str, np.ndarray] = {}
@@ -278,13 +248,8 @@ def run(config: DomainGapConfig) -> None:
     streets, table = out / "streets", load_table("cityscapes")
     sources = {"unadapted": before, "adapted": streets / "adapted", "exact masks": streets / "real"}
     results["labels"] = {name: label_statistics(rows, table.names) for name, rows in sources.items()}
-    flags = ("--max-steps", str(config.max_steps), "--no-mixing")
-    sets = [out / "held-out" / "streets"]
-    trials = [
-        Trial(name, seed, out / "trials" / f"{name.replace(' ', '-')}-{seed}", rows, sets, flags)
-        for seed in range(config.seeds)
-        for name, rows in sources.items()
-    ]
+    variants = {name: (rows, ()) for name, rows in sources.items()}
+    trials = plan_trials(config, variants, [out / "held-out" / "streets"])
     results["segmenters"] = run_trials(trials, config.jobs)
     results["seconds"] = round(time.time() - started, 1)
     (out / "domain_gap.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -294,12 +259,4 @@ def run(config: DomainGapConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            DomainGapConfig,
-            run,
-            sys.argv[1:],
-            "training/experiments/domain_gap.py",
-            "Measure what adaptation to drawn streets, and to real frames, changes.",
-        )
-    )
+    sys.exit(run_command(DomainGapConfig, run, sys.argv[1:], sys.argv[0], __doc__.splitlines()[0]))

@@ -89,10 +89,7 @@ def paint(painter: Painter, prompts: Sequence[Prompt]) -> Iterator[RecordedImage
 def recognized(
     images: Sequence[RecordedImage], judged: Iterable[np.ndarray], table: ClassTable
 ) -> dict[str, float]:
-    """By class, the share of its images in which it is the referee's largest class and `PRESENT`.
-
-    `judged` are the referee's masks of the images, which have one class each.
-    """
+    """By class, the share of its images in which it is `PRESENT` and the largest in the masks `judged`."""
     hits: dict[str, list[bool]] = {label.name: [] for label in table.classes}
     for image, mask in zip(images, judged, strict=True):
         areas = np.bincount(mask.ravel(), minlength=len(table.names))[1:]
@@ -178,12 +175,4 @@ def run(config: PainterQualityConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            PainterQualityConfig,
-            run,
-            sys.argv[1:],
-            "training/experiments/painter_quality.py",
-            "Measure what a painter of VOC's classes can do, and the masks that its attention gives.",
-        )
-    )
+    sys.exit(run_command(PainterQualityConfig, run, sys.argv[1:], sys.argv[0], __doc__.splitlines()[0]))

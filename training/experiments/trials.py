@@ -6,9 +6,10 @@ missing. `ablation.py` and `domain_gap.py` define the trials; this file is also 
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,26 @@ from tqdm import tqdm
 from attn2mask.builders.command import run_command
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
-from attn2mask.builders.options import option
+from attn2mask.builders.options import CheckedOptions, option
 from attn2mask.builders.workers import default_workers
 from attn2mask.training.config import EVALUATION, TrainConfig
 from attn2mask.training.held_out import MEASURES, train_and_score
 
 Scores = dict[str, dict[str, float]]  # each of `MEASURES`, 0 to 1, by the name of a held-out set
+
+
+@dataclass(frozen=True)
+class ExperimentConfig(CheckedOptions):
+    """The options that experiments with trials share. Raises UserError for values out of range."""
+
+    out: str = option("directory of everything that the experiment makes", "runs/experiment", metavar="DIR")
+    num_images: int = option("rows of each dataset", 1024, at_least=1)
+    held_out: int = option("images of each held-out set", 200, at_least=1)
+    max_steps: int = option("steps of each training of a segmenter", 400, at_least=1)
+    seeds: int = option("number of trainings of each variant", 3, at_least=1)
+    jobs: int | None = option(
+        "number of trainings at a time", None, at_least=1, default_text="one for each core"
+    )
 
 
 @dataclass(frozen=True)
@@ -38,9 +53,7 @@ class TrialConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: `name` of its variant, its directory, the rows `data` that it learns from, the held-out
-    `sets`, and further `flags` of `attn2mask train`.
-    """
+    """One training on the rows `data`, with further `flags`, that is measured on the held-out `sets`."""
 
     name: str
     seed: int
@@ -62,6 +75,22 @@ class Trial:
         data = ("--dataset", str(self.data), "--output-dir", str(self.directory), "--workers", "0")
         method = ("--preset", "demo", "--seed", str(self.seed), "--mixed-precision", "no", "--resume")
         return [sys.executable, __file__, *held_out, *data, *method, *self.flags]
+
+
+def plan_trials(
+    config: ExperimentConfig, variants: Mapping[str, tuple[Path, Sequence[str]]], sets: Sequence[Path]
+) -> list[Trial]:
+    """The trials of all variants, those of the first seed first. A variant has rows and further flags.
+
+    All train without ClassMix, which costs points in so few steps.
+    """
+    flags = ("--max-steps", str(config.max_steps), "--no-mixing")
+    folders = {name: Path(config.out) / "trials" / re.sub(r"\W+", "-", name) for name in variants}
+    return [
+        Trial(name, seed, Path(f"{folders[name]}-{seed}"), rows, sets, (*flags, *more))
+        for seed in range(config.seeds)
+        for name, (rows, more) in variants.items()
+    ]
 
 
 def run(config: TrialConfig) -> None:
@@ -100,9 +129,7 @@ def run_trials(trials: Sequence[Trial], jobs: int | None = None) -> dict[str, di
 
 
 def spread(scores: Sequence[Scores]) -> dict[str, dict[str, dict]]:
-    """For each set and measure the `mean` and the standard deviation `std` (0 for a single trial) over the
-    trials, and the values of all `seeds`.
-    """
+    """`mean`, standard deviation `std` (0 for one trial) and all `seeds`, for each set and measure."""
 
     def over(values: list[float]) -> dict[str, float | list[float]]:
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
@@ -112,20 +139,10 @@ def spread(scores: Sequence[Scores]) -> dict[str, dict[str, dict]]:
 
 
 def as_entry(scores: dict[str, dict]) -> str:
-    """The spread on one set in %: mean and standard deviation of the mIoU, and in brackets those of the mIoU
-    given image-level labels.
-    """
+    """mIoU in %, and in brackets given image-level labels, each with its standard deviation."""
     entries = [f"{100 * scores[m]['mean']:.1f} ± {100 * scores[m]['std']:.1f}" for m in MEASURES]
     return f"{entries[0]} ({entries[1]})"
 
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            TrialConfig,
-            run,
-            sys.argv[1:],
-            "training/experiments/trials.py",
-            "Train a segmenter and measure it on held-out sets, as one trial of an experiment.",
-        )
-    )
+    sys.exit(run_command(TrialConfig, run, sys.argv[1:], sys.argv[0], __doc__.splitlines()[0]))

@@ -3,31 +3,26 @@
 It is trained before the UNet, on crops. Its decoder is tuned once more at the end.
 """
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
+from attn2mask.builders.files import replacing
 from attn2mask.training.pretraining.scene_store import IMAGE_SIZE, SceneStore
 from attn2mask.training.pretraining.trainer import Trainer, gaussian_noise
 from attn2mask.training.referee import to_tensor
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 LATENT_CHANNELS = 8
 CROPS, CROP_SIZE = 32, 64  # crops of a step in a process, and their side in pixels
 
 
-def make_autoencoder() -> "AutoencoderKL":
+def make_autoencoder() -> AutoencoderKL:
     """The autoencoder with random weights, about 1.5 M parameters."""
-    from diffusers import AutoencoderKL
-
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -53,12 +48,12 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
 
 def train_autoencoder(
     scenes: SceneStore, state: PartialState, folder: Path, *, seed: int, steps: int
-) -> "AutoencoderKL":
+) -> AutoencoderKL:
     """Train encoder and decoder on crops, with slight noise on the latents."""
     torch.manual_seed(seed)
     vae = make_autoencoder()
     trainer = Trainer(
-        {"vae": vae}, state, folder / "autoencoder.safetensors", learning_rate=1.5e-3, steps=steps, ema=0.998
+        {"vae": vae}, state, folder / "autoencoder.safetensors", learning_rate=1.5e-3, steps=steps
     )
 
     def loss(step: int) -> Tensor:
@@ -74,10 +69,8 @@ def train_autoencoder(
 
 
 @torch.no_grad()
-def encode_scenes(vae: "AutoencoderKL", scenes: SceneStore, state: PartialState, folder: Path) -> np.ndarray:
-    """Latents of all scenes and of their mirror images, (2 N, C, h, w) float16, not yet scaled. They are
-    computed once.
-    """
+def encode_scenes(vae: AutoencoderKL, scenes: SceneStore, state: PartialState, folder: Path) -> np.ndarray:
+    """Unscaled latents (2 N, C, h, w) float16 of the scenes, then of their mirror images; made once."""
     path = folder / f"latents-{state.process_index}.npy"
     if not path.exists():
         parts = []
@@ -86,29 +79,21 @@ def encode_scenes(vae: "AutoencoderKL", scenes: SceneStore, state: PartialState,
             for start in tqdm(starts, "latents", disable=not state.is_main_process, mininterval=5):
                 pixels = to_tensor(scenes.images[start : start + 64, :, ::step]).to(state.device)
                 parts.append(vae.encode(pixels).latent_dist.mean.half().cpu().numpy())
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             np.save(file, np.concatenate(parts))
-        os.replace(temporary, path)
     state.wait_for_everyone()
     return np.load(path)
 
 
 def tune_decoder(
-    vae: "AutoencoderKL", scenes: SceneStore, state: PartialState, folder: Path, *, seed: int, steps: int
+    vae: AutoencoderKL, scenes: SceneStore, state: PartialState, folder: Path, *, seed: int, steps: int
 ) -> None:
     """Train the decoder alone, on latents with more noise, as the UNet makes them."""
     vae.requires_grad_(False)
     for part in (vae.decoder, vae.post_quant_conv):
         part.requires_grad_(True)
     trainer = Trainer(
-        {"vae": vae},
-        state,
-        folder / "decoder.safetensors",
-        learning_rate=1e-3,
-        steps=steps,
-        ema=0.998,
-        decay_from=0.1,
+        {"vae": vae}, state, folder / "decoder.safetensors", learning_rate=1e-3, steps=steps, decay_from=0.1
     )
 
     def loss(step: int) -> Tensor:

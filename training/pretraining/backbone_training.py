@@ -16,47 +16,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
+from torchmetrics.functional.classification import multilabel_average_precision
+from transformers import AutoConfig, ResNetForImageClassification
 
 from attn2mask.builders.command import run_command
 from attn2mask.builders.drawn.kinds import KINDS
-from attn2mask.builders.options import CheckedOptions, option
+from attn2mask.builders.options import option
 from attn2mask.training.cotraining import normalize, photometric
 from attn2mask.training.models import SCRATCH
 from attn2mask.training.pretraining.scene_store import SceneStore, draw_scenes
-from attn2mask.training.pretraining.trainer import Trainer, start_processes
+from attn2mask.training.pretraining.trainer import PretrainingConfig, Trainer, start_processes
 
 SIDES = (64, 80, 96)  # pixels that the images of a batch are resized to, one of them in each step
 NORM_BATCHES, TEST_BATCHES = 60, 20  # for the running statistics of BatchNorm, and for the average precision
 
 
 @dataclass(frozen=True)
-class BackboneTrainingConfig(CheckedOptions):
+class BackboneTrainingConfig(PretrainingConfig):
     """The options of `training/pretraining/backbone_training.py`."""
 
-    output_dir: str = option(
-        "directory of scenes and checkpoints", "runs/backbone", stored=False, metavar="DIR"
-    )
-    export: str | None = option(
-        "directory that the finished weights are written to",
-        None,
-        stored=False,
-        default_text="weights in --output-dir",
-        metavar="DIR",
-    )
-    scenes: int = option("number of drawn scenes to train on", 30_000, at_least=1)
+    output_dir: str = option("directory of scenes and checkpoints", "runs/backbone", stored=False)
     steps: int = option("number of training steps", 6_000, at_least=1)
     batch_size: int = option("images of a step in each process", 32, at_least=1)
-    learning_rate: float = option("highest learning rate", 2e-3, above=0)
-    seed: int = option("random seed", 0, at_least=0)
 
 
 def make_batch(
     scenes: SceneStore, shown: np.ndarray, rng: np.random.Generator, size: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, S, S), normalized, and which kinds they show (B, kinds) in 0 and 1.
-
-    `shown` (N, kinds) float32 says so for all scenes.
-    """
+    """Normalized images (B, 3, S, S), and their lines of `shown` (N, kinds): which kinds a scene shows."""
     rows = np.sort(rng.integers(len(scenes.images), size=size))
     side = SIDES[rng.integers(len(SIDES))]
     images = torch.from_numpy(scenes.images[rows]).to(device).permute(0, 3, 1, 2).float() / 255
@@ -68,10 +55,7 @@ def make_batch(
 
 def run(config: BackboneTrainingConfig) -> None:
     """Draw the scenes, train, measure the statistics of BatchNorm, and write the weights in float16."""
-    from transformers import AutoConfig, ResNetForImageClassification
-
     state, folder = start_processes(), Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     scenes = draw_scenes(folder, state, config.scenes, config.seed, world="variety")
     shown = np.zeros((len(scenes.scenes), len(KINDS)), np.float32)
     for row, scene in enumerate(scenes.scenes):
@@ -83,12 +67,7 @@ def run(config: BackboneTrainingConfig) -> None:
         AutoConfig.for_model(**SCRATCH["small"], id2label=names, problem_type="multi_label_classification")
     )
     trainer = Trainer(
-        {"network": network},
-        state,
-        folder / "backbone.safetensors",
-        learning_rate=config.learning_rate,
-        steps=config.steps,
-        ema=0.998,
+        {"network": network}, state, folder / "backbone.safetensors", config.learning_rate, config.steps
     )
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
@@ -115,8 +94,6 @@ def run(config: BackboneTrainingConfig) -> None:
 @torch.no_grad()
 def mean_precision(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
     """The average precision, 0 to 1, in the mean over the kinds that the images show."""
-    from torchmetrics.functional.classification import multilabel_average_precision
-
     scores = torch.cat([network(x).logits for x, _ in batches])
     shown = torch.cat([y for _, y in batches]).int()
     kinds = shown.any(0).nonzero()[:, 0]
@@ -124,12 +101,4 @@ def mean_precision(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]])
 
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            BackboneTrainingConfig,
-            run,
-            sys.argv[1:],
-            "training/pretraining/backbone_training.py",
-            "Train the small backbone on the kinds of things in drawn scenes.",
-        )
-    )
+    sys.exit(run_command(BackboneTrainingConfig, run, sys.argv[1:], sys.argv[0], __doc__.splitlines()[0]))

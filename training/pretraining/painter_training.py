@@ -2,12 +2,10 @@
 
     torchrun --nproc-per-node 2 training/pretraining/painter_training.py --output-dir runs/painter
 
-`make painter` runs it. The stages are: draw scenes, train the autoencoder, encode the scenes, train the text
-encoder and the UNet, tune the decoder, and write the pipeline in diffusers' format. Each stage resumes where
-it was interrupted. The images have 128 x 128 pixels and the model has about 10 M parameters, so that two CPU
-cores train it in about three hours and paint an image in tenths of a second. Attention is the plain
-implementation: on CPUs its backward pass is several times as fast as that of the fused one. Every random
-choice is a function of (seed, stage, step, process).
+`make painter` runs it. `run` lists the stages, each of which resumes where it was interrupted. The images
+have 128 x 128 pixels and the model has about 10 M parameters, so that two CPU cores train it in about three
+hours. Attention is the plain implementation: on CPUs its backward pass is several times as fast as that of
+the fused one. Every random choice is a function of (seed, stage, step, process).
 """
 
 import logging
@@ -15,17 +13,21 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.utils import make_image_grid
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from attn2mask.builders.command import run_command
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import CheckedOptions, option
+from attn2mask.builders.options import option
 from attn2mask.builders.painter import load_painter
 from attn2mask.training.pretraining.autoencoder import (
     LATENT_CHANNELS,
@@ -34,13 +36,8 @@ from attn2mask.training.pretraining.autoencoder import (
     tune_decoder,
 )
 from attn2mask.training.pretraining.scene_store import IMAGE_SIZE, SceneStore, draw_scenes
-from attn2mask.training.pretraining.trainer import Trainer, gaussian_noise, start_processes
+from attn2mask.training.pretraining.trainer import PretrainingConfig, Trainer, gaussian_noise, start_processes
 from attn2mask.training.pretraining.vocabulary import MAX_TOKENS, Captions, make_tokenizer
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
-    from diffusers import UNet2DConditionModel as UNet
-    from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -57,26 +54,16 @@ SAMPLE_PROMPTS = """
 
 
 @dataclass(frozen=True)
-class PainterTrainingConfig(CheckedOptions):
+class PainterTrainingConfig(PretrainingConfig):
     """The options of `training/pretraining/painter_training.py`."""
 
-    output_dir: str = option(
-        "directory of scenes and checkpoints", "runs/painter", stored=False, metavar="DIR"
-    )
-    export: str | None = option(
-        "directory that the finished pipeline is written to",
-        None,
-        stored=False,
-        default_text="pipeline in --output-dir",
-        metavar="DIR",
-    )
+    output_dir: str = option("directory of scenes and checkpoints", "runs/painter", stored=False)
     scenes: int = option("number of drawn scenes to train on", 40_000, at_least=1)
     autoencoder_steps: int = option("steps of the autoencoder, 32 crops in each process", 2_000, at_least=1)
     decoder_steps: int = option("steps of the decoder alone, at the end", 1_000, at_least=1)
     steps: int = option("steps of the text encoder and the UNet", 12_000, at_least=1)
     batch_size: int = option("images of a step in each process", 24, at_least=1)
     learning_rate: float = option("highest learning rate of text encoder and UNet", 1e-3, above=0)
-    seed: int = option("random seed", 0, at_least=0)
     start_from: str | None = option(
         "pipeline whose weights training starts from, if there is no checkpoint; its autoencoder is kept",
         None,
@@ -88,10 +75,8 @@ class PainterTrainingConfig(CheckedOptions):
 # Models
 
 
-def make_text_encoder(tokenizer: "PreTrainedTokenizerFast") -> "CLIPTextModel":
+def make_text_encoder(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
     """A CLIP text encoder of one layer, with random weights."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
@@ -107,10 +92,8 @@ def make_text_encoder(tokenizer: "PreTrainedTokenizerFast") -> "CLIPTextModel":
     return CLIPTextModel(config)
 
 
-def make_unet() -> "UNet":
+def make_unet() -> UNet2DConditionModel:
     """A UNet of three levels, 16 x 16 to 4 x 4, each with cross-attention, with random weights."""
-    from diffusers import UNet2DConditionModel
-
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=LATENT_CHANNELS,
@@ -126,10 +109,8 @@ def make_unet() -> "UNet":
     )
 
 
-def make_scheduler() -> "DPMSolverMultistepScheduler":
+def make_scheduler() -> DPMSolverMultistepScheduler:
     """Stable Diffusion's noise schedule, with velocity as the target of the prediction."""
-    from diffusers import DPMSolverMultistepScheduler
-
     return DPMSolverMultistepScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -143,9 +124,7 @@ def make_scheduler() -> "DPMSolverMultistepScheduler":
 
 
 def random_timesteps(count: int, rng: np.random.Generator) -> Tensor:
-    """Timesteps (count,) in 0 to 999: half uniform, half logit-normal about the middle of the schedule, which
-    decides what the image shows.
-    """
+    """Timesteps (count,) in 0 to 999: half uniform, half logit-normal about the middle of the schedule."""
     uniform = rng.random(count)
     normal = 1 / (1 + np.exp(-rng.normal(0.2, 1.0, count)))
     return torch.from_numpy(np.where(rng.random(count) < 0.5, uniform, normal) * 999).long()
@@ -159,7 +138,7 @@ class Batches:
         scenes: SceneStore,
         latents: np.ndarray,
         scale: float,
-        tokenizer: "PreTrainedTokenizerFast",
+        tokenizer: PreTrainedTokenizerFast,
         device: torch.device,
     ) -> None:
         """`latents` (2 N, C, h, w) are those of `encode_scenes`, which `scale` multiplies."""
@@ -196,13 +175,11 @@ def train_unet(
     latents: np.ndarray,
     scale: float,
     start: Any = None,
-) -> tuple["PreTrainedTokenizerFast", "CLIPTextModel", "UNet"]:
+) -> tuple[PreTrainedTokenizerFast, CLIPTextModel, UNet2DConditionModel]:
     """Train the text encoder and the UNet on `latents`, multiplied by `scale`.
 
     `start` is a pipeline whose weights they start from. Raises UserError if its vocabulary is another one.
     """
-    from diffusers.models.attention_processor import AttnProcessor
-
     torch.manual_seed(config.seed + 1)
     tokenizer = make_tokenizer()
     text_encoder, unet = make_text_encoder(tokenizer), make_unet()
@@ -250,7 +227,7 @@ def train_unet(
 # The finished pipeline
 
 
-def export(pipe: "StableDiffusionPipeline", folder: Path) -> int:
+def export(pipe: StableDiffusionPipeline, folder: Path) -> int:
     """Save the pipeline so that `from_pretrained` loads it. Returns its size in bytes.
 
     The UNet and the autoencoder are stored in float16, which diffusers reads as float32. The text encoder is
@@ -264,49 +241,20 @@ def export(pipe: "StableDiffusionPipeline", folder: Path) -> int:
 
 
 @torch.no_grad()
-def sample_sheet(pipe: "StableDiffusionPipeline", path: Path, per_prompt: int = 4) -> None:
+def sample_sheet(pipe: StableDiffusionPipeline, path: Path, per_prompt: int = 4) -> None:
     """Paint each of `SAMPLE_PROMPTS` a few times and save all images as one sheet, two prompts to a row."""
-    from PIL import Image
-
     pipe.set_progress_bar_config(disable=True)
-    prompts = [prompt.strip() for line in SAMPLE_PROMPTS.strip().splitlines() for prompt in line.split("|")]
-    rows = -(-len(prompts) // 2)
-    sheet = Image.new("RGB", (2 * per_prompt * IMAGE_SIZE, rows * IMAGE_SIZE))
-    for number, prompt in enumerate(prompts):
+    images = []
+    for number, prompt in enumerate(SAMPLE_PROMPTS.replace("\n", "|").strip(" |").split("|")):
         seeds = [torch.Generator().manual_seed(1000 * number + k) for k in range(per_prompt)]
-        images = pipe(
-            [prompt] * per_prompt, num_inference_steps=20, guidance_scale=3.0, generator=seeds
-        ).images
-        for k, image in enumerate(images):
-            sheet.paste(image, ((number % 2 * per_prompt + k) * IMAGE_SIZE, number // 2 * IMAGE_SIZE))
-    sheet.save(path)
-
-
-def make_pipeline(
-    vae: "AutoencoderKL",
-    tokenizer: "PreTrainedTokenizerFast",
-    text_encoder: "CLIPTextModel",
-    unet: "UNet",
-) -> "StableDiffusionPipeline":
-    """The parts as a pipeline of diffusers, on the CPU."""
-    from diffusers import StableDiffusionPipeline
-
-    return StableDiffusionPipeline(
-        vae=vae.cpu(),
-        text_encoder=text_encoder.cpu(),
-        tokenizer=tokenizer,
-        unet=unet.cpu(),
-        scheduler=make_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+        prompts = [prompt.strip()] * per_prompt
+        images += pipe(prompts, num_inference_steps=20, guidance_scale=3.0, generator=seeds).images
+    make_image_grid(images, len(images) // (2 * per_prompt), 2 * per_prompt).save(path)
 
 
 def run(config: PainterTrainingConfig) -> None:
     """Run all stages. Raises UserError if --start-from is no pipeline with this vocabulary."""
     state, folder, started = start_processes(), Path(config.output_dir), time.time()
-    folder.mkdir(parents=True, exist_ok=True)
     if state.is_main_process:
         batch = state.num_processes * config.batch_size
         logger.info(
@@ -322,10 +270,22 @@ def run(config: PainterTrainingConfig) -> None:
     if start is None:
         spread = torch.tensor(float(latents[::7].astype(np.float32).std()), device=state.device)
         vae.register_to_config(scaling_factor=1 / float(reduce(spread, "mean")))
-    parts = train_unet(config, state, scenes, latents, vae.config.scaling_factor, start)
+    tokenizer, text_encoder, unet = train_unet(
+        config, state, scenes, latents, vae.config.scaling_factor, start
+    )
     tune_decoder(vae, scenes, state, folder, seed=config.seed, steps=config.decoder_steps)
     if state.is_main_process:
-        pipe, target = make_pipeline(vae, *parts), Path(config.export or folder / "pipeline")
+        pipe = StableDiffusionPipeline(
+            vae=vae.cpu(),
+            text_encoder=text_encoder.cpu(),
+            tokenizer=tokenizer,
+            unet=unet.cpu(),
+            scheduler=make_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        target = Path(config.export or folder / "pipeline")
         sheet = folder / "sheet.png"
         sample_sheet(pipe, sheet)
         megabytes, seconds = export(pipe, target) / 1e6, time.time() - started
@@ -335,12 +295,4 @@ def run(config: PainterTrainingConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            PainterTrainingConfig,
-            run,
-            sys.argv[1:],
-            "training/pretraining/painter_training.py",
-            "Train the embedded painter from random weights on drawn scenes.",
-        )
-    )
+    sys.exit(run_command(PainterTrainingConfig, run, sys.argv[1:], sys.argv[0], __doc__.splitlines()[0]))

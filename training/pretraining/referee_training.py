@@ -10,51 +10,34 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor
 
 from attn2mask.builders.command import run_command
-from attn2mask.builders.options import CheckedOptions, option
+from attn2mask.builders.options import option
 from attn2mask.builders.painter import load_painter
 from attn2mask.training.pretraining.scene_store import draw_scenes
-from attn2mask.training.pretraining.trainer import Trainer, start_processes
+from attn2mask.training.pretraining.trainer import PretrainingConfig, Trainer, start_processes
 from attn2mask.training.referee import WEIGHTS, Referee, to_tensor
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RefereeTrainingConfig(CheckedOptions):
+class RefereeTrainingConfig(PretrainingConfig):
     """The options of `training/pretraining/referee_training.py`."""
 
-    output_dir: str = option(
-        "directory of scenes and checkpoints", "runs/referee", stored=False, metavar="DIR"
-    )
-    export: str | None = option(
-        "directory that the finished weights are written to",
-        None,
-        stored=False,
-        default_text="weights in --output-dir",
-        metavar="DIR",
-    )
-    scenes: int = option("number of drawn scenes to train on", 30_000, at_least=1)
+    output_dir: str = option("directory of scenes and checkpoints", "runs/referee", stored=False)
     painter: str = option("painter whose autoencoder blurs a fifth of the images", "embedded")
-    steps: int = option("number of training steps", 8_000, at_least=1)
-    batch_size: int = option("images of a step in each process", 16, at_least=1)
-    learning_rate: float = option("highest learning rate", 2e-3, above=0)
-    seed: int = option("random seed", 0, at_least=0)
 
 
 def augment(
-    images: Tensor, masks: Tensor, vae: "AutoencoderKL", rng: np.random.Generator
+    images: Tensor, masks: Tensor, vae: AutoencoderKL, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Images (N, 3, H, W) in [-1, 1] and masks (N, H, W), both mirrored in half of the calls; the images with
     other brightness and contrast and with slight noise, a fifth of them after noise on their latents.
@@ -78,21 +61,13 @@ def augment(
 def run(config: RefereeTrainingConfig) -> None:
     """Draw the scenes, train, and write the weights in float16."""
     state, folder = start_processes(), Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     scenes = draw_scenes(folder, state, config.scenes, config.seed)
     if state.is_main_process:
         logger.info("Loading the painter %s", config.painter)
     vae = load_painter(config.painter).pipe.vae.to(state.device, torch.bfloat16)
     torch.manual_seed(config.seed)
     referee = Referee()
-    trainer = Trainer(
-        {"referee": referee},
-        state,
-        folder / WEIGHTS,
-        learning_rate=config.learning_rate,
-        steps=config.steps,
-        ema=0.998,
-    )
+    trainer = Trainer({"referee": referee}, state, folder / WEIGHTS, config.learning_rate, config.steps)
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([config.seed, 6, step, state.process_index])
@@ -112,12 +87,4 @@ def run(config: RefereeTrainingConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            RefereeTrainingConfig,
-            run,
-            sys.argv[1:],
-            "training/pretraining/referee_training.py",
-            "Train the referee on drawn scenes with exact masks.",
-        )
-    )
+    sys.exit(run_command(RefereeTrainingConfig, run, sys.argv[1:], sys.argv[0], __doc__.splitlines()[0]))

@@ -4,7 +4,6 @@ Each process draws its own part once, and trains on that part.
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,15 @@ from tqdm import tqdm
 
 from attn2mask.builders.drawn.kinds import KINDS
 from attn2mask.builders.drawn.scenes import draw_scene
+from attn2mask.builders.files import write_file
 from attn2mask.training.referee import to_tensor
 
 IMAGE_SIZE = 128  # pixels: height and width of every scene
 
 
 class SceneStore:
-    """The scenes of one process.
-
-    Attributes:
-        images: (N, 128, 128, 3) uint8.
-        masks: (N, 128, 128) uint8.
-        scenes: for each image {"things": [[index in KINDS, color], ...], "place": phrase}.
+    """The scenes of one process: `images` (N, 128, 128, 3) uint8, `masks` (N, 128, 128) uint8, and for each
+    in `scenes` {"things": [[index in KINDS, color], ...], "place": phrase}.
     """
 
     def __init__(self, folder: Path, process: int) -> None:
@@ -50,18 +46,14 @@ class SceneStore:
 
 
 def draw_scenes(
-    folder: Path,
-    state: PartialState,
-    count: int,
-    seed: int,
-    world: str = "objects",
-    studies: float = 0.0,
+    folder: Path, state: PartialState, count: int, seed: int, world: str = "objects", studies: float = 0.0
 ) -> SceneStore:
     """Draw this process's part of `count` scenes of a drawn world, unless `folder` holds it already.
 
     The share `studies` of the scenes shows single things and plain grounds of Cityscapes' classes instead.
     """
     process = state.process_index
+    folder.mkdir(parents=True, exist_ok=True)
     finished = folder / f"scenes-{process}.jsonl"
     if not finished.exists():
         indices = range(process, count, state.num_processes)
@@ -76,8 +68,6 @@ def draw_scenes(
             images[row], masks[row] = scene.image, scene.mask
             things = [[KINDS.index(thing.kind), thing.color] for thing in scene.things]
             lines.append(json.dumps({"things": things, "place": scene.place}))
-        temporary = finished.with_suffix(".tmp")
-        temporary.write_text("\n".join(lines))
-        os.replace(temporary, finished)
+        write_file(finished, "\n".join(lines).encode())
     state.wait_for_everyone()
     return SceneStore(folder, process)

@@ -6,23 +6,43 @@ file from which training resumes bit for bit.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from attn2mask.builders.options import CheckedOptions, option
+from attn2mask.training.run import load_state, save_state
+
 LOGGED_EVERY, SAVED_EVERY, CHECKED_EVERY = 50, 250, 1000  # steps
 WARMUP_STEPS = 150  # of the learning rate
+
+
+@dataclass(frozen=True)
+class PretrainingConfig(CheckedOptions):
+    """The options that the scripts share. Raises UserError for numbers out of range."""
+
+    output_dir: str = option("directory of scenes and checkpoints", "runs/pretraining", stored=False)
+    export: str | None = option(
+        "directory that the finished model is written to",
+        None,
+        stored=False,
+        default_text="a folder in --output-dir",
+        metavar="DIR",
+    )
+    scenes: int = option("number of drawn scenes to train on", 30_000, at_least=1)
+    steps: int = option("number of training steps", 8_000, at_least=1)
+    batch_size: int = option("images of a step in each process", 16, at_least=1)
+    learning_rate: float = option("highest learning rate", 2e-3, above=0)
+    seed: int = option("random seed", 0, at_least=0)
 
 
 def start_processes() -> PartialState:
@@ -51,10 +71,9 @@ class Trainer:
         modules: Mapping[str, nn.Module],
         state: PartialState,
         path: Path,
-        *,
         learning_rate: float,
         steps: int,
-        ema: float,
+        ema: float = 0.998,
         decay_from: float = 0.4,
     ) -> None:
         self.modules, self.state, self.path = modules, state, path
@@ -136,28 +155,20 @@ class Trainer:
             file.write(json.dumps(record) + "\n")
 
     def save(self) -> None:
-        """Write the checkpoint under a temporary name, then rename it."""
-        tensors: dict[str, Tensor] = {}
-        for name, master, mean in zip(self.params, self.masters, self.means, strict=True):
-            moments = self.optimizer.state[master]
-            tensors |= {f"master/{name}": master, f"mean/{name}": mean}
-            tensors |= {f"first/{name}": moments["exp_avg"], f"second/{name}": moments["exp_avg_sq"]}
-        temporary = self.path.with_suffix(".tmp")
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, {"step": str(self.step)})
-        os.replace(temporary, self.path)
+        """Write the checkpoint, in one step."""
+        save_state(self.path, self._weights(), self.optimizer, {"step": self.step})
 
     def _load(self) -> None:
-        with safe_open(self.path, "pt", device=str(self.state.device)) as file:
-            self.step = int(file.metadata()["step"])
-            for name, master, mean in zip(self.params, self.masters, self.means, strict=True):
-                master.copy_(file.get_tensor(f"master/{name}"))
-                mean.copy_(file.get_tensor(f"mean/{name}"))
-                self.optimizer.state[master] = {
-                    "step": torch.tensor(float(self.step)),
-                    "exp_avg": file.get_tensor(f"first/{name}"),
-                    "exp_avg_sq": file.get_tensor(f"second/{name}"),
-                }
+        weights, moments, note = load_state(self.path, self.state.device)
+        for name, tensor in self._weights().items():
+            tensor.copy_(weights[name])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.step = note["step"]
         self._use(self.masters)
+
+    def _weights(self) -> dict[str, Tensor]:
+        masters = {f"master/{name}": master for name, master in zip(self.params, self.masters, strict=True)}
+        return masters | {f"mean/{name}": mean for name, mean in zip(self.params, self.means, strict=True)}
 
     @torch.no_grad()
     def _use(self, weights: list[Tensor]) -> None:

@@ -4,9 +4,11 @@ A caption names only what the scene shows. The tokenizer knows whole words, so t
 for each of its parts.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from attn2mask.builders.drawn.canvas import PALETTE
 from attn2mask.builders.drawn.kinds import KINDS, Kind, kinds_of
@@ -26,10 +28,6 @@ from attn2mask.builders.words.grammar import (
     phrase,
     sentence,
 )
-
-if TYPE_CHECKING:
-    from tokenizers.pre_tokenizers import PreTokenizer
-    from transformers import PreTrainedTokenizerFast
 
 MAX_TOKENS = 32  # of a prompt
 BOS, EOS, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
@@ -67,18 +65,13 @@ def vocabulary() -> list[str]:
     return sorted({word for text in texts for word, _ in split.pre_tokenize_str(text.lower())})
 
 
-def _pre_tokenizer() -> "PreTokenizer":
-    from tokenizers import Regex, pre_tokenizers
-
+def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]+|[^\s\p{L}\p{N}]"
     return pre_tokenizers.Split(Regex(words), behavior="removed", invert=True)
 
 
-def make_tokenizer() -> "PreTrainedTokenizerFast":
+def make_tokenizer() -> PreTrainedTokenizerFast:
     """A word-level tokenizer with CLIP's conventions. An unknown word costs one token."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, processors
-    from transformers import PreTrainedTokenizerFast
-
     vocab = {word: i for i, word in enumerate([*vocabulary(), UNKNOWN, BOS, EOS])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence(

@@ -28,17 +28,17 @@ def test_the_error_is_that_of_what_the_unet_predicts(tiny_pipeline, kind):
     x, noise = torch.randn(2, 2, 4, 8, 8, generator=generator).unbind()
     t = torch.tensor([10, 700])
     with torch.no_grad():
-        conditions = encode_prompts(pipe, [PROMPT, ""], torch.tensor([[64, 64, 0, 0, 64, 64]] * 2))
-        errors = prediction_errors(pipe, schedule, x, noise, t, conditions)
+        texts, added = encode_prompts(pipe, [PROMPT, ""], torch.tensor([[64, 64, 0, 0, 64, 64]] * 2))
+        errors = prediction_errors(pipe, schedule, x, noise, t, (texts, added))
         a = pipe.scheduler.alphas_cumprod[t].view(2, 1, 1, 1)
         noisy = a.sqrt() * x + (1 - a).sqrt() * noise
-        said = pipe.unet(noisy, t, conditions.texts, added_cond_kwargs=conditions.added).sample
+        said = pipe.unet(noisy, t, texts, added_cond_kwargs=added).sample
     target = a.sqrt() * noise - (1 - a).sqrt() * x if kind == "sd2" else noise
     torch.testing.assert_close(errors, (said - target).square().mean((1, 2, 3)))
     if kind == "sdxl":
-        assert conditions.added["time_ids"].shape == (2, 6)
-        assert conditions.texts[0].any()
-        assert not conditions.texts[1].any()  # as XL's guidance has it
+        assert added["time_ids"].shape == (2, 6)
+        assert texts[0].any()
+        assert not texts[1].any()  # as XL's guidance has it
 
 
 def test_prior_preservation_adds_the_error_on_class_images(tiny_pipeline):
