@@ -24,7 +24,7 @@ def test_rows_are_read_one_by_one_from_their_shards(data, drawn_sample):
     for index in range(5):
         row = read_row(data, index)
         assert row["sample_id"] == f"voc-0-{index:08d}"
-        assert row["scores"] == drawn_sample(index, TABLE).scores.tolist()
+        assert row["scores"] == drawn_sample(index, TABLE).row["scores"]
     with pytest.raises(UserError, match="has no row 5"):
         read_row(data, 5)
 
