@@ -4,7 +4,7 @@ Each field is made by `option` and carries all that is known of it. `HfArgumentP
 the fields. This module adds groups, positional arguments, `--config FILE`, presets, and one-line errors.
 
     config = parse(BuildConfig, ["voc", "--num-images", "24"], "attn2mask build", "Make a dataset.")
-    text = to_yaml(config, BuildConfig, "attn2mask build")  # what `attn2mask build --config FILE` reads
+    text = to_yaml(config, "attn2mask build --config build.yaml")  # what `--config FILE` reads
 """
 
 import argparse

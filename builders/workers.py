@@ -58,7 +58,10 @@ def _watch(pool: ProcessPoolExecutor, ended: threading.Event) -> None:
             if not pool._broken:
                 for process in processes:
                     process.kill()
-                pool._result_queue._writer.close()  # type: ignore[attr-defined]
+                # The pool closes the writer as well, possibly at the same time. A handle must be closed once.
+                writer = pool._result_queue._writer  # type: ignore[attr-defined]
+                own, writer._handle = type(writer)(writer._handle, readable=False), None
+                own.close()
             return
 
 

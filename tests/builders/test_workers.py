@@ -34,6 +34,7 @@ def test_the_pool_has_the_private_attributes_that_watching_it_needs():
         assert isinstance(process.sentinel, int)
         assert pool._broken is False
         assert pool._result_queue._writer.closed is False
+        assert isinstance(pool._result_queue._writer._handle, int)
 
 
 def test_a_process_that_dies_ends_in_one_line():
