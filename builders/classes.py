@@ -181,7 +181,7 @@ def default_color(mask_id: int) -> Color:
 
 
 def _number_of(word: str, base: list[str]) -> Literal["one", "many", "either"]:
-    """Whether a base name means one or many. It is the plural of another one, or looks so ("busses")."""
+    """Whether a base name means one or many: the plural of another base name, or like "busses", is many."""
     if plural(word) == word:
         return "either"
     longer = word.startswith(tuple(other for other in base if other != word)) and word.endswith("s")

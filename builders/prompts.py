@@ -1,12 +1,9 @@
 """From captions to prompts: find the class words, replace some by aliases, and locate their tokens.
 
-A prompt is a pure function of (table, captions, options, seed, index, attempt), whatever the processes. The
-position of a word is tracked by its characters, from the caption to the tokenizer's offsets. Words are never
-searched for in the finished prompt: an alias may contain the name of another class, and a tokenizer may split
-any word.
-
-    source = PromptSource(load_table("voc"), read_captions("captions.jsonl")[0], [pipe.tokenizer], seed=0)
-    source.prompt(index=0, attempt=0)
+A prompt is a pure function of (table, captions, options, seed, index, attempt), for any number of processes.
+The position of a word is tracked by its characters, from the caption to the tokenizer's offsets. Words are
+never searched for in the finished prompt: an alias may contain the name of another class, and a tokenizer may
+split any word.
 """
 
 import re

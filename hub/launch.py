@@ -54,7 +54,7 @@ def launch(argv: Sequence[str], num_processes: int | None, config_file: str | No
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     os.environ[_MARK] = "1"
-    if use_cpu:  # accelerate's own `--cpu` starts one process, whatever their number
+    if use_cpu:  # accelerate's own `--cpu` always starts one process
         os.environ["ACCELERATE_USE_CPU"] = "true"
     logging.getLogger("torch.distributed").handlers = [logging.NullHandler()]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

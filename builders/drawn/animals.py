@@ -1,7 +1,7 @@
 """Living things: birds, cats, cows, dogs, horses, sheep, people and riders, each as a few bold shapes.
 
 A drawing is first laid out in free coordinates (x to the right, y UP, the ground at 0, any unit) on a
-`Sketch`, which then fits it into the pen's box whatever the pose. Shapes added together share one
+`Sketch`, which then fits it into the pen's box in every pose. Shapes added together share one
 silhouette: only their common outline is inked, so a body, its neck and its near legs read as one animal.
 """
 

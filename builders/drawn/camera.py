@@ -1,6 +1,6 @@
 """A pinhole camera above a flat street. It draws in meters, from back to front, and the mask is exact.
 
-Points are (x to the right, y up, z ahead) in meters. The camera is above the origin and looks along z. Faces
+Points are (x to the right, y up, z ahead) in meters. The camera is above the origin and points along z. Faces
 are clipped at the near plane, projected, and painted twice: their lit color on the image, and their class on
 the mask. Draw the `sky` first, then all `ground`, which `light_ground` lights at once, then the things on it
 from far to near.

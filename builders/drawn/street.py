@@ -311,7 +311,7 @@ def windows(
 
 
 def pane(pen: Pen, wall: Color) -> Color:
-    """A window color that can be told from the wall."""
+    """A window color that differs from the color of the wall."""
     for c in (pen.glass, pen.color("yellow"), pen.dark):
         if abs(sum(c) - sum(wall)) > 130:
             return c

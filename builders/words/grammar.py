@@ -18,7 +18,7 @@ ADJECTIVES = tuple("large small big little old new nice colorful bright".split()
 VERBS = tuple("||||standing|sitting|shown|seen|resting|waiting|that is|parked|placed".split("|"))
 JOINTS = ("and", "and", "and", "next to", "beside", "with", "near", "by")
 
-# Where a thing may be. Captions of tables of things draw from all of them, whatever the class.
+# Where a thing may be. Captions of tables of things choose from all of them, for every class.
 PLACES = tuple(
     "in a grassy field|on the grass|in a meadow|in a park|on the beach|by the sea|on a road|on a city street"
     "|in a parking lot|on a dirt road|in a living room|in a bedroom|on a wooden floor|on a rug|in a kitchen"
