@@ -5,38 +5,17 @@ caption style, of a whole scene.
 """
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
 from attn2mask.builders.classes import ClassTable, LabelClass, spelling
 from attn2mask.builders.words.english import UNCOUNTABLE, article, plural
 
 USUAL = 0.9  # probability that a caption names a class that is usual in the table's caption style
-NUMBERS = {2: ("two", "two", "a couple of"), 3: ("three", "three", "several")}
-OPENINGS = ("", "", "", "", "", "a picture of ", "a photo of ", "there is ", "a close up of ", "a view of ")
-ADJECTIVES = tuple("large small big little old new nice colorful bright".split())
-VERBS = tuple("||||standing|sitting|shown|seen|resting|waiting|that is|parked|placed".split("|"))
-JOINTS = ("and", "and", "and", "next to", "beside", "with", "near", "by")
-
-# Where a thing may be. Captions of tables of things choose from all of them, for every class.
-PLACES = tuple(
-    "in a grassy field|on the grass|in a meadow|in a park|on the beach|by the sea|on a road|on a city street"
-    "|in a parking lot|on a dirt road|in a living room|in a bedroom|on a wooden floor|on a rug|in a kitchen"
-    "|on a tiled floor|in the snow|in the desert|in front of mountains|at night|at sunset"
-    "|in front of a plain background||".split("|")
-)
-# Where the classes of some base names usually are. Three of four captions of such a class choose from these.
-HAUNTS = {
-    "boat": ("on the water", "in the ocean", "on a lake", "on a river", "on the beach"),
-    "airplane": ("in the sky", "in a blue sky", "on a runway", "at an airport", "in the clouds"),
-    "train": ("on the tracks", "on train tracks", "on a railway", "in front of mountains"),
-    "bus": ("on a road", "on the street", "on a city street", "in a parking lot"),
-    "sofa": ("in a living room", "in a room", "on a wooden floor", "against a plain wall"),
-    "monitor": ("in a room", "in an office", "on the floor", "against a plain wall"),
-    "table": ("in a kitchen", "in a room", "on a wooden floor", "on a rug"),
-    "bottle": ("in a kitchen", "in front of a plain background", "on the floor", "on a tiled floor"),
-    "chair": ("in a room", "in an office", "on a rug", "on a wooden floor"),
-}
+WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("grammar.yaml").read_text("utf-8"))
 
 
 def nouns(label: LabelClass) -> list[str]:
@@ -47,26 +26,35 @@ def nouns(label: LabelClass) -> list[str]:
     return single or base
 
 
+def usual_places(label: LabelClass) -> list[str]:
+    """Where a class usually is; all places if the grammar does not say it."""
+    usual = WORDS["usual_places"]
+    return next((usual[word] for word in label.base if word in usual), WORDS["places"])
+
+
+def pick(options: Sequence[str], rng: np.random.Generator) -> str:
+    """One of the options, each with the same probability."""
+    return options[rng.integers(len(options))]
+
+
 def phrase(noun: str, count: int, rng: np.random.Generator, adjective: str = "") -> str:
     """A noun phrase for `count` things: "a red bus", "two dogs", "three sheep", "greenery"."""
     lead = f"{adjective} " if adjective else ""
     if count > 1:
-        options = NUMBERS[min(count, 3)]
-        return f"{options[rng.integers(len(options))]} {lead}{plural(noun)}"
+        return f"{pick(WORDS['numbers'][min(count, 3)], rng)} {lead}{plural(noun)}"
     return lead + noun if noun in UNCOUNTABLE else f"{article(lead + noun)} {lead}{noun}"
 
 
 def sentence(phrases: Sequence[str], place: str, rng: np.random.Generator) -> str:
     """A caption in the style of COCO's, made of one to three noun phrases and a place (may be empty)."""
-    opening = OPENINGS[rng.integers(len(OPENINGS))]
-    verb = VERBS[rng.integers(len(VERBS))]
+    opening, verb = pick(WORDS["openings"], rng), pick(WORDS["verbs"], rng)
     if len(phrases) == 3:
         subject = f"{phrases[0]}, {phrases[1]} and {phrases[2]}"
     else:
-        subject = f" {JOINTS[rng.integers(len(JOINTS))]} ".join(phrases)
+        subject = f" {pick(WORDS['joints'], rng)} ".join(phrases)
     if verb and place:
         place = f"{verb} {place}"
-    return _punctuated(f"{opening}{subject} {place}".strip(), rng)
+    return _punctuated(" ".join(filter(None, (opening, subject, place))), rng)
 
 
 def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
@@ -84,12 +72,10 @@ def caption(table: ClassTable, rng: np.random.Generator, balance_class: int | No
         options = nouns(label)
         noun = options[rng.integers(min(2, len(options)))]
         number = 2 if label.thing and count == 1 and rng.random() < 0.12 else 1
-        adjective = ADJECTIVES[rng.integers(len(ADJECTIVES))] if rng.random() < 0.1 else ""
+        adjective = pick(WORDS["adjectives"], rng) if rng.random() < 0.1 else ""
         phrases.append(phrase(noun, number, rng, adjective) if label.thing else f"the {noun}")
-    places = PLACES
-    if rng.random() < 0.75:
-        places = next((HAUNTS[word] for word in chosen[0].base if word in HAUNTS), PLACES)
-    return sentence(phrases, places[rng.integers(len(places))], rng)
+    places = usual_places(chosen[0]) if rng.random() < 0.75 else WORDS["places"]
+    return sentence(phrases, pick(places, rng), rng)
 
 
 def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: int | None = None) -> str:
@@ -99,7 +85,7 @@ def scene_caption(table: ClassTable, rng: np.random.Generator, balance_class: in
     style = table.caption_style
     named = describe(table, scene_classes(table, rng, range(len(table.classes)), balance_class), rng)
     opening, *rest = (
-        options[rng.integers(len(options))] if options and rng.random() < 0.6 else ""
+        pick(options, rng) if options and rng.random() < 0.6 else ""
         for options in (style.openings, style.places, style.weather, style.light)
     )
     return _punctuated(" ".join(filter(None, [opening, named, *rest])), rng)
@@ -139,7 +125,7 @@ def _scene_phrase(table: ClassTable, class_index: int, rng: np.random.Generator)
     label = table.classes[class_index]
     options = table.caption_style.phrases[class_index] if table.caption_style.phrases else ()
     if options:
-        return options[rng.integers(len(options))]
+        return pick(options, rng)
     noun = nouns(label)[rng.integers(min(2, len(nouns(label))))]
     number = 2 if label.thing and noun not in UNCOUNTABLE and rng.random() < 0.12 else 1
     return phrase(noun, number, rng) if label.thing else f"the {noun}"

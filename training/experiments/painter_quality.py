@@ -33,7 +33,7 @@ from attn2mask.builders.painter import Painter, load_painter
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.rules import PRESETS, Reliability, Rules, Threshold, load_rules
 from attn2mask.builders.table_reader import load_table
-from attn2mask.builders.words.grammar import HAUNTS, PLACES, nouns, phrase, sentence
+from attn2mask.builders.words.grammar import nouns, phrase, pick, sentence, usual_places
 from attn2mask.training.held_out import held_out_scenes, referee_accuracy
 from attn2mask.training.mask_quality import RecordedImage, prompt_for, record_scenes, recorded_quality
 from attn2mask.training.referee import load_referee
@@ -71,9 +71,8 @@ def make_prompt(
 ) -> Prompt:
     """A prompt that names the classes at positions of `table.classes`, in a usual place of the first."""
     labels = [table.classes[k] for k in classes]
-    places = next((HAUNTS[word] for word in labels[0].base if word in HAUNTS), PLACES)
     phrases = [phrase(nouns(label)[0], 1, rng) for label in labels]
-    return prompt_for(sentence(phrases, places[rng.integers(len(places))], rng), table, painter)
+    return prompt_for(sentence(phrases, pick(usual_places(labels[0]), rng), rng), table, painter)
 
 
 def paint(painter: Painter, prompts: Sequence[Prompt]) -> Iterator[RecordedImage]:

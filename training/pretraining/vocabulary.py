@@ -4,9 +4,11 @@ A caption names only what the scene shows. The tokenizer knows whole words, so t
 for each of its parts.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -15,48 +17,22 @@ from attn2mask.builders.drawn.kinds import KINDS, Kind, kinds_of
 from attn2mask.builders.drawn.scenes import STUDY_THINGS, shown_in
 from attn2mask.builders.drawn.street import BACKDROPS
 from attn2mask.builders.table_reader import load_table
+from attn2mask.builders.words import grammar
 from attn2mask.builders.words.english import plural
-from attn2mask.builders.words.grammar import (
-    ADJECTIVES,
-    HAUNTS,
-    JOINTS,
-    NUMBERS,
-    OPENINGS,
-    PLACES,
-    VERBS,
-    nouns,
-    phrase,
-    sentence,
-)
+from attn2mask.builders.words.grammar import nouns, phrase, pick, sentence
 
 MAX_TOKENS = 32  # of a prompt
 BOS, EOS, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 
-# Words of street scenes, weather, light and rooms beyond those of the grammar.
-SCENE_WORDS = """
-    city town village urban street streets road roads avenue highway lane crossing crosswalk intersection
-    corner curb downtown suburb district square bridge tunnel sunny cloudy rainy foggy misty snowy wet dry
-    rain fog snow overcast clear morning noon afternoon evening dusk dawn night day light dark shadow shadows
-    sun moon autumn summer winter spring lined busy empty quiet narrow wide long straight traffic ahead behind
-    left right both side sides along through across toward towards driving riding walking passing parked
-    moving trees houses buildings cars people front back middle distance background foreground view scene
-    picture photo image drawing style frame camera dashboard german european city's in a an the of on at to
-    and with for from by is are it its his her their some many few several one two three four five no not this
-    that up down over under above below around between into out off sks man woman boy girl child group young
-    old tall short very all other another each same different sidewalk sidewalks pavement building wall walls
-    fence fences railing pole poles post lamp streetlight sign signs signal stoplight vegetation tree bush
-    bushes hedge plants grass lawn terrain ground soil dirt hill sky clouds pedestrian pedestrians rider
-    riders cyclist cyclists biker truck trucks lorry van vans tram motorcycles bicycles
-""".split()
-# "zz" stands for any word that the tokenizer does not know. Real captions hold such words.
-UNKNOWNS = ("with zz", "zz", "zz zz", "and zz", "with a zz", "of zz", "zz zz zz", "near zz zz", "at the zz")
+WORDS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("vocabulary.yaml").read_text("utf-8"))
 
 
 def vocabulary() -> list[str]:
     """Every word of the class tables, the kinds, the backdrops and the grammar, in alphabetical order."""
-    texts = [*SCENE_WORDS, *PALETTE, *ADJECTIVES, *VERBS, *JOINTS, *OPENINGS, *PLACES, *STUDY_THINGS]
-    texts.append(", . - ' ! ? 's")
-    texts += [p for phrases in (*BACKDROPS.values(), *HAUNTS.values(), *NUMBERS.values()) for p in phrases]
+    texts = [*WORDS["scene_words"], *PALETTE, *STUDY_THINGS, ", . - ' ! ? 's"]
+    for part in grammar.WORDS.values():  # lists, and mappings of lists
+        texts += [text for texts in part.values() for text in texts] if isinstance(part, dict) else part
+    texts += [phrase for phrases in BACKDROPS.values() for phrase in phrases]
     for table in ("voc", "cityscapes"):
         for label in load_table(table).classes:
             texts += [form for word in (*label.base, *label.aliases) for form in (word, plural(word))]
@@ -102,9 +78,9 @@ class Captions:
         loose = self.loose.get(kind.thing, [])
         draw = rng.random()
         if draw < 0.25 and kind.names:
-            return kind.names[rng.integers(len(kind.names))]
+            return pick(kind.names, rng)
         if draw < 0.45 and loose:
-            return loose[rng.integers(len(loose))]
+            return pick(loose, rng)
         return base[rng.integers(len(base)) if rng.random() < 0.5 else 0]
 
     def __call__(self, scene: dict[str, Any], rng: np.random.Generator) -> str:
@@ -120,7 +96,7 @@ class Captions:
         order = rng.permutation(len(phrases))
         place = scene["place"] if rng.random() < 0.9 else ""
         if noise:
-            joined = [place, UNKNOWNS[rng.integers(len(UNKNOWNS))]]
+            joined = [place, pick(WORDS["unknown"], rng)]
             place = " ".join(joined if rng.random() < 0.7 else joined[::-1])
         return sentence([phrases[i] for i in order], place, rng)
 
@@ -137,7 +113,7 @@ class Captions:
         if len(group) == 1 and rng.random() < 0.35:
             adjective = color
         elif rng.random() < 0.15:
-            adjective = ADJECTIVES[rng.integers(len(ADJECTIVES))]
+            adjective = pick(grammar.WORDS["adjectives"], rng)
         elif noise and rng.random() < 0.3:
             adjective = "zz"
         return phrase(noun, len(group), rng, adjective)
