@@ -7,35 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from accelerate import PartialState
 from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
 from attn2mask.builders.files import replacing
-from attn2mask.training.pretraining.scene_store import IMAGE_SIZE, SceneStore
+from attn2mask.training.pretraining.scene_store import SceneStore
 from attn2mask.training.pretraining.trainer import Trainer, gaussian_noise
 from attn2mask.training.referee import to_tensor
 
-LATENT_CHANNELS = 8
+ARCHITECTURE = yaml.safe_load(Path(__file__).with_name("architecture.yaml").read_text("utf-8"))
 CROPS, CROP_SIZE = 32, 64  # crops of a step in a process, and their side in pixels
 
 
 def make_autoencoder() -> AutoencoderKL:
-    """The autoencoder with random weights, about 1.5 M parameters."""
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 96),
-        layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
-        norm_num_groups=8,
-        sample_size=IMAGE_SIZE,
-        mid_block_add_attention=False,
-    )
+    """The autoencoder with random weights."""
+    vae = AutoencoderKL(**ARCHITECTURE["autoencoder"])
     with torch.no_grad():  # only the mean is trained: the variance is fixed and small
-        vae.quant_conv.weight[LATENT_CHANNELS:] = 0
-        vae.quant_conv.bias[LATENT_CHANNELS:] = -10
+        vae.quant_conv.weight[vae.config.latent_channels :] = 0
+        vae.quant_conv.bias[vae.config.latent_channels :] = -10
     return vae
 
 

@@ -30,7 +30,7 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import option
 from attn2mask.builders.painter import load_painter
 from attn2mask.training.pretraining.autoencoder import (
-    LATENT_CHANNELS,
+    ARCHITECTURE,
     encode_scenes,
     train_autoencoder,
     tune_decoder,
@@ -41,7 +41,7 @@ from attn2mask.training.pretraining.vocabulary import MAX_TOKENS, Captions, make
 
 logger = logging.getLogger(__name__)
 
-LATENT_SIZE, TEXT_WIDTH = IMAGE_SIZE // 8, 128
+LATENT_SIZE = IMAGE_SIZE // 8
 CHECKED = 128  # images that the error is measured on while training
 STUDIES = 0.12  # share of single things and plain grounds of Cityscapes' classes among the scenes
 SAMPLE_PROMPTS = """
@@ -72,52 +72,29 @@ class PainterTrainingConfig(PretrainingConfig):
     )
 
 
-# Models
+# Models, with random weights
 
 
 def make_text_encoder(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
-    """A CLIP text encoder of one layer, with random weights."""
+    """The text encoder for the words of `tokenizer`."""
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=4 * TEXT_WIDTH,
-        num_hidden_layers=1,
-        num_attention_heads=4,
         max_position_embeddings=MAX_TOKENS,
-        projection_dim=TEXT_WIDTH,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **ARCHITECTURE["text_encoder"],
+        **special,
     )
     return CLIPTextModel(config)
 
 
 def make_unet() -> UNet2DConditionModel:
-    """A UNet of three levels, 16 x 16 to 4 x 4, each with cross-attention, with random weights."""
-    return UNet2DConditionModel(
-        sample_size=LATENT_SIZE,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        layers_per_block=1,
-        block_out_channels=(80, 128, 160),
-        norm_num_groups=16,
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D",) * 3,
-        up_block_types=("CrossAttnUpBlock2D",) * 3,
-        use_linear_projection=True,
-    )
+    """The UNet."""
+    return UNet2DConditionModel(**ARCHITECTURE["unet"])
 
 
 def make_scheduler() -> DPMSolverMultistepScheduler:
-    """Stable Diffusion's noise schedule, with velocity as the target of the prediction."""
-    return DPMSolverMultistepScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        steps_offset=1,
-    )
+    """The scheduler, which has no weights."""
+    return DPMSolverMultistepScheduler(**ARCHITECTURE["scheduler"])
 
 
 # Training
