@@ -205,9 +205,9 @@ class BuildDirectory:
     def check_complete(self) -> None:
         """Raises UserError unless every shard of the build is there as it was written."""
         for shard in self.shards:
-            if self.state(shard) != "made":
-                file = self.shard_file(shard)
-                raise UserError(f"{self.path} is not complete ({file}): run the command that made it again")
+            if (state := self.state(shard)) != "made":
+                what = f"{self.shard_file(shard)} is {state}"
+                raise UserError(f"{self.path} is not complete, {what}: run the command that made it again")
 
     def manifest(self, shard: Shard) -> dict[str, Any] | None:
         """The manifest of a shard; None if it is missing, damaged, or has another number of rows."""

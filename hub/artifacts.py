@@ -121,40 +121,20 @@ def checked_build(path: Path) -> list[Path]:
     Raises UserError for a build that is not as it was written: rows are missing, shards are damaged, or other
     files lie among them.
     """
-    from pyarrow import ArrowException
-    from pyarrow.parquet import read_metadata
-
-    from attn2mask.builders.shards import BuildDirectory, plan
+    from attn2mask.builders.shards import BuildDirectory
 
     build = BuildDirectory(path)
-    record = build.record()
-    shards = plan(record["num_images"], record["identity"]["shard_size"])
-    for shard in shards:
-        state, file = build.state(shard), build.shard_file(shard)
-        if state == "missing":
-            raise UserError(
-                f"{path} is not complete: shard {shard.number} of {len(shards)} is missing;"
-                " run the same `attn2mask build` again"
-            )
-        try:
-            sound = state == "made" and read_metadata(file).num_rows == len(shard.rows)
-        except (OSError, ArrowException):
-            sound = False
-        if not sound:
-            raise UserError(f"{file} is damaged: run the same `attn2mask build` again, which replaces it")
-    files = [build.shard_file(shard) for shard in shards]
+    build.check_complete()
+    files = [build.shard_file(shard) for shard in build.shards]
     foreign = sorted(file.name for file in (path / "data").iterdir() if file not in files)
     if foreign:
         raise UserError(
             f"{path / 'data'} holds {foreign[0]}, which is not a shard of the build: move it away"
         )
-    records = [path / "build.json", path / "report.json"]
-    for file in records:
-        try:
-            json.loads(file.read_bytes())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read: run the same `attn2mask build` again") from error
-    return [*files, *records]
+    report = path / "report.json"
+    if not read_record(report):
+        raise UserError(f"{path} has no report.json: run the command that made it again")
+    return [*files, path / "build.json", report]
 
 
 def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
