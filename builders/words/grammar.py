@@ -34,7 +34,7 @@ def usual_places(label: LabelClass) -> list[str]:
 
 def pick(options: Sequence[str], rng: np.random.Generator) -> str:
     """One of the options, each with the same probability."""
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 def phrase(noun: str, count: int, rng: np.random.Generator, adjective: str = "") -> str:
