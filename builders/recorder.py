@@ -39,16 +39,10 @@ class UNetLayout:
         """The modules that compute the queries (B, h * w, heads * d) and the keys (B, tokens, heads * d)."""
         return layer.to_q, layer.to_k
 
-    def size(self, latents: Size, pixels: int) -> Size:
-        """(h, w) of a layer with `pixels` queries. Each level halves the latents' (H, W), rounded up."""
-        height, width = latents
-        while height * width > pixels:
-            height, width = (height + 1) // 2, (width + 1) // 2
-        if height * width != pixels:
-            raise RuntimeError(
-                f"a cross-attention layer of {pixels} positions fits no level of {latents} latents"
-            )
-        return height, width
+    def spatial(self, name: str) -> nn.Module:
+        """The module around a layer whose input is (B, C, h, w): its positions are those of the queries."""
+        block = name.removesuffix(".attn2").partition(".transformer_blocks.")[0]
+        return self.denoiser.get_submodule(block)
 
 
 def layout_of(pipe: Any) -> UNetLayout:
@@ -73,10 +67,10 @@ class AttentionRecorder:
 
     Raises:
         ValueError: a word has no position, the window is not valid, or the pipeline has no cross-attention
-            that can be read; while the pipeline runs: `spans` has another number of images, or a position
-            lies outside the text.
-        RuntimeError: the queries or keys cannot be read; on exit: something replaced the recorder's
-            processors, or nothing was recorded.
+            that can be read; while the pipeline runs: `spans` has another number of images, a position lies
+            outside the text, or the pipeline uses perturbed-attention guidance (PAG).
+        RuntimeError: the queries or keys cannot be read, tokens of the image are merged, or the pipeline runs
+            a second time; on exit: something replaced the recorder's processors, or nothing was recorded.
     """
 
     def __init__(
@@ -95,7 +89,7 @@ class AttentionRecorder:
         self.spans = [{word: tuple(positions) for word, positions in words.items()} for words in spans]
         self.steps = steps
         self._step = -1
-        self._latents: Size = (0, 0)
+        self._timesteps: Any = None
         self._weights: torch.Tensor | None = None
         self._sums: dict[Size, torch.Tensor] = {}
         self._counts: Counter[Size] = Counter()
@@ -140,6 +134,20 @@ class AttentionRecorder:
         return self.steps is None or self.steps[0] <= self._step <= self.steps[1]
 
     def _start_step(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if getattr(self.pipe, "do_perturbed_attention_guidance", False):
+            raise ValueError(
+                "the pipeline uses perturbed-attention guidance (PAG), whose third part of the batch is not"
+                " supported: use the pipeline without PAG, or pag_scale=0"
+            )
+        # A run sets the timesteps of its scheduler once, at its start, as a new tensor.
+        timesteps = getattr(getattr(self.pipe, "scheduler", None), "timesteps", None)
+        if self._step < 0:
+            self._timesteps = timesteps
+        elif timesteps is not self._timesteps:
+            raise RuntimeError(
+                "the pipeline runs a second time while the recorder is active: record each run with a new "
+                "AttentionRecorder"
+            )
         latents = args[0] if args else kwargs["sample"]
         images = len(self.spans)
         guided = getattr(self.pipe, "do_classifier_free_guidance", len(latents) == 2 * images)
@@ -147,7 +155,6 @@ class AttentionRecorder:
             painted = len(latents) // 2 if guided else len(latents)
             raise ValueError(f"the pipeline paints {painted} images, but spans has entries for {images}")
         self._step += 1
-        self._latents = tuple(latents.shape[-2:])
 
     def _averaging(self, tokens: int, device: torch.device) -> torch.Tensor:
         """Weights (images, words, tokens). A product with them averages over the positions of each word."""
@@ -165,16 +172,15 @@ class AttentionRecorder:
 
     @torch.no_grad()
     def _add(
-        self, layer: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
+        self, layer: nn.Module, size: Size, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
     ) -> None:
-        """Add one layer: `query` (B, h * w, heads * d), `key` (B, tokens, heads * d), and, added to the
-        logits, `mask` (B, 1, tokens) or None.
+        """Add one layer of `size` (h, w): `query` (B, h * w, heads * d), `key` (B, tokens, heads * d), and,
+        added to the logits, `mask` (B, 1, tokens) or None.
         """
         conditional = slice(-len(self.spans), None)  # with guidance, the unconditional half comes first
         weights = self._averaging(key.shape[1], key.device)
         query, key = (x[conditional].unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (query, key))
         places = query.shape[2]
-        size = self.layout.size(self._latents, places)
         total = self._sums.setdefault(size, weights.new_zeros(*weights.shape[:2], places))
         # As many whole images as fit at a time; if not one fits, parts of it.
         fitting = (CPU_CHUNK if key.device.type == "cpu" else CHUNK) // (layer.heads * key.shape[2])
@@ -200,12 +206,17 @@ class _Tap:
         # diffusers passes on only the keyword arguments that it finds in the signature of this attribute.
         self.__call__ = self.processor.__call__  # type: ignore[method-assign]
         self.seen: dict[str, torch.Tensor] = {}
+        self.size: Size = (0, 0)
         query, key = recorder.layout.projections(layer)
         self.hooks = [
+            recorder.layout.spatial(name).register_forward_pre_hook(self._start),
             query.register_forward_hook(lambda module, args, output: self.seen.update(query=output)),
             key.register_forward_hook(lambda module, args, output: self.seen.update(key=output)),
         ]
         layer.set_processor(self)
+
+    def _start(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        self.size = tuple(args[0].shape[-2:])
 
     def __call__(
         self,
@@ -222,7 +233,13 @@ class _Tap:
                     f"{self.name} did not use its query and key projections: unfuse them "
                     "(unfuse_qkv_projections), and load LoRA weights before recording"
                 )
-            self.recorder._add(attn, self.seen["query"], self.seen["key"], attention_mask)
+            query, (height, width) = self.seen["query"], self.size
+            if query.shape[1] != height * width:
+                raise RuntimeError(
+                    f"{self.name} has {query.shape[1]} positions on a grid of {height} x {width}: tokens are "
+                    "merged (tomesd and its like); remove this before recording (tomesd.remove_patch)"
+                )
+            self.recorder._add(attn, self.size, query, self.seen["key"], attention_mask)
         self.seen.clear()
         return output
 

@@ -1,13 +1,25 @@
 """The recorder against an independent reference that keeps the full softmax of every head, layer and step."""
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline, UNet2DModel
+from diffusers import (
+    DDPMPipeline,
+    DDPMScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerAncestralDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPAGPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPAGPipeline,
+    UNet2DModel,
+)
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
@@ -265,7 +277,8 @@ def test_lora(tiny_pipeline, tmp_path):
 
 def tensor_bytes(recorder) -> int:
     """Of all tensors in the recorder's own attributes, and those that its taps still hold."""
-    holders = [vars(recorder), *(tap.seen for tap in recorder._taps)]
+    own = {name: value for name, value in vars(recorder).items() if name != "_timesteps"}  # the scheduler's
+    holders = [own, *(tap.seen for tap in recorder._taps)]
     values = [value for holder in holders for value in holder.values()]
     values += [inner for value in values if isinstance(value, dict) for inner in value.values()]
     return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
@@ -340,6 +353,93 @@ def test_fused_projections_are_noticed(tiny_pipeline):
     pipe.fuse_qkv_projections()
     with (
         pytest.raises(RuntimeError, match="unfuse_qkv_projections"),
+        AttentionRecorder(pipe, spans_of(pipe)[:1]),
+    ):
+        paint(pipe, PROMPTS[:1])
+
+
+PAG = {"sd15": StableDiffusionPAGPipeline, "sdxl": StableDiffusionXLPAGPipeline}
+
+
+@pytest.mark.parametrize("guidance", [5.0, 1.0])
+@pytest.mark.parametrize("kind", PAG)
+def test_perturbed_attention_guidance_is_refused(tiny_pipeline, kind, guidance):
+    pipe = PAG[kind].from_pipe(copy.deepcopy(tiny_pipeline(kind)))
+    pipe.set_progress_bar_config(disable=True)
+    with (
+        pytest.raises(ValueError, match=r"perturbed-attention guidance \(PAG\).*pag_scale=0"),
+        AttentionRecorder(pipe, spans_of(pipe)[:2]),
+    ):
+        paint(pipe, PROMPTS[:2], guidance=guidance)
+
+
+def test_a_pag_pipeline_without_pag_is_recorded(tiny_pipeline):
+    pipe = StableDiffusionPAGPipeline.from_pipe(copy.deepcopy(tiny_pipeline("sd15")))
+    pipe.set_progress_bar_config(disable=True)
+    spans = spans_of(pipe)[:2]
+    with AttentionRecorder(pipe, spans) as without:
+        paint(pipe, PROMPTS[:2], pag_scale=0)
+    with AttentionRecorder(tiny_pipeline("sd15"), spans) as plain:
+        paint(tiny_pipeline("sd15"), PROMPTS[:2])
+    assert_same(without.maps, plain.maps, 0)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+@pytest.mark.parametrize("first", ["whole", "stopped early"])
+def test_a_second_run_is_refused(tiny_pipeline, kind, first):
+    pipe = tiny_pipeline(kind)
+
+    def stop(pipe, step, *rest):
+        pipe._interrupt = True
+        return {}
+
+    options = {"callback_on_step_end": stop} if first == "stopped early" else {}
+    with (
+        pytest.raises(RuntimeError, match=r"a second time.*each run with a new AttentionRecorder"),
+        AttentionRecorder(pipe, spans_of(pipe)[:1]) as recorder,
+    ):
+        paint(pipe, PROMPTS[:1], steps=3, **options)
+        assert recorder._step == (0 if options else 2)
+        paint(pipe, PROMPTS[:1], steps=3)
+
+
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # of diffusers and numpy
+@pytest.mark.parametrize(
+    "scheduler",
+    [PNDMScheduler, HeunDiscreteScheduler, DPMSolverSinglestepScheduler, EulerAncestralDiscreteScheduler],
+)
+def test_one_run_of_any_scheduler_is_one_run(tiny_pipeline, scheduler):
+    """Schedulers repeat timesteps, or need several passes for a step."""
+    pipe = copy.copy(tiny_pipeline("sd15"))
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    spans = spans_of(pipe)[:1]
+    with AttentionRecorder(pipe, spans) as recorder:
+        paint(pipe, PROMPTS[:1], steps=4)
+    assert recorder._step == len(pipe.scheduler.timesteps) - 1
+    with full_softmax(pipe) as store:
+        paint(pipe, PROMPTS[:1], steps=4)
+    assert_same(recorder.maps, reference_maps(pipe, store, spans, levels(pipe, 16, 16), True))
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+@pytest.mark.parametrize("kept", [2, 4], ids=["a half", "a quarter, which is the next level's number"])
+def test_merged_tokens_are_refused(tiny_pipeline, kind, kept):
+    """As tomesd does it, every `kept`-th position stands for its neighbors, too."""
+    pipe = copy.deepcopy(tiny_pipeline(kind))
+    name, layer = next(
+        (name, module) for name, module in pipe.unet.named_modules() if name.endswith("blocks.0.attn2")
+    )
+    whole = layer.forward
+
+    def merged(hidden_states, *args, **kwargs):
+        return whole(hidden_states[:, ::kept], *args, **kwargs).repeat_interleave(kept, dim=1)
+
+    layer.forward = merged
+    paint(pipe, PROMPTS[:1])  # the pipeline itself does not notice
+    side = levels(pipe, 16, 16)[0][0]
+    positions = rf"{re.escape(name)} has {side * side // kept} positions on a grid of {side} x {side}"
+    with (
+        pytest.raises(RuntimeError, match=positions + r": tokens are merged \(tomesd and its like\)"),
         AttentionRecorder(pipe, spans_of(pipe)[:1]),
     ):
         paint(pipe, PROMPTS[:1])
