@@ -168,7 +168,14 @@ class Inputs:
 
         config = self.config
         chosen = {name: getattr(config, name) for name in ("seed", "alias_probability", "balance")}
-        source = PromptSource(self.table, self.captions, painter.tokenizers, **chosen)
+        source = PromptSource(
+            self.table,
+            self.captions,
+            painter.tokenizers,
+            instance_prompt=painter.instance_prompt,
+            rewrite=painter.rewrite,
+            **chosen,
+        )
         size = config.height, config.width
         painting = Painting(config.steps, config.guidance_scale, *size, self.rules.window)
         batch = config.batch_size

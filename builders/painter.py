@@ -17,9 +17,11 @@ from torch import nn
 
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import digest
-from attn2mask.builders.prompts import Prompt
-from attn2mask.builders.provenance import LORA_WEIGHTS, check_base
+from attn2mask.builders.prompts import Prompt, Rewrite
+from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS, check_base, lora_record
 from attn2mask.builders.recorder import AttentionRecorder, layout_of
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = Path(__file__).parent / "embedded" / "painter"
 Maps = Mapping[str, Mapping[tuple[int, int], torch.Tensor]]
@@ -57,6 +59,19 @@ class Painter:
         """The tokenizers of the pipeline, one for each text encoder."""
         names = ("tokenizer", "tokenizer_2")
         return [tokenizer for name in names if (tokenizer := getattr(self.pipe, name, None)) is not None]
+
+    @property
+    def rewrite(self) -> Rewrite | None:
+        """What the pipeline makes of a text before a tokenizer reads it, or None if it changes nothing.
+
+        A word that stands for several vectors of textual inversion becomes several words.
+        """
+        return getattr(self.pipe, "maybe_convert_prompt", None)
+
+    @property
+    def instance_prompt(self) -> str | None:
+        """The text that every prompt needs to get the look of the LoRA, or None."""
+        return self.facts.get("instance_prompt")
 
     def check(self, steps: int, height: int, width: int) -> None:
         """Raises UserError for a size in pixels or a number of steps that the model does not support."""
@@ -136,6 +151,10 @@ def load_painter(
         snapshot = folder or Path(DiffusionPipeline.download(model, revision=revision))
         pipe = DiffusionPipeline.from_pretrained(snapshot, dtype=dtype, local_files_only=True)
         layout_of(pipe)
+        if hasattr(type(pipe), "do_perturbed_attention_guidance"):
+            raise ValueError(
+                f"a {type(pipe).__name__} uses perturbed-attention guidance (PAG), which cannot be recorded"
+            )
         pipe.to(device)
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
@@ -163,6 +182,8 @@ def load_painter(
             if "size mismatch" in str(error):
                 reason = f"its weights have other shapes than those of --model {model}"
             raise UserError(f"--lora {lora} cannot be loaded: {reason}") from error
+        if lora_scale and (prompt := _instance_prompt(lora)):
+            facts["instance_prompt"] = prompt
         if Path(lora).exists():
             whole = (Path(lora) / LORA_WEIGHTS).is_file()
             facts["lora_version"] = digest(Path(lora), LORA_WEIGHTS if whole else "*")
@@ -174,6 +195,30 @@ def folder_of(model: str) -> Path | None:
     """The folder of a model on this machine; None for a model of the Hub, and if there is no such folder."""
     folder = EMBEDDED if model == "embedded" else Path(model)
     return folder if folder.is_dir() else None
+
+
+def _instance_prompt(lora: str) -> str | None:
+    """The instance prompt that prompts need to get the look of a LoRA, from the record beside it, or None.
+
+    They need it if most of the LoRA's images had no caption, because these are learned with the instance
+    prompt alone, and after prior preservation, which keeps the painter's own look for all other prompts.
+    """
+    match lora_record(lora):
+        case {
+            "options": {"instance_prompt": str(prompt), **options},
+            "data": {"images": int(images), "with_caption": int(captioned)},
+        }:
+            if not options.get("prior_preservation") and 2 * captioned >= images:
+                return None
+            logger.info("--lora %s: its instance prompt %r is added to all prompts", lora, prompt.strip())
+            return prompt.strip()
+    logger.warning(
+        "--lora %s has no %s with an instance prompt: nothing is added to the prompts, so the captions must "
+        "hold its trigger word if it has one",
+        lora,
+        LORA_RECORD,
+    )
+    return None
 
 
 def _defaults(pipe: Any, model: str) -> Painting:

@@ -7,7 +7,7 @@ split any word.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -33,6 +33,10 @@ _UNCOUNTABLE_AFTER = set(
     "a an the some his her its their our my your no any with of and or in on by to near behind beside between"
     " among under over through at from for against around".split()
 )
+
+
+# What a painter makes of a text before the given tokenizer reads it.
+Rewrite = Callable[[str, PreTrainedTokenizerBase], str]
 
 
 @dataclass(frozen=True)
@@ -130,14 +134,26 @@ def augment(
     return out + text[cursor:], occurrences
 
 
+def with_instance_prompt(text: str, instance_prompt: str) -> str:
+    """`text` followed by the instance prompt of a LoRA, in the form in which `attn2mask adapt` trains it."""
+    return f"{text.rstrip(' .')}, {instance_prompt}"
+
+
 def token_spans(
-    tokenizer: PreTrainedTokenizerBase, text: str, char_spans: Sequence[tuple[int, int]]
-) -> list[tuple[int, ...]]:
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    char_spans: Sequence[tuple[int, int]],
+    rewrite: Rewrite | None = None,
+) -> list[tuple[int, ...] | None]:
     """The token positions of each span of characters, in a text that is cut at the token limit.
 
     Positions count the special tokens (CLIP's start-of-text is 0). A span that is cut off, even in part, gets
-    (). The tokenizer must be a fast one, because only these give offsets.
+    (). The painter applies `rewrite` to the text first; a span that cannot be found afterwards gets None. The
+    tokenizer must be a fast one, because only these give offsets.
     """
+    found: Sequence[tuple[int, int] | None] = char_spans
+    if rewrite is not None:
+        text, found = _rewritten(tokenizer, text, char_spans, rewrite)
     encoding = tokenizer(
         text,
         truncation=True,
@@ -153,12 +169,35 @@ def token_spans(
         for position, (start, end) in enumerate(offsets)
         if not special[position]
     ]
-    spans = []
-    for first, stop in char_spans:
+    spans: list[tuple[int, ...] | None] = []
+    for span in found:
+        if span is None:
+            spans.append(None)
+            continue
+        first, stop = span
         inside = [(part, position) for part, position, start, end in pieces if start < stop and end > first]
         cut = any(part for part, _ in inside)
         spans.append(() if cut else tuple(position for _, position in inside))
     return spans
+
+
+def _rewritten(
+    tokenizer: PreTrainedTokenizerBase, text: str, char_spans: Sequence[tuple[int, int]], rewrite: Rewrite
+) -> tuple[str, list[tuple[int, int] | None]]:
+    """The rewritten text, and where its spans of characters are then; None where that is not known.
+
+    A word begins where the rewritten text before it ends.
+    """
+    new = rewrite(text, tokenizer)
+    if new == text:
+        return text, list(char_spans)
+
+    def moved(start: int, stop: int) -> tuple[int, int] | None:
+        before, inclusive = (rewrite(text[:end], tokenizer) for end in (start, stop))
+        known = new.startswith(inclusive) and inclusive.startswith(before)
+        return (len(before), len(inclusive)) if known else None
+
+    return new, [moved(*span) for span in char_spans]
 
 
 def image_seed(seed: int, index: int, attempt: int) -> int:
@@ -172,8 +211,9 @@ class PromptSource:
     Attempt 0 goes through the captions that name a class, in a new random order in each round; later attempts
     draw other captions. With `balance`, the classes take turns, also in a new order in each round, and each
     goes through its own captions. `selected` is the number of captions that name a class (0 for the grammar).
-    `alias_probability` is from 0 to 1. Raises UserError if no caption names a class, and, for the grammar, if
-    no name of a class fits the model's token limit.
+    `alias_probability` is from 0 to 1. `instance_prompt` is added to every prompt that has room for it, and
+    `rewrite` is applied before a prompt is tokenized (see `Painter`). Raises UserError if no caption names a
+    class, and, for the grammar, if no name of a class fits the model's token limit.
     """
 
     def __init__(
@@ -185,11 +225,14 @@ class PromptSource:
         seed: int,
         alias_probability: float = 0.5,
         balance: bool = False,
+        instance_prompt: str | None = None,
+        rewrite: Rewrite | None = None,
     ):
         if not 0 <= alias_probability <= 1:
             raise UserError(f"the alias probability is {alias_probability}, but must lie between 0 and 1")
         self.table, self.captions, self.tokenizers = table, captions, tokenizers
         self.seed, self.alias_probability, self.balance = seed, alias_probability, balance
+        self.instance_prompt, self.rewrite = instance_prompt, rewrite
         self._by_class: list[list[int]] = [[] for _ in table.classes]
         for number, caption in enumerate(captions or ()):
             found = find_occurrences(table, caption.text)
@@ -224,7 +267,9 @@ class PromptSource:
     def _check_readable(self) -> None:
         for label in self.table.classes:
             for tokenizer in self.tokenizers:
-                if not any(token_spans(tokenizer, word, [(0, len(word))])[0] for word in label.base):
+                if not any(
+                    token_spans(tokenizer, word, [(0, len(word))], self.rewrite)[0] for word in label.base
+                ):
                     raise UserError(
                         f"class {label.name[:60]!r} of table {self.table.name!r} has no name that fits the "
                         f"model's {tokenizer.model_max_length} tokens: give it a shorter base name"
@@ -255,14 +300,17 @@ class PromptSource:
 
     def _compose(self, caption: Caption, rng: np.random.Generator) -> Prompt:
         text, occurrences = augment(self.table, " ".join(caption.text.split()), rng, self.alias_probability)
+        text, occurrences, left_out = self._with_instance_prompt(text, occurrences)
         char_spans = [(occurrence.start, occurrence.end) for occurrence in occurrences]
-        placed = [token_spans(tokenizer, text, char_spans) for tokenizer in self.tokenizers]
+        placed = self._token_spans(text, char_spans)
         words: dict[int, str] = {}
         spans: dict[int, tuple[int, ...]] = {}
         lost: dict[int, str] = {}
         for occurrence, (span, *others) in zip(occurrences, zip(*placed, strict=True), strict=True):
             k = occurrence.class_index
-            if any(other != span for other in others):
+            if span is None or None in others:
+                lost[k] = "the painter rewrites the prompt, and its word is not found in the new text"
+            elif any(other != span for other in others):
                 lost[k] = "its word has other token positions in the second text encoder"
             elif not span:
                 lost[k] = f"its word lies beyond the model's {self.tokenizers[0].model_max_length} tokens"
@@ -271,8 +319,35 @@ class PromptSource:
                 spans[k] = spans.get(k, ()) + span
         classes = tuple(self.table.first_id + k for k in words)
         dropped = (f"{self.table.classes[k].name}: {why}" for k, why in lost.items() if k not in words)
-        found = (classes, tuple(words.values()), tuple(spans.values()), tuple(dropped))
+        found = (classes, tuple(words.values()), tuple(spans.values()), (*dropped, *left_out))
         return Prompt(text, caption.text, caption.source, *found)
+
+    def _with_instance_prompt(
+        self, text: str, occurrences: list[Occurrence]
+    ) -> tuple[str, list[Occurrence], tuple[str, ...]]:
+        """The text and its class words with the instance prompt, if there is one, and why it is left out.
+
+        If both exceed the token limit, the words after the last class word are left out. If this is not
+        enough, the instance prompt is left out, so that it costs no class.
+        """
+        if self.instance_prompt is None:
+            return text, occurrences, ()
+        last = max((occurrence.end for occurrence in occurrences), default=0)
+        for kept in (text, text[:last]):
+            longer = with_instance_prompt(kept, self.instance_prompt)
+            if all(span for (span,) in self._token_spans(longer, [(0, len(longer))])):
+                start = len(longer) - len(self.instance_prompt)
+                found = (o for o in find_occurrences(self.table, self.instance_prompt) if o.is_base)
+                moved = (replace(o, start=start + o.start, end=start + o.end) for o in found)
+                return longer, [*occurrences, *moved], ()
+        limit = self.tokenizers[0].model_max_length
+        return text, occurrences, (f"instance prompt: it lies beyond the model's {limit} tokens",)
+
+    def _token_spans(
+        self, text: str, char_spans: Sequence[tuple[int, int]]
+    ) -> list[list[tuple[int, ...] | None]]:
+        """The token positions of each span of characters, for each tokenizer of the painter."""
+        return [token_spans(tokenizer, text, char_spans, self.rewrite) for tokenizer in self.tokenizers]
 
 
 def _put(out: str, word: str, old: Occurrence, text: str) -> tuple[str, str]:

@@ -85,7 +85,8 @@ def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0)
     from attn2mask.builders.scores import class_scores
 
     tokenizer = painter.tokenizers[0]
-    ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
+    text = painter.rewrite(prompt, tokenizer) if painter.rewrite else prompt
+    ids = tokenizer(text, truncation=True, max_length=tokenizer.model_max_length).input_ids
     tokens = [token.replace("</w>", "") for token in tokenizer.convert_ids_to_tokens(ids)]
     positions = tuple(range(len(tokens)))
     words = tuple(f"{position}: {token}" for position, token in enumerate(tokens))

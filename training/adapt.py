@@ -7,9 +7,10 @@
 
 The painter learns the look of the images under an identifier, a word that it has no images for: "sks" in
 `--instance-prompt`. Half of the captions are used without the identifier, so that the prompts of a build,
-which have none, also produce the new look. With `--prior-preservation`, prompts without the identifier keep
-the original look, and the captions of a build must have the identifier. The embedded painter can only learn
-words that its tokenizer knows; "sks" is one of them, and no image of its training had it.
+which have none, also produce the new look. A build adds the instance prompt to its prompts where most images
+had no caption, and after `--prior-preservation`, which keeps the original look for prompts without the
+identifier. The embedded painter can only learn words that its tokenizer knows; "sks" is one of them, and no
+image of its training had it.
 
 The output directory holds the LoRA in diffusers' format with `training_config.json` and `adapt.yaml`;
 `samples.png`, images of the same prompts and seeds as training proceeds, below real images; the latents; and

@@ -85,7 +85,10 @@ def recorded_quality(
 def prompt_for(text: str, table: ClassTable, painter: Painter) -> Prompt:
     """`text` as a prompt with the positions of its class words. No word is replaced."""
     captions = [Caption(text, "caption")]
-    return PromptSource(table, captions, painter.tokenizers, seed=0, alias_probability=0.0).prompt(0, 0)
+    source = PromptSource(
+        table, captions, painter.tokenizers, seed=0, alias_probability=0.0, rewrite=painter.rewrite
+    )
+    return source.prompt(0, 0)
 
 
 @torch.no_grad()

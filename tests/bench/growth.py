@@ -32,6 +32,8 @@ class StubPainter:
     of their seeds, and pass the gate.
     """
 
+    rewrite = instance_prompt = None
+
     def __init__(self, side: int = SIDE) -> None:
         from transformers import AutoTokenizer
 

@@ -5,6 +5,7 @@ remasking.
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from PIL import Image
 
 from attn2mask.builders import build, synthesize
 from attn2mask.builders.painter import Painter, Painting
+from attn2mask.builders.provenance import LORA_RECORD
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.hub.cli import main
 
@@ -221,6 +223,28 @@ def test_the_stored_options_make_the_same_rows_again(command, tmp_path):
     assert main(["remask", str(out), "--out", str(new), "--reliability", "margin"]) == 0
     assert main(["remask", "--config", str(new / "remask.yaml"), "--out", str(tmp_path / "newer")]) == 0
     assert rows_of(tmp_path / "newer") == rows_of(new)
+
+
+def test_the_instance_prompt_of_a_lora_is_in_rows_identity_and_report(command, tiny_lora, tmp_path, capsys):
+    """The LoRA's images had no captions. A later run must find the same instance prompt."""
+    lora = tmp_path / "lora"
+    shutil.copytree(tiny_lora, lora)
+    adaptation = {
+        "options": {"instance_prompt": "a photo in sks style"},
+        "data": {"images": 4, "with_caption": 0},
+    }
+    (lora / LORA_RECORD).write_text(json.dumps(adaptation))
+    assert command("--num-images", "4", "--lora", str(lora)) == 0
+    assert "its instance prompt 'a photo in sks style' is added to all prompts" in capsys.readouterr().err
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == 4
+    for row in rows:
+        assert row["prompt"] == f"{row['caption']}, a photo in sks style"
+    assert BuildDirectory(tmp_path / "out").record()["identity"]["instance_prompt"] == "a photo in sks style"
+    adaptation["options"]["instance_prompt"] = "another"
+    (lora / LORA_RECORD).write_text(json.dumps(adaptation))
+    assert command("--num-images", "8", "--lora", str(lora)) == 2
+    assert "instance_prompt (there 'a photo in sks style', now 'another')" in capsys.readouterr().err
 
 
 def test_remask_needs_stored_scores(command, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Loading models and painting with them."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -15,7 +16,10 @@ from attn2mask.builders import painter as module
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import digest
 from attn2mask.builders.painter import EMBEDDED, Painting, load_painter
-from attn2mask.builders.prompts import Prompt
+from attn2mask.builders.prompts import Prompt, PromptSource, token_spans
+from attn2mask.builders.provenance import LORA_RECORD
+from attn2mask.builders.table_reader import load_table
+from attn2mask.builders.words.captions import Caption
 
 SMALL = Painting(steps=2, guidance_scale=3.0, height=64, width=64)
 
@@ -138,13 +142,122 @@ def test_a_lora_is_loaded_scaled_and_part_of_the_facts(tiny_model, painter, tmp_
         load_painter(str(tiny_model("sd15")), lora=str(tmp_path / "missing.safetensors"))
 
 
+def lora_with(tiny_lora, folder, **record) -> str:
+    """A copy of a LoRA, with a record of an adaptation beside it."""
+    shutil.copytree(tiny_lora, folder)
+    (folder / LORA_RECORD).write_text(json.dumps(record))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("with_caption", "prior", "added"),
+    [(0, False, True), (1, False, True), (2, False, False), (4, True, True)],
+)
+def test_the_instance_prompt_of_a_lora(tiny_model, tiny_lora, tmp_path, caplog, with_caption, prior, added):
+    """It is added if more than half of the images had no caption, or after prior preservation."""
+    lora = lora_with(
+        tiny_lora,
+        tmp_path / "lora",
+        options={"instance_prompt": " a photo in sks style ", "prior_preservation": prior},
+        data={"images": 4, "with_caption": with_caption},
+    )
+    with caplog.at_level("INFO"):
+        adapted = load_painter(str(tiny_model("sd15")), lora=lora)
+    expected = "a photo in sks style" if added else None
+    assert adapted.instance_prompt == adapted.facts.get("instance_prompt") == expected
+    assert ("its instance prompt 'a photo in sks style' is added to all prompts" in caplog.text) == added
+    assert "nothing is added" not in caplog.text
+    assert load_painter(str(tiny_model("sd15")), lora=lora, lora_scale=0).instance_prompt is None
+
+
+@pytest.mark.parametrize(
+    "record", [None, {}, {"options": None}, {"options": {"rank": 4}, "data": {"images": 1}}]
+)
+def test_a_lora_without_a_recorded_instance_prompt_is_said(tiny_model, tiny_lora, tmp_path, caplog, record):
+    lora = str(tiny_lora) if record is None else lora_with(tiny_lora, tmp_path / "lora", **record)
+    adapted = load_painter(str(tiny_model("sd15")), lora=lora)
+    assert adapted.instance_prompt is None
+    assert (
+        "has no training_config.json with an instance prompt: nothing is added to the prompts" in caplog.text
+    )
+
+
+@pytest.fixture
+def several_vectors(tiny_pipeline):
+    """`several_vectors(kind)`: a pipeline with "<robot>" as a textual inversion of three vectors."""
+
+    def pipeline(kind: str):
+        pipe = copy.deepcopy(tiny_pipeline(kind))
+        vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+        for suffix in ("", "_2") if kind == "sdxl" else ("",):
+            parts = {name: getattr(pipe, name + suffix) for name in ("tokenizer", "text_encoder")}
+            pipe.load_textual_inversion({"<robot>": vectors}, token="<robot>", **parts)
+        return pipe
+
+    return pipeline
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_words_after_several_vectors_are_recorded_where_they_stand(several_vectors, kind):
+    """The maps of a prompt with "<robot>" are those of the text into which the pipeline rewrites it."""
+    pipe = several_vectors(kind)
+    robot = module.Painter(pipe, Painting(2, 3.0, 64, 64), {})
+    source = PromptSource(
+        load_table("voc"),
+        [Caption("a <robot> with a dog and a cat", "1")],
+        robot.tokenizers,
+        seed=0,
+        alias_probability=0.0,
+        rewrite=robot.rewrite,
+    )
+    prompt = source.prompt(0, 0)
+    assert prompt.text == "a <robot> with a dog and a cat"  # the pipeline itself rewrites it
+    assert prompt.words == ("dog", "cat")
+    read = []
+    pipe.text_encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append((args or [kwargs["input_ids"]])[0]), with_kwargs=True
+    )
+    images, maps, _ = robot.paint([prompt], [1], robot.defaults)
+    tokens = pipe.tokenizer.convert_ids_to_tokens(read[0][0])
+    assert tokens[2:5] == ["<robot>", "<robot>_1", "<robot>_2"]
+    assert [[tokens[place] for place in span] for span in prompt.spans] == [["dog</w>"], ["cat</w>"]]
+    written_out = replace(prompt, text="a <robot> <robot>_1 <robot>_2 with a dog and a cat")
+    pipe.maybe_convert_prompt = lambda text, tokenizer: text
+    expected, expected_maps, _ = robot.paint([written_out], [1], robot.defaults)
+    assert np.array_equal(images, expected)
+    for word in prompt.words:
+        for size, values in maps[0][word].items():
+            assert torch.equal(values, expected_maps[0][word][size])
+
+
+def test_a_saved_painter_keeps_several_vectors(several_vectors, tmp_path):
+    several_vectors("sd15").save_pretrained(tmp_path / "robot")
+    robot = load_painter(str(tmp_path / "robot"))
+    text = "a <robot> and a dog"
+    spans = token_spans(robot.tokenizers[0], text, [(16, 19)], robot.rewrite)
+    assert spans == [(7,)]
+    assert token_spans(robot.tokenizers[0], text, [(16, 19)]) == [(5,)]  # in the text before
+
+
+def test_a_painter_with_perturbed_attention_guidance_is_refused(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model("sd15"), tmp_path / "pag")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(
+        json.dumps(index | {"_class_name": "StableDiffusionPAGPipeline"})
+    )
+    with pytest.raises(
+        UserError, match=r"StableDiffusionPAGPipeline uses perturbed-attention guidance \(PAG\)"
+    ):
+        load_painter(str(folder))
+
+
 def test_facts_tell_models_apart_and_nothing_else(tiny_model, painter, tmp_path):
-    copy = shutil.copytree(tiny_model("sd15"), tmp_path / "elsewhere" / "model-sd15")
-    assert load_painter(str(copy)).facts == painter.facts
-    config = json.loads((copy / "scheduler" / "scheduler_config.json").read_text())
-    (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps({**config, "beta_end": 0.02}))
-    assert load_painter(str(copy)).facts["scheduler"] != painter.facts["scheduler"]
-    assert load_painter(str(copy)).facts["model_version"] != painter.facts["model_version"]
+    other = shutil.copytree(tiny_model("sd15"), tmp_path / "elsewhere" / "model-sd15")
+    assert load_painter(str(other)).facts == painter.facts
+    config = json.loads((other / "scheduler" / "scheduler_config.json").read_text())
+    (other / "scheduler" / "scheduler_config.json").write_text(json.dumps({**config, "beta_end": 0.02}))
+    assert load_painter(str(other)).facts["scheduler"] != painter.facts["scheduler"]
+    assert load_painter(str(other)).facts["model_version"] != painter.facts["model_version"]
 
 
 def test_what_does_not_load_is_said_in_one_line(tiny_model, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -395,6 +396,75 @@ def test_two_text_encoders():
     assert {both.prompt(i, 0).dropped[-1].split(": ")[-1] for i in range(2)} == {
         "its word has other token positions in the second text encoder"
     }
+
+
+# The instance prompt of a LoRA
+
+
+def test_the_instance_prompt_follows_every_prompt():
+    of = source("A cat on the dog. ", "a bus", instance_prompt="a photo in sks style")
+    prompts = [of.prompt(index, 0) for index in range(2)]
+    assert {prompt.text for prompt in prompts} == {
+        "A cat on the dog, a photo in sks style",
+        "a bus, a photo in sks style",
+    }
+    for prompt in prompts:
+        plain = source(prompt.caption).prompt(0, 0)
+        assert prompt == replace(plain, text=prompt.text, source=prompt.source)  # the same words and tokens
+
+
+def test_class_words_of_the_instance_prompt_count():
+    of = source("a dog", instance_prompt="a dog on a bus")
+    prompt = of.prompt(0, 0)
+    assert prompt.text == "a dog, a dog on a bus"
+    assert prompt.words == ("dog", "bus")
+    assert prompt.spans == ((2, 5), (8,))  # the comma is a token
+
+
+def test_class_words_come_before_the_instance_prompt_at_the_token_limit():
+    tokenizer = clip_tokenizer("a", "dog", "on", "in", "sks", max_length=9)  # start, seven tokens, end
+
+    def prompt(text: str) -> Prompt:
+        return source(text, tokenizers=[tokenizer], instance_prompt="in sks").prompt(0, 0)
+
+    assert prompt("a dog on a").text == "a dog on a, in sks"
+    shortened = prompt("a dog on a a")
+    assert (shortened.text, shortened.caption) == ("a dog, in sks", "a dog on a a")
+    assert shortened.dropped == ()
+    left_out = prompt("a a a a dog")
+    assert (left_out.text, left_out.spans) == ("a a a a dog", ((5,),))
+    assert left_out.dropped == ("instance prompt: it lies beyond the model's 9 tokens",)
+
+
+# Prompts that the painter rewrites
+
+
+def several_vectors(text: str, tokenizer) -> str:
+    return text.replace("<robot>", "<robot> <robot>_1 <robot>_2")
+
+
+def test_spans_follow_a_rewritten_prompt():
+    tokenizer = clip_tokenizer("a", "dog", "bus", "and")
+    tokenizer.add_tokens(["<robot>", "<robot>_1", "<robot>_2"])
+    text = "a <robot> a dog a <robot> and a bus"
+    (dog,), (bus,) = (
+        token_spans(tokenizer, text, [(text.index(word), text.index(word) + 3)], several_vectors)
+        for word in ("dog", "bus")
+    )
+    assert (dog, bus) == ((6,), (13,))
+    read = tokenizer.convert_ids_to_tokens(tokenizer(several_vectors(text, tokenizer)).input_ids)
+    assert (read[6], read[13]) == ("dog</w>", "bus</w>")
+    robot = text.index("<robot>")
+    assert token_spans(tokenizer, text, [(robot, robot + 7)], several_vectors) == [(2, 3, 4)]
+
+
+def test_a_word_that_the_painter_replaces_has_no_span():
+    def to_cat(text: str, tokenizer) -> str:
+        return text.replace("dog", "cat") if "bus" in text else text
+
+    assert token_spans(TOKENIZER, "a dog on a bus", [(2, 5)], to_cat) == [None]
+    with pytest.raises(UserError, match="dog: the painter rewrites the prompt, and its word is not found"):
+        source("a dog, a dog and a bus", of=table(label("dog", "dog")), rewrite=to_cat).prompt(0, 0)
 
 
 def test_wrong_options():

@@ -394,13 +394,17 @@ def test_a_second_run_is_refused(tiny_pipeline, kind, first):
         return {}
 
     options = {"callback_on_step_end": stop} if first == "stopped early" else {}
+
+    def paint_twice(recorder):
+        paint(pipe, PROMPTS[:1], steps=3, **options)
+        assert recorder._step == (0 if options else 2)
+        paint(pipe, PROMPTS[:1], steps=3)
+
     with (
         pytest.raises(RuntimeError, match=r"a second time.*each run with a new AttentionRecorder"),
         AttentionRecorder(pipe, spans_of(pipe)[:1]) as recorder,
     ):
-        paint(pipe, PROMPTS[:1], steps=3, **options)
-        assert recorder._step == (0 if options else 2)
-        paint(pipe, PROMPTS[:1], steps=3)
+        paint_twice(recorder)
 
 
 @pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # of diffusers and numpy

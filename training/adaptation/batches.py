@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from attn2mask.builders.prompts import with_instance_prompt
 from attn2mask.training.adaptation.config import AdaptConfig
 from attn2mask.training.adaptation.images import Crop, Latents
 
@@ -78,10 +79,10 @@ class Batches:
 def training_prompt(instance_prompt: str, caption: str | None, always: bool, rng: np.random.Generator) -> str:
     """The prompt for an image: the instance prompt, or the caption with the instance prompt after it.
 
-    Half of the captions are used without the instance prompt, so that the prompts of a build, which have no
-    identifier, also produce the new look. With `always`, for prior preservation, every caption has it, so
-    that prompts without the identifier keep the original look.
+    Half of the captions are used without the instance prompt, so that prompts that have no identifier also
+    produce the new look. With `always`, for prior preservation, every caption has it, so that prompts without
+    the identifier keep the original look.
     """
     if caption is None:
         return instance_prompt
-    return f"{caption.rstrip(' .')}, {instance_prompt}" if always or rng.random() < 0.5 else caption
+    return with_instance_prompt(caption, instance_prompt) if always or rng.random() < 0.5 else caption

@@ -142,6 +142,7 @@ def test_the_card_follows_every_value_of_its_records(voc, no_figures, tmp_path):
         "lora": "owner/lora",
         "lora_scale": 0.7,
         "lora_version": "sha256:def",
+        "instance_prompt": "in sks style",
         "captions": "sha256:abc",
         "threshold": "fixed",
         "beta": 0.4,
