@@ -1,9 +1,10 @@
 """The dense CRF: makes a coarse mask follow the edges of its image.
 
 The model is that of Kraehenbuehl and Koltun (2011): Potts, one Gaussian kernel over positions and one over
-positions and colors, mean-field inference. It gives the masks of pydensecrf in a fraction of the time and
-needs no compiler. Only labels in the coarse mask take part. Of L labels, only the L - 1 differences to the
-last are filtered. It is deterministic and runs in one thread.
+positions and colors, mean-field inference. Only labels in the coarse mask take part. There are two
+implementations: `lattice` of this project, and pydensecrf, which wraps the authors' code. The first gives the
+masks of the second in a fraction of the time and needs no compiler, because of L labels only the L - 1
+differences to the last are filtered. Both are deterministic and run in one thread.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from attn2mask.builders.lattice import Lattice
-from attn2mask.builders.rules import CRF
+from attn2mask.builders.rules import CRF, check_installed
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,52 @@ class DenseCRF:
         """Refine a mask by the colors of the image.
 
         `labels` is (H, W) int. Pixels of -1 have a uniform unary term. A mask with fewer than two labels is
-        returned unchanged, with its -1.
+        returned unchanged, with its -1. Raises UserError if pydensecrf is to be used and is not installed.
         """
         present = np.flatnonzero(np.bincount(labels.ravel() + 1)[1:])
         if len(present) < 2:
             sure = np.ones((len(present), *labels.shape), np.float32)
             return Refined(labels.astype(np.int32), present, sure)
-        unary = _unary(labels, present, self._crf.gt_prob)
+        infer = self._pydensecrf if self._crf.implementation == "pydensecrf" else self._lattice
+        probabilities = infer(_unary(labels, present, self._crf.gt_prob))
+        probabilities = probabilities.reshape(len(present), *labels.shape)
+        return Refined(present[probabilities.argmax(axis=0)].astype(np.int32), present, probabilities)
+
+    def _lattice(self, unary: np.ndarray) -> np.ndarray:
+        """Probabilities (L, H * W) from log odds (L - 1, H * W) against the last label."""
         probabilities = _softmax(unary)
         for _ in range(self._crf.iterations):
             beliefs = probabilities[:-1] - probabilities[-1]
             messages = sum(weight * kernel(beliefs) for weight, kernel in self._kernels)
             probabilities = _softmax(unary + messages)
-        probabilities = probabilities.reshape(len(present), *labels.shape)
-        return Refined(present[probabilities.argmax(axis=0)].astype(np.int32), present, probabilities)
+        return probabilities
+
+    def _pydensecrf(self, unary: np.ndarray) -> np.ndarray:
+        """The same as `_lattice`, by pydensecrf."""
+        check_installed("pydensecrf")
+        from pydensecrf.densecrf import DenseCRF2D
+
+        crf, (height, width, _) = self._crf, self._image.shape
+        field = DenseCRF2D(width, height, len(unary) + 1)
+        field.setUnaryEnergy(-np.concatenate([unary, np.zeros_like(unary[:1])]))
+        field.addPairwiseGaussian(sxy=crf.gaussian_sxy * self._scale, compat=crf.gaussian_compat)
+        field.addPairwiseBilateral(
+            sxy=crf.bilateral_sxy * self._scale,
+            srgb=crf.bilateral_srgb,
+            rgbim=np.array(self._image, order="C"),  # it takes no read-only array
+            compat=crf.bilateral_compat,
+        )
+        return np.array(field.inference(crf.iterations))
+
+    @property
+    def _scale(self) -> float:
+        """The factor of the spatial widths, which are given for 512 x 512 pixels."""
+        height, width, _ = self._image.shape
+        return (height * width) ** 0.5 / 512
 
     @cached_property
     def _kernels(self) -> list[tuple[np.float32, Lattice]]:
-        crf, (height, width, _) = self._crf, self._image.shape
-        scale = (height * width) ** 0.5 / 512
+        crf, (height, width, _), scale = self._crf, self._image.shape, self._scale
         places = _places(height, width, crf.bilateral_sxy * scale)
         colors = self._image.reshape(-1, 3).T / np.float32(crf.bilateral_srgb)
         return [

@@ -46,7 +46,7 @@ def label_image(image: np.ndarray, scores: np.ndarray, rules: Rules, background:
 
     `background` says whether the class table has a background.
     """
-    field = DenseCRF(image, rules.crf)
+    field = DenseCRF(image, rules.dense_crf)
     small = dequantize(scores)
     large = upsample(small, image.shape[:2])
     if rules.threshold == "agreement":

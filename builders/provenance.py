@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORMAT_VERSION = 1  # of build.json and training_config.json
-LIBRARIES = "attn2mask torch diffusers transformers accelerate peft datasets pillow scipy".split()
+LIBRARIES = "attn2mask torch diffusers transformers accelerate peft datasets pillow scipy pydensecrf2".split()
 # The file of a LoRA in diffusers' format, and the record that `attn2mask adapt` writes beside it.
 LORA_WEIGHTS, LORA_RECORD = "pytorch_lora_weights.safetensors", "training_config.json"
 

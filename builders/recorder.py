@@ -216,7 +216,8 @@ class _Tap:
         layer.set_processor(self)
 
     def _start(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        self.size = tuple(args[0].shape[-2:])
+        height, width = args[0].shape[-2:]
+        self.size = height, width
 
     def __call__(
         self,

@@ -6,6 +6,7 @@ values. The functions on tensors read `Rules`.
 
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ PRESETS = Path(__file__).parent / "presets"
 
 Threshold = Literal["otsu", "agreement", "fixed"]
 Reliability = Literal["agreement", "two-threshold", "margin"]
+Implementation = Literal["lattice", "pydensecrf"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class CRF:
 
     The widths `*_sxy` are in pixels of a 512 x 512 image and scale with the image by sqrt(H * W) / 512;
     `bilateral_srgb` is in levels of color, 0 to 255. `gt_prob` is the trust in the coarse label, 0 to 1.
+    `implementation` names the code that computes it.
     """
 
     gt_prob: float
@@ -33,6 +36,7 @@ class CRF:
     bilateral_srgb: float
     bilateral_compat: float
     iterations: int
+    implementation: Implementation = "lattice"
 
 
 RULES, CONSTANTS = "rules of labels", "constants of the rules (rarely changed)"
@@ -68,6 +72,12 @@ class RuleOptions(CheckedOptions):
         card="reliability",
     )
     graded: bool | None = _rule("reliability in 256 levels, not in two", card="graded reliability")
+    crf: Implementation | None = _rule(
+        "code of the dense CRF: this package's own, or the package pydensecrf (an optional extra); the masks"
+        " are the same but for single pixels",
+        card="code of the dense CRF",
+        default_text="lattice, or that of the build",
+    )
     crf_gt_prob: float | None = _crf_option("trust in the coarse label", ", 0 to 1", above=0, at_most=0.9999)
     crf_gaussian_sxy: float | None = _crf_option(
         "width of the Gaussian kernel", " in pixels of a 512 x 512 image", above=0
@@ -105,9 +115,12 @@ class RecordingOptions(CheckedOptions):
 class Rules(RuleOptions, RecordingOptions):
     """The rules from attention to labels: maps, normalization, threshold, CRF, and reliability.
 
-    Every rule has a value. Its option says what it means. If no map has a side in the range of `map_side_min`
-    and `map_side_max`, the maps nearest to it are used. `masks` and `reliability` hold the kinds of both.
+    Every rule has a value; only `crf` has a default. Its option says what it means. If no map has a side in
+    the range of `map_side_min` and `map_side_max`, the maps nearest to it are used. `masks` and `reliability`
+    hold the kinds of both.
     """
+
+    crf: Implementation = "lattice"
 
     @property
     def window(self) -> tuple[float, float]:
@@ -115,9 +128,10 @@ class Rules(RuleOptions, RecordingOptions):
         return self.record_from, self.record_to
 
     @property
-    def crf(self) -> CRF:
-        """The constants of the dense CRF."""
-        return CRF(**{f.name: getattr(self, f"crf_{f.name}") for f in fields(CRF)})
+    def dense_crf(self) -> CRF:
+        """The constants of the dense CRF and its implementation."""
+        names = [f.name for f in fields(CRF) if f.name != "implementation"]
+        return CRF(**{name: getattr(self, f"crf_{name}") for name in names}, implementation=self.crf)
 
 
 def load_rules(preset: str) -> Rules:
@@ -128,10 +142,11 @@ def load_rules(preset: str) -> Rules:
 def complete(config: Any, rules: Rules) -> Any:
     """`config` with the values of `rules` for every rule that it does not give.
 
-    Raises UserError for another beta than that of `rules` if the threshold is not fixed, and for an empty
-    range of steps or sides.
+    Raises UserError for another beta than that of `rules` if the threshold is not fixed, for an empty range
+    of steps or sides, and if the code of the dense CRF is not installed.
     """
     filled = fill(config, asdict(rules))
+    check_installed(filled.crf)
     if filled.beta != rules.beta and filled.threshold != "fixed":
         raise UserError(
             f"--beta is used only with --threshold fixed, but the threshold is {filled.threshold}"
@@ -141,6 +156,15 @@ def complete(config: Any, rules: Rules) -> Any:
         if low > high:
             raise UserError(f"{flag_of(least)} {low} is above {flag_of(most)} {high}")
     return filled
+
+
+def check_installed(crf: str) -> None:
+    """Raises UserError if this implementation of the dense CRF is not installed."""
+    if crf == "pydensecrf" and find_spec("pydensecrf") is None:
+        raise UserError(
+            "--crf pydensecrf needs the package pydensecrf: pip install 'attn2mask[pydensecrf]' (it needs a"
+            " C++ compiler, and does not build on Python 3.13), or use --crf lattice"
+        )
 
 
 def rules_of(config: Any) -> Rules:

@@ -35,11 +35,13 @@ def crf(model: str, quick: bool) -> Iterator[Row]:
                 cases.append((large, coarse))
 
         def ours(cases=cases) -> list[np.ndarray]:
-            return [DenseCRF(image, rules.crf).refine(coarse).labels for image, coarse in cases]
+            return [DenseCRF(image, rules.dense_crf).refine(coarse).labels for image, coarse in cases]
 
         def plain(cases=cases) -> list[np.ndarray]:
             count = len(table.names)
-            return [pydensecrf(image, coarse, count, rules.crf).argmax(axis=0) for image, coarse in cases]
+            return [
+                pydensecrf(image, coarse, count, rules.dense_crf).argmax(axis=0) for image, coarse in cases
+            ]
 
         same = np.mean([a == b for a, b in zip(ours(), plain(), strict=True)])
         yield measure(

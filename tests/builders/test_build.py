@@ -213,6 +213,43 @@ def test_remask_changes_labels_and_keeps_images(command, tmp_path, capsys):
     assert "is not complete" in capsys.readouterr().err
 
 
+def test_remask_goes_to_pydensecrf_and_back(command, tmp_path):
+    pytest.importorskip("pydensecrf", reason="pydensecrf2 does not build on Python 3.13")
+    assert command("--num-images", "4", "--store-scores") == 0
+    out, other, back = (tmp_path / name for name in ("out", "other", "back"))
+    assert main(["remask", str(out), "--out", str(other), "--crf", "pydensecrf"]) == 0
+    assert main(["remask", str(other), "--out", str(back), "--crf", "lattice"]) == 0
+    recorded = [BuildDirectory(path).record()["identity"]["crf"] for path in (out, other, back)]
+    assert recorded == ["lattice", "pydensecrf", "lattice"]
+    assert rows_of(back) == rows_of(out)
+    masks = [np.stack([pixels(row["mask"]) for row in rows_of(path)]) for path in (out, other)]
+    assert (masks[0] != masks[1]).mean() <= 0.001
+    assert len(np.unique(masks[0])) > 1
+
+
+def test_a_build_with_pydensecrf_is_recorded(command, tmp_path):
+    pytest.importorskip("pydensecrf", reason="pydensecrf2 does not build on Python 3.13")
+    assert command("--num-images", "2", "--store-scores", "--crf", "pydensecrf") == 0
+    record = BuildDirectory(tmp_path / "out").record()
+    assert record["identity"]["crf"] == "pydensecrf"
+    assert record["versions"]["pydensecrf2"] == version("pydensecrf2")
+    assert "crf: pydensecrf" in (tmp_path / "out" / "build.yaml").read_text()
+    assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
+    assert rows_of(tmp_path / "again") == rows_of(tmp_path / "out")
+
+
+def test_without_pydensecrf_its_option_ends_before_anything_is_made(command, tmp_path, monkeypatch, capsys):
+    assert command("--num-images", "2", "--store-scores") == 0
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)  # Python then finds no such package
+    assert command("--num-images", "2", "--crf", "pydensecrf", out="new") == 2
+    assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "new"), "--crf", "pydensecrf"]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    expected = "attn2mask: error: --crf pydensecrf needs the package pydensecrf: pip install"
+    assert [line.startswith(expected) for line in errors] == [True, True]
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_stored_options_make_the_same_rows_again(command, tmp_path):
     """`--config` reads what `build` and `remask` stored, also with a threshold that uses no beta."""
     assert command("--num-images", "3", "--store-scores") == 0
