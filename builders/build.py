@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import socket
 import sys
 import time
@@ -304,7 +305,7 @@ def make_dataset(
         f"{report['rows_with_foreground']} rows hold a class. The gate rejected {report['rejected_attempts']}"
         f" attempts and dropped classes of {len(report['dropped'])} rows. The reasons are in report.json"
     )
-    print(f"next: attn2mask show {directory.path} --out sheet.png")
+    print(f"next: attn2mask show {shlex.quote(str(directory.path))} --out sheet.png")
 
 
 def run_name(processes: int) -> str:

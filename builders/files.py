@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
@@ -49,6 +50,17 @@ def refuse_link(path: Path) -> None:
     """Raises UserError if a path inside an output directory is a symbolic link."""
     if path.is_symlink():
         raise UserError(f"{path} is a symbolic link, which may lead out of the directory: remove the link")
+
+
+def refuse_pattern(path: Path, name: str) -> None:
+    """Raises UserError if `load_dataset` would not take the path of a folder of rows literally. `name` names
+    it in the message.
+    """
+    if str(path).startswith("~") or re.search(r"[*?\[\]]|::", str(path.absolute())):
+        raise UserError(
+            f"{name}: the library datasets reads *, ?, [, ] and :: in a path as a pattern, and ~ at its start"
+            " as a home folder: choose a path without them"
+        )
 
 
 def digest(path: Path, pattern: str = "*") -> str:

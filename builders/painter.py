@@ -6,6 +6,7 @@ process.
 
 import inspect
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ from attn2mask.builders.recorder import AttentionRecorder, layout_of
 logger = logging.getLogger(__name__)
 
 EMBEDDED = Path(__file__).parent / "embedded" / "painter"
+# What errors of diffusers hold if a file of weights has no LoRA, but a LoHa, a LoKr or nothing that it knows.
+_UNKNOWN_WEIGHTS = ("hada_", "lokr_", "list of present adapters")
+# "model.fp16.safetensors" and "model.fp16-00001-of-00002.safetensors" have a variant.
+_VARIANT = re.compile(r"\.(\w+)(?:-\d+-of-\d+)?\.safetensors$")
 Maps = Mapping[str, Mapping[tuple[int, int], torch.Tensor]]
 
 # The advice if no image of a model can be used.
@@ -149,7 +154,9 @@ def load_painter(
         raise UserError(f"--revision is only for models of the Hub, not for --model {model}")
     try:
         snapshot = folder or Path(DiffusionPipeline.download(model, revision=revision))
-        pipe = DiffusionPipeline.from_pretrained(snapshot, dtype=dtype, local_files_only=True)
+        pipe = DiffusionPipeline.from_pretrained(
+            snapshot, dtype=dtype, variant=_variant(snapshot), local_files_only=True
+        )
         layout_of(pipe)
         if hasattr(type(pipe), "do_perturbed_attention_guidance"):
             raise ValueError(
@@ -165,7 +172,7 @@ def load_painter(
         raise UserError(reason + advice) from error
     scheduler = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
     facts: dict[str, Any] = {
-        "model": folder.name if folder and model != "embedded" else model,
+        "model": folder.resolve().name if folder and model != "embedded" else model,
         # The cache of the Hub's client names snapshots by their commit.
         "model_version": digest(folder) if folder else snapshot.name,
         "pipeline": type(pipe).__name__,
@@ -181,6 +188,8 @@ def load_painter(
             reason = first_line(error)
             if "size mismatch" in str(error):
                 reason = f"its weights have other shapes than those of --model {model}"
+            elif any(text in str(error) for text in _UNKNOWN_WEIGHTS):
+                reason = "it holds no LoRA of a kind that diffusers reads (LoHa and LoKr are not supported)"
             raise UserError(f"--lora {lora} cannot be loaded: {reason}") from error
         if lora_scale and (prompt := _instance_prompt(lora)):
             facts["instance_prompt"] = prompt
@@ -189,6 +198,18 @@ def load_painter(
             facts["lora_version"] = digest(Path(lora), LORA_WEIGHTS if whole else "*")
     pipe.set_progress_bar_config(disable=True)
     return Painter(pipe, _defaults(pipe, model), facts)
+
+
+def _variant(snapshot: Path) -> str | None:
+    """The variant of a pipeline's weights, such as "fp16" in `model.fp16.safetensors`, if a part of it has no
+    others; else None.
+    """
+    for part in snapshot.iterdir():
+        weights = [file.name for file in part.glob("*.safetensors")]
+        variants = [found[1] for name in weights if (found := _VARIANT.search(name))]
+        if weights and len(variants) == len(weights):
+            return variants[0]
+    return None
 
 
 def folder_of(model: str) -> Path | None:

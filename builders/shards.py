@@ -25,7 +25,7 @@ from pyarrow.parquet import ParquetFile
 
 from attn2mask.builders.classes import CaptionStyle, ClassTable, LabelClass
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.files import lock_of, refuse_link, replacing, write_file
+from attn2mask.builders.files import lock_of, refuse_link, refuse_pattern, replacing, write_file
 from attn2mask.builders.rules import Rules
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class BuildDirectory:
             yield from batch.to_pylist()
 
     def check_free(self) -> None:
-        """Raises UserError if the directory holds files, but no build."""
+        """Raises UserError if the directory holds files, but no build, and as `refuse_pattern`."""
+        refuse_pattern(self.path, f"--out {self.path}")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path} is a file")
         if any(self.path.glob("[!.]*")) and not (self.path / "build.json").exists():

@@ -20,6 +20,7 @@ the files of a run (see `run.py`).
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -276,10 +277,11 @@ class Adaptation(Run):
         sheet = self.output / "samples.png"
         samples = f", samples in {sheet}" if sheet.exists() else ""
         print(f"made {self.output / LORA_WEIGHTS}{samples} in {self.seconds:.0f} s")
-        model = "" if config.model == "embedded" else f" --model {config.model}"
-        revision = f" --revision {config.revision}" if config.revision else ""
+        model = [] if config.model == "embedded" else ["--model", config.model]
+        revision = ["--revision", config.revision] if config.revision else []
         out = f"data/{Path(config.table).stem}-{self.output.name}"
-        print(f"next: attn2mask build {config.table}{model}{revision} --lora {self.output} --out {out}")
+        options = [config.table, *model, *revision, "--lora", str(self.output), "--out", out]
+        print(f"next: attn2mask build {shlex.join(options)}")
 
 
 def exported_step(output: Path) -> int:

@@ -27,6 +27,7 @@ from PIL import Image
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES, load_table
 from attn2mask.training.mask_ids import cityscapes_ids, ids_of, imagenet_s_ids
@@ -185,6 +186,8 @@ def _row_examples(root: Path, split: str | None, table: ClassTable) -> Examples 
     local = next(root.rglob("*.parquet"), None) is not None
     if not local and (root.exists() or not _may_be_on_hub(root)):
         return None
+    if local:
+        refuse_pattern(root, f"dataset {root}")
     import datasets
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError

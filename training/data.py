@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.table_reader import bare_table
 from attn2mask.training.benchmarks import read_image, recorded_table
 from attn2mask.training.config import TrainConfig
@@ -187,6 +188,8 @@ def open_rows(
     if not dataset:
         raise UserError("--dataset is missing: a directory that `attn2mask build` made, or a name on the Hub")
     local = Path(dataset).exists()
+    if local:
+        refuse_pattern(Path(dataset), f"--dataset {dataset}")
     try:
         rows = load_dataset(dataset, split="train", streaming=streaming)
     except Exception as error:  # the libraries raise errors of many kinds

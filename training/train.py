@@ -11,6 +11,7 @@ The output directory holds network A at its root and network B in `peer/`, as tr
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -179,7 +180,8 @@ class Training(Run):
             made.append(f"the best networks (mIoU {self.kept['best']:.4f}) in {self.output / 'best'}")
         self.export(self.output)  # last, because it marks the run as finished
         print(f"made {', '.join(made)} in {self.seconds:.0f} s")
-        print(f"next: attn2mask evaluate --checkpoint {self.output} --dataset VOCdevkit/VOC2012 --split val")
+        checkpoint = shlex.quote(str(self.output))
+        print(f"next: attn2mask evaluate --checkpoint {checkpoint} --dataset VOCdevkit/VOC2012 --split val")
 
 
 def next_batch(loaded: Iterator[dict[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ the table of Cityscapes, and have captions; those of the other worlds belong to 
 """
 
 import logging
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.files import replacing, write_file
+from attn2mask.builders.files import refuse_pattern, replacing, write_file
 from attn2mask.builders.images import encode_png
 from attn2mask.builders.options import CheckedOptions, option, to_yaml
 from attn2mask.builders.sample import features, png_columns
@@ -62,6 +63,7 @@ class DrawConfig(CheckedOptions):
 def run(config: DrawConfig) -> None:
     """Draw the scenes and write their rows. Raises UserError if the output directory is not empty."""
     out, table = Path(config.out), load_table(TABLE_OF[config.world])
+    refuse_pattern(out, f"--out {out}")
     if out.exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise UserError(f"--out {out} is not empty: choose another directory")
     logger.info("Drawing %d scenes of the world %s", config.num_images, config.world)
@@ -70,7 +72,7 @@ def run(config: DrawConfig) -> None:
     options = to_yaml(config, "attn2mask draw --config draw.yaml", width=width)
     write_file(out / "draw.yaml", options.encode())
     print(f"{out}: {config.num_images} rows with exact masks")
-    print(f"next: attn2mask evaluate --checkpoint runs/segmenter --dataset {out}")
+    print(f"next: attn2mask evaluate --checkpoint runs/segmenter --dataset {shlex.quote(str(out))}")
 
 
 def draw_rows(

@@ -8,6 +8,7 @@ mean another thing, and other senses of a name, become comments. Words of two cl
 """
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -150,7 +151,7 @@ def run(config: AliasesConfig) -> None:
     print(f"{out}: {count} words from {wordnet.path} for {len(table.classes) - len(unknown)} classes")
     if unknown:
         print(f"WordNet does not know {', '.join(unknown)}")
-    print(f"next: edit {out}, then attn2mask build {out}")
+    print(f"next: edit {out}, then attn2mask build {shlex.quote(str(out))}")
 
 
 def _words(wordnet: WordNet, sense: Sense) -> Iterator[str]:

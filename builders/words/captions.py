@@ -5,6 +5,7 @@ are used.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from attn2mask.builders.errors import UserError, first_line
 
 _KEYS = ("caption", "text")
 _SHOWN = 20  # the most broken lines that a warning lists
+_FLICKR = re.compile(r"\A\S+#\d+\t")  # the image and the number of a caption in Flickr8k.token.txt
 
 
 @dataclass(frozen=True)
@@ -32,22 +34,24 @@ def read_captions(source: str) -> tuple[list[Caption], list[str]]:
     .json (COCO's captions, `{"annotations": [{"id", "caption"}]}`), or "owner/name" of a dataset of the Hub
     with a column `caption` or `text`. Raises UserError if it cannot be read or holds no caption.
     """
-    path = Path(source)
+    path, kind = Path(source), Path(source).suffix.lower()
     if not path.exists() and not path.suffix and source.count("/") == 1 and all(source.split("/")):
         name, unit, records = source, "rows", _hub_rows(source)
-    elif path.suffix in (".jsonl", ".txt"):
+    elif kind in (".jsonl", ".txt"):
         name, unit, records = path.name, "lines", _lines(path)
-    elif path.suffix == ".json":
+    elif kind == ".json":
         name, unit, records = path.name, "annotations", enumerate(_annotations(path), 1)
     else:
         raise UserError(
             f"captions {source!r}: give a .jsonl, .txt or COCO .json file, or owner/name of a Hub dataset"
         )
+    records = list(records)
     found = [(number, _caption(record, f"{name}:{number}")) for number, record in records]
     captions = [caption for _, caption in found if caption is not None]
     broken = [number for number, caption in found if caption is None]
     if not captions:
-        raise UserError(f"captions {source} hold no caption ({len(broken)} broken {unit})")
+        reason = next((fault for _, record in records if (fault := _fault(record))), "")
+        raise UserError(f"captions {source} hold no caption ({len(broken)} broken {unit}){reason}")
     if not broken:
         return captions, []
     shown = ", ".join(map(str, broken[:_SHOWN])) + (", ..." if len(broken) > _SHOWN else "")
@@ -56,10 +60,12 @@ def read_captions(source: str) -> tuple[list[Caption], list[str]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     """The lines that are not blank, with their numbers from 1: objects of JSONL, or captions."""
-    for number, line in enumerate(_read_text(path).replace("\r\n", "\n").split("\n"), 1):
+    # Not splitlines(), which would also split at separators that stand inside a caption.
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", _read_text(path)), 1):
         if line.strip():
+            is_json = path.suffix.lower() == ".jsonl"
             try:
-                yield number, json.loads(line) if path.suffix == ".jsonl" else {"caption": line}
+                yield number, json.loads(line) if is_json else {"caption": _FLICKR.sub("", line, count=1)}
             except (ValueError, RecursionError):
                 yield number, None
 
@@ -106,6 +112,16 @@ def _caption(row: Any, place: str) -> Caption | None:
     own = row.get("id")
     has_id = isinstance(own, (int, str)) and not SURROGATE.search(str(own))
     return Caption(text, str(own) if has_id else place)
+
+
+def _fault(row: Any) -> str:
+    """What a record without a caption lacks, for a message; empty if it is no object."""
+    if not isinstance(row, dict):
+        return ""
+    key = next((key for key in _KEYS if key in row), None)
+    if key is not None:
+        return f": the value of {key} is no text"
+    return f": no key caption or text, but {', '.join([*row][:10]) or 'nothing'}"
 
 
 def _read_text(path: Path) -> str:

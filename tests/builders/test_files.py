@@ -1,12 +1,13 @@
 """Atomic writing, checksums and locks."""
 
 import os
+from pathlib import Path
 
 import pytest
 from filelock import Timeout
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.files import digest, lock_of, replacing, write_file
+from attn2mask.builders.files import digest, lock_of, refuse_pattern, replacing, write_file
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path):
@@ -60,3 +61,11 @@ def test_a_digest_follows_names_and_content_and_not_hidden_files(tmp_path):
     assert digest(tmp_path) == first
     (tmp_path / "a").rename(tmp_path / "b")
     assert digest(tmp_path) != first
+
+
+@pytest.mark.parametrize("path", ["data [v2]/voc", "a::b", "what?/voc", "every*", "~x/voc"])
+def test_a_path_that_datasets_would_read_as_a_pattern_is_refused(path):
+    with pytest.raises(UserError, match=r"--out .*: the library datasets reads .* as a pattern") as caught:
+        refuse_pattern(Path(path), f"--out {path}")
+    assert path in str(caught.value)
+    refuse_pattern(Path("my data/voc (2)~"), "--out")

@@ -11,13 +11,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
 
 from attn2mask.builders import painter as module
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import digest
 from attn2mask.builders.painter import EMBEDDED, Painting, load_painter
 from attn2mask.builders.prompts import Prompt, PromptSource, token_spans
-from attn2mask.builders.provenance import LORA_RECORD
+from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.captions import Caption
 
@@ -258,6 +259,29 @@ def test_facts_tell_models_apart_and_nothing_else(tiny_model, painter, tmp_path)
     (other / "scheduler" / "scheduler_config.json").write_text(json.dumps({**config, "beta_end": 0.02}))
     assert load_painter(str(other)).facts["scheduler"] != painter.facts["scheduler"]
     assert load_painter(str(other)).facts["model_version"] != painter.facts["model_version"]
+
+
+def test_weights_of_a_variant_are_loaded(tiny_pipeline, painter, tmp_path):
+    folder = tmp_path / "half"
+    tiny_pipeline("sd15").save_pretrained(folder, variant="fp16")
+    assert list(folder.rglob("*.fp16.safetensors"))
+    half = load_painter(str(folder))
+    assert np.array_equal(half.paint(PROMPTS[:1], [1], SMALL)[0], painter.paint(PROMPTS[:1], [1], SMALL)[0])
+
+
+def test_the_working_directory_is_recorded_by_its_name(tiny_model, painter, monkeypatch):
+    monkeypatch.chdir(tiny_model("sd15"))
+    assert load_painter(".").facts == painter.facts
+
+
+def test_a_loha_is_refused_by_its_name(tiny_model, tmp_path):
+    weights = {
+        f"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_q.{part}": torch.ones(2, 2)
+        for part in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha")
+    }
+    save_file(weights, tmp_path / LORA_WEIGHTS)
+    with pytest.raises(UserError, match=r"cannot be loaded: .*LoHa and LoKr are not supported"):
+        load_painter(str(tiny_model("sd15")), lora=str(tmp_path))
 
 
 def test_what_does_not_load_is_said_in_one_line(tiny_model, tmp_path, monkeypatch):

@@ -123,6 +123,8 @@ def test_other_processes_wait_for_the_record(directory, monkeypatch):
 
 def test_a_directory_that_no_build_made_is_refused(tmp_path):
     BuildDirectory(tmp_path / "new").check_free()
+    with pytest.raises(UserError, match=r"--out .*run\[1\]: the library datasets reads"):
+        BuildDirectory(tmp_path / "run[1]").check_free()
     (tmp_path / ".hidden").touch()
     BuildDirectory(tmp_path).check_free()
     (tmp_path / "thesis.tex").touch()

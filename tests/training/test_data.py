@@ -143,6 +143,13 @@ def test_rows_that_lack_a_column(dataset):
     assert len(open_rows(path, False, False)[0]) == 1
 
 
+def test_a_path_that_would_be_read_as_a_pattern_is_refused(tmp_path):
+    """`load_dataset` would read the rows of run1 in the place of those of run[1]."""
+    (tmp_path / "run[1]").mkdir()
+    with pytest.raises(UserError, match=r"--dataset .*run\[1\]: the library datasets reads"):
+        open_rows(str(tmp_path / "run[1]"), False, True)
+
+
 @pytest.mark.parametrize("missing", ["mask", "classes"])
 def test_rows_that_cannot_be_trained_on(dataset, missing):
     with pytest.raises(UserError, match=f"no {missing}|no column `{missing}`"):

@@ -27,7 +27,7 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from attn2mask.builders.errors import UserError, first_line
-from attn2mask.builders.files import write_file
+from attn2mask.builders.files import refuse_pattern, write_file
 from attn2mask.builders.images import encode_png
 from attn2mask.builders.painter import Painter
 from attn2mask.builders.prompts import image_seed
@@ -121,6 +121,7 @@ def _caption(row: Mapping[str, Any]) -> str:
 
 
 def _images_of_rows(data: str) -> list[TrainingImage]:
+    refuse_pattern(Path(data), f"--data {data}")
     from datasets import Image as ImageFeature
     from datasets import load_dataset
 

@@ -71,6 +71,8 @@ def test_broken_lines_are_counted_and_named(tmp_path: Path):
         ("a.json", b"[1]", "COCO's captions JSON has a list named annotations"),
         ("a.json", b'{"annotations": 3}', "COCO's captions JSON has a list named annotations"),
         ("a.json", b'{"annotations": []}', "hold no caption"),
+        ("a.jsonl", b'{"TEXT": "a dog", "id": 3}', "(1 broken lines): no key caption or text, but TEXT, id"),
+        ("a.jsonl", b'{"caption": ["a dog"]}', "(1 broken lines): the value of caption is no text"),
         ("a.csv", b"A dog", "give a .jsonl, .txt or COCO .json file"),
     ],
 )
@@ -80,6 +82,25 @@ def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes, complain
         read_captions(str(tmp_path / name))
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["a.txt", "A.TXT", "b.jsonl", "B.JSONL"])
+def test_every_line_end_and_endings_in_any_case(tmp_path: Path, name: str, end: str):
+    texts = ["a dog", "a cat\u2028and a bus"]
+    lines = [
+        json.dumps({"text": text}, ensure_ascii=False) if "json" in name.lower() else text for text in texts
+    ]
+    (tmp_path / name).write_bytes(end.join(lines).encode())
+    captions, warnings = read_captions(str(tmp_path / name))
+    assert ([caption.text for caption in captions], warnings) == (texts, [])
+
+
+def test_the_prefix_of_flickr_is_no_caption(tmp_path: Path):
+    path = tmp_path / "Flickr8k.token.txt"
+    path.write_text("100_a.jpg#0\tA dog .\n100_a.jpg#1\tA dog#1\ton a bus .\n")
+    captions, _ = read_captions(str(path))
+    assert [caption.text for caption in captions] == ["A dog .", "A dog#1\ton a bus ."]
 
 
 def test_no_such_file(tmp_path: Path):
