@@ -15,7 +15,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tqdm import tqdm
 
 from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.counts import count, rows_text, table_text
+from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
 from attn2mask.builders.options import LaunchOptions, fill, identity_of, option, preset_option, to_yaml
 from attn2mask.builders.provenance import FORMAT_VERSION, license_of, provenance
@@ -45,7 +47,10 @@ from attn2mask.builders.words.captions import Caption, read_captions
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
+    from transformers import PreTrainedTokenizerBase
+
     from attn2mask.builders.painter import Painter
+    from attn2mask.builders.prompts import PromptSource
     from attn2mask.builders.sample import Sample
     from attn2mask.builders.synthesize import Synthesizer
 
@@ -78,6 +83,11 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
     workers: int | None = local_option(
         "number of labeling processes", at_least=1, default_text="one for each core but one"
     )
+    dry_run: bool = local_option(
+        "only count the rows of each class, and paint nothing; --out is then a JSON file for the counts",
+        default=False,
+        default_text="off",
+    )
 
     model: str = option(
         "painter: embedded, a folder with a diffusers pipeline, or a model of the Hub", "embedded", MODEL
@@ -107,8 +117,10 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         at_most=1,
         card="probability of an alias",
     )
-    balance: bool | None = _prompt_option(
-        "all classes take turns", None, default_text="the table's", card="classes take turns"
+    no_balance: bool = option(
+        "classes have the frequencies of the captions; without it, classes take turns in a table of things",
+        False,
+        PROMPTS,
     )
 
     preset: str = preset_option("rules", PRESETS, "default", RULES)
@@ -116,6 +128,8 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         plan(self.num_images, self.shard_size)
+        if self.dry_run and self.push_to_hub is not None:
+            raise UserError("--dry-run makes no dataset: leave out --push-to-hub")
 
 
 @dataclass(frozen=True)
@@ -133,13 +147,27 @@ class Inputs:
         """The rules of the labels."""
         return rules_of(self.config)
 
+    @property
+    def balance(self) -> bool:
+        """Whether the classes take turns: in tables of two or more things, unless the caption style of the
+        table says otherwise, and never with --no-balance.
+        """
+        style, classes = self.table.caption_style, self.table.classes
+        if self.config.no_balance or style is None or style.balance is None:
+            return not self.config.no_balance and len(classes) > 1 and all(label.thing for label in classes)
+        return style.balance
+
     def identity(self) -> dict[str, Any]:
         """All that the rows depend on, except for the facts of the painter, which are known later."""
+        from attn2mask.builders.prompts import PROMPT_RULES
+
         texts = None if self.captions is None else "\n".join(caption.text for caption in self.captions)
         own = {
             "table": self.table.name,
             "table_version": _digest(json.dumps(self.table.facts())),
             "captions": "grammar" if texts is None else _digest(texts),
+            "prompt_rules": PROMPT_RULES,
+            "balance": self.balance,
         }
         return own | {name: value for name, value in identity_of(self.config).items() if value is not None}
 
@@ -161,22 +189,32 @@ class Inputs:
         painter.check(config.steps, config.height, config.width)
         return replace(self, config=config)
 
+    def prompt_source(
+        self, tokenizers: "Sequence[PreTrainedTokenizerBase]", painter: "Painter | None" = None
+    ) -> "PromptSource":
+        """The prompts of these inputs for a painter with these tokenizers. Without a loaded `painter`, nothing
+        is added to them, and they are not rewritten.
+        """
+        from attn2mask.builders.prompts import PromptSource
+
+        config = self.config
+        return PromptSource(
+            self.table,
+            self.captions,
+            tokenizers,
+            seed=config.seed,
+            alias_probability=config.alias_probability,
+            balance=self.balance,
+            instance_prompt=painter and painter.instance_prompt,
+            rewrite=painter and painter.rewrite,
+        )
+
     def synthesizer(self, painter: "Painter", pool: "ProcessPoolExecutor") -> "Synthesizer":
         """The synthesizer of these inputs, which `for_painter` has completed."""
         from attn2mask.builders.painter import Painting
-        from attn2mask.builders.prompts import PromptSource
         from attn2mask.builders.synthesize import Synthesizer
 
-        config = self.config
-        chosen = {name: getattr(config, name) for name in ("seed", "alias_probability", "balance")}
-        source = PromptSource(
-            self.table,
-            self.captions,
-            painter.tokenizers,
-            instance_prompt=painter.instance_prompt,
-            rewrite=painter.rewrite,
-            **chosen,
-        )
+        config, source = self.config, self.prompt_source(painter.tokenizers, painter)
         size = config.height, config.width
         painting = Painting(config.steps, config.guidance_scale, *size, self.rules.window)
         batch = config.batch_size
@@ -189,16 +227,39 @@ def resolve(config: BuildConfig) -> Inputs:
     Raises UserError for a table or captions that cannot be read, and for options that contradict each other.
     """
     table = load_table(config.table)
-    balance = table.caption_style is not None and table.caption_style.balance
-    config = fill(complete(config, load_rules(config.preset)), {"balance": balance})
+    config = complete(config, load_rules(config.preset))
     captions, warnings = read_captions(config.captions) if config.captions is not None else (None, [])
     for warning in warnings:
         logger.warning(warning)
     return Inputs(config, table, captions)
 
 
-def run(config: BuildConfig) -> BuildDirectory:
-    """Make the dataset, or its missing shards. Raises UserError for mistakes that the user can correct."""
+def dry_run(config: BuildConfig) -> None:
+    """Print what the rows of a build would name, and write it as JSON if `config.out` names a file.
+
+    The weights of the painter are not loaded. Raises UserError for mistakes that the user can correct.
+    """
+    from attn2mask.builders.painter import load_tokenizers
+
+    out = None if config.out is None else Path(config.out)
+    if out is not None and (out.suffix != ".json" or out.is_dir()):
+        raise UserError(f"--out {out}: with --dry-run, give the name of a .json file for the counts")
+    source = resolve(config).prompt_source(load_tokenizers(config.model, config.revision))
+    counts = count(source, config.num_images)
+    print(table_text(counts, config.num_images))
+    if out is not None:
+        write_file(out, f"{json.dumps(counts, indent=2)}\n".encode())
+        print(f"the counts are in {out}")
+
+
+def run(config: BuildConfig) -> BuildDirectory | None:
+    """Make the dataset, or its missing shards. With `dry_run`, only count, and return None.
+
+    Raises UserError for mistakes that the user can correct.
+    """
+    if config.dry_run:
+        dry_run(config)
+        return None
     from accelerate.utils.environment import get_cpu_distributed_information
 
     process = get_cpu_distributed_information()
@@ -218,6 +279,8 @@ def run(config: BuildConfig) -> BuildDirectory:
         inputs = inputs.for_painter(painter)
         with labeling_pool(config.workers or default_workers(process.local_world_size)) as pool:
             synthesizer = inputs.synthesizer(painter, pool)
+            if process.rank == 0:
+                print(rows_text(synthesizer.source, config.num_images))
             record = {
                 "format_version": FORMAT_VERSION,
                 "command": "build",
@@ -225,7 +288,8 @@ def run(config: BuildConfig) -> BuildDirectory:
                 "identity": inputs.identity() | painter.facts,
                 "captions": {
                     "source": Path(config.captions).name if config.captions else "built-in grammar",
-                    "naming_a_class": synthesizer.source.selected,
+                    "read": len(inputs.captions or ()),
+                    "selected": synthesizer.source.selected,
                 },
                 "batch_size": config.batch_size,
                 "device": device,

@@ -8,6 +8,7 @@ of that word could belong to either of them.
     background: true                    # false: pixels of no class are ignored; other: the background's name
     classes:
       - {name: mug, base: [mug, mugs, cup], aliases: [beaker], color: [192, 0, 0], thing: true}
+      - {name: bowl, synonyms: [dish], ambiguous: [plate]}
       - {name: kettle}                  # all other keys have defaults
     compounds: [cup holder]             # phrases that hold a class word, but do not mean the class
     ignore: 255
@@ -26,6 +27,7 @@ import numpy as np
 from attn2mask.builders.words.english import plural
 
 Color = tuple[int, int, int]
+Kind = Literal["name", "ambiguous"]  # of a class word in a caption
 
 _TOKEN = re.compile(r"[\w\u0300-\u036f]+")  # combining marks belong to their word
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON and YAML can write these, but they are not valid text
@@ -37,9 +39,13 @@ class LabelClass:
 
     Attributes:
         base: words that name the class in captions, plurals included.
-        aliases: synonyms and hyponyms, in the singular, that may replace a base name in a prompt.
+        aliases: synonyms and hyponyms, in the singular, that may replace a name in a prompt. In captions they
+            name the class, too, unless they are ambiguous.
         color: RGB, 0 to 255.
         thing: False for stuff, such as road and sky.
+        synonyms: further words, in the singular, that name the class in captions, and never replace a name.
+        ambiguous: words, in the singular, that may mean the class or another thing. A caption with one of
+            them is used only if it also names the class; otherwise the thing could become background.
     """
 
     name: str
@@ -47,6 +53,8 @@ class LabelClass:
     aliases: tuple[str, ...]
     color: Color
     thing: bool = True
+    synonyms: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class CaptionStyle:
 
     Attributes:
         aspect: width over height of the images; 1 stands for the size of the model.
-        balance: whether all classes get the same number of prompts, in turns.
+        balance: whether the classes take turns; by default (None), they do in a table of things.
         usual: positions of the classes that a caption names with a probability of 0.9 each.
         things, stuff: the least and the largest number of other things and of other stuff in a caption.
         openings, places, weather, light: phrases. A caption may have one of each kind.
@@ -63,7 +71,7 @@ class CaptionStyle:
     """
 
     aspect: float = 1.0
-    balance: bool = False
+    balance: bool | None = None
     usual: tuple[int, ...] = ()
     things: tuple[int, int] = (1, 3)
     stuff: tuple[int, int] = (1, 3)
@@ -78,12 +86,12 @@ class CaptionStyle:
 class Form:
     """A spelling in the lexicon.
 
-    `class_index` is None for a compound. `is_base` says whether the spelling is or contains a base name, so
-    that it selects a caption. `number` says whether it means one thing, many, or either ("sheep").
+    `class_index` is None for a compound. `kind` says whether the spelling names the class or is
+    ambiguous. `number` says whether it means one thing, many, or either ("sheep").
     """
 
     class_index: int | None
-    is_base: bool = False
+    kind: Kind = "name"
     number: Literal["one", "many", "either"] = "one"
 
 
@@ -132,19 +140,27 @@ class ClassTable:
 
     @cached_property
     def lexicon(self) -> dict[str, Form]:
-        """The form of every known spelling. Listed words take precedence over plurals of aliases."""
+        """The form of every known spelling. Listed words take precedence over plurals that are derived.
+
+        An alias that is ambiguous, too, is ambiguous. A word of two classes is ambiguous for both; its form
+        has the first of them.
+        """
         listed = {spelling(compound): Form(None) for compound in self.compounds}
         derived: dict[str, Form] = {}
         for index, label in enumerate(self.classes):
             base = [spelling(word) for word in label.base]
             for word in base:
-                listed[word] = Form(index, True, _number_of(word, base))
-            within = [f" {word} " for word in base]
-            for alias in label.aliases:
-                one, many = spelling(alias), spelling(plural(alias))
-                is_base = any(word in f" {one} {many} " for word in within)
-                listed.setdefault(one, Form(index, is_base, "either" if one == many else "one"))
-                derived.setdefault(many, Form(index, is_base, "many"))
+                listed[word] = Form(index, number=_number_of(word, base))
+        for index, label in enumerate(self.classes):
+            kinds: list[tuple[Kind, tuple[str, ...]]] = [
+                ("ambiguous", label.ambiguous),
+                ("name", (*label.synonyms, *label.aliases)),
+            ]
+            for kind, words in kinds:
+                for word in words:
+                    one, many = spelling(word), spelling(plural(word))
+                    listed.setdefault(one, Form(index, kind, "either" if one == many else "one"))
+                    derived.setdefault(many, Form(index, kind, "many"))
         return derived | listed
 
     @cached_property

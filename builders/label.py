@@ -40,6 +40,11 @@ class Labels:
     coarse: np.ndarray
     reliability: np.ndarray
 
+    def without(self, untrusted: np.ndarray) -> "Labels":
+        """The labels with ignore and reliability 0 where `untrusted` (H, W) bool is true."""
+        mask, reliability = np.where(untrusted, -1, self.mask), np.where(untrusted, 0, self.reliability)
+        return Labels(mask, self.coarse, reliability.astype(np.uint8))
+
 
 def label_image(image: np.ndarray, scores: np.ndarray, rules: Rules, background: bool) -> Labels:
     """Label an `image` (H, W, 3) uint8 by its quantized `scores` (K, h, w) uint8; K may be 0.
@@ -97,6 +102,16 @@ def faults(labels: Labels, peaks: Sequence[float], words: Sequence[str]) -> dict
     return reasons
 
 
+def taken(labels: Labels, scores: np.ndarray, position: int) -> np.ndarray:
+    """The pixels (H, W) bool that the attention of the class at `position` takes, before or after the CRF.
+
+    `scores` are (K, h, w). A class whose scores are all 0 may be anywhere, and takes all pixels.
+    """
+    if not scores[position].any():
+        return np.ones(labels.mask.shape, bool)
+    return (labels.coarse == 1 + position) | (labels.mask == 1 + position)
+
+
 @dataclass(frozen=True)
 class Labeled:
     """The labels of one image as the row stores them.
@@ -136,24 +151,30 @@ def label(
     words: Sequence[str],
     rules: Rules,
     table: ClassTable,
+    untrusted: np.ndarray | None = None,
 ) -> Labeled:
     """Label an image (H, W, 3) uint8, or its PNG file, by its scores (K, h, w) uint8.
 
-    A class that fails the gate is dropped, and the image is labeled again without it, so that the scores of a
-    row always give its mask. If no class is left, the mask is ignore and the reliability 0 everywhere.
+    A class that fails the gate is dropped, and the image is labeled again without it. The pixels that its
+    attention takes hold neither background nor another class for certain: there, and where `untrusted` (H, W)
+    bool is true, the mask is ignore and the reliability 0. So the scores of a row and the pixels that its
+    mask ignores always give its mask. If no class is left, the mask is ignore everywhere.
     """
     png = image if isinstance(image, bytes) else encode_png(image)
     image = decode_png(image) if isinstance(image, bytes) else image
     kept = list(range(len(classes)))
     dropped: list[str] = []
     mask, reliability = np.full(image.shape[:2], -1), np.zeros(image.shape[:2], np.uint8)
+    untrusted = np.zeros(image.shape[:2], bool) if untrusted is None else untrusted
     while kept:
-        labels = label_image(image, scores[kept], rules, table.background is not None)
+        whole = label_image(image, scores[kept], rules, table.background is not None)
+        labels = whole.without(untrusted)
         bad = faults(labels, [peaks[k] for k in kept], [words[k] for k in kept])
         if not bad:
             mask, reliability = labels.mask, labels.reliability
             break
         dropped += bad.values()
+        untrusted = np.logical_or.reduce([untrusted, *(taken(whole, scores[kept], k) for k in bad)])
         kept = [k for position, k in enumerate(kept) if position not in bad]
     return Labeled(
         png,
@@ -163,4 +184,15 @@ def label(
         tuple(dropped),
         foreground=float((mask > 0).mean()),
         reliable=float(reliability.mean()) / 255,
+    )
+
+
+def relabel(row: dict[str, Any], rules: Rules, table: ClassTable, dropped: Sequence[str]) -> Labeled:
+    """Label a stored row again from its scores. `dropped` are the reasons why classes are not in the row: if
+    there are any, the pixels that its mask ignores stay ignored.
+    """
+    ignored = decode_png(row["mask"]["bytes"]) == table.ignore_index if dropped else None
+    scores = np.asarray(row["scores"], np.uint8)
+    return label(
+        row["image"]["bytes"], scores, row["peaks"], row["classes"], row["words"], rules, table, ignored
     )

@@ -5,6 +5,7 @@ process.
 """
 
 import inspect
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ EMBEDDED = Path(__file__).parent / "embedded" / "painter"
 _UNKNOWN_WEIGHTS = ("hada_", "lokr_", "list of present adapters")
 # "model.fp16.safetensors" and "model.fp16-00001-of-00002.safetensors" have a variant.
 _VARIANT = re.compile(r"\.(\w+)(?:-\d+-of-\d+)?\.safetensors$")
+TOKENIZERS = ("tokenizer", "tokenizer_2")  # the names of the tokenizers of a pipeline
 Maps = Mapping[str, Mapping[tuple[int, int], torch.Tensor]]
 
 # The advice if no image of a model can be used.
@@ -62,8 +64,7 @@ class Painter:
     @property
     def tokenizers(self) -> list[Any]:
         """The tokenizers of the pipeline, one for each text encoder."""
-        names = ("tokenizer", "tokenizer_2")
-        return [tokenizer for name in names if (tokenizer := getattr(self.pipe, name, None)) is not None]
+        return [part for name in TOKENIZERS if (part := getattr(self.pipe, name, None)) is not None]
 
     @property
     def rewrite(self) -> Rewrite | None:
@@ -141,17 +142,7 @@ def load_painter(
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
-    folder = folder_of(model)
-    if model == "embedded" and folder is None:
-        raise UserError(f"the embedded painter is not installed ({EMBEDDED}): use --model")
-    if folder is None and (model.startswith((".", "/", "~")) or model.count("/") != 1):
-        raise UserError(
-            f"there is no model {model!r}: give a folder, a repository of the Hub (owner/name), or embedded"
-        )
-    if folder is not None and not (folder / "model_index.json").is_file():
-        raise UserError(f"--model {model} is not a diffusers pipeline (it has no model_index.json)")
-    if folder is not None and revision is not None:
-        raise UserError(f"--revision is only for models of the Hub, not for --model {model}")
+    folder = _checked_folder(model, revision)
     try:
         snapshot = folder or Path(DiffusionPipeline.download(model, revision=revision))
         pipe = DiffusionPipeline.from_pretrained(
@@ -167,9 +158,7 @@ def load_painter(
             if isinstance(part, nn.Module):
                 part.requires_grad_(False)  # as a LoRA does; weights with gradients would round differently
     except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many types
-        reason = f"--model {model} cannot be loaded: {first_line(error)}"
-        advice = "" if folder else "; --model embedded needs no network"
-        raise UserError(reason + advice) from error
+        raise _not_loaded(model, error) from error
     scheduler = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
     facts: dict[str, Any] = {
         "model": folder.resolve().name if folder and model != "embedded" else model,
@@ -210,6 +199,48 @@ def _variant(snapshot: Path) -> str | None:
         if weights and len(variants) == len(weights):
             return variants[0]
     return None
+
+
+def load_tokenizers(model: str, revision: str | None = None) -> list[Any]:
+    """The tokenizers of a painter, as `Painter.tokenizers` has them, without its weights. `model`, `revision`
+    and errors are those of `load_painter`.
+    """
+    _silence()
+    from huggingface_hub import hf_hub_download
+    from transformers import AutoTokenizer
+
+    folder, index = _checked_folder(model, revision), "model_index.json"
+    try:
+        file = folder / index if folder else Path(hf_hub_download(model, index, revision=revision))
+        parts = json.loads(file.read_text("utf-8"))
+        names = [name for name in TOKENIZERS if any(parts.get(name) or ())]
+        return [
+            AutoTokenizer.from_pretrained(folder or model, subfolder=name, revision=revision)
+            for name in names
+        ]
+    except Exception as error:  # transformers and the Hub's client raise errors of many types
+        raise _not_loaded(model, error) from error
+
+
+def _checked_folder(model: str, revision: str | None) -> Path | None:
+    """The folder of a model, or None for a model of the Hub. Raises UserError if it cannot be either."""
+    folder = folder_of(model)
+    if model == "embedded" and folder is None:
+        raise UserError(f"the embedded painter is not installed ({EMBEDDED}): use --model")
+    if folder is None and (model.startswith((".", "/", "~")) or model.count("/") != 1):
+        raise UserError(
+            f"there is no model {model!r}: give a folder, a repository of the Hub (owner/name), or embedded"
+        )
+    if folder is not None and not (folder / "model_index.json").is_file():
+        raise UserError(f"--model {model} is not a diffusers pipeline (it has no model_index.json)")
+    if folder is not None and revision is not None:
+        raise UserError(f"--revision is only for models of the Hub, not for --model {model}")
+    return folder
+
+
+def _not_loaded(model: str, error: Exception) -> UserError:
+    advice = "" if folder_of(model) else "; --model embedded needs no network"
+    return UserError(f"--model {model} cannot be loaded: {first_line(error)}{advice}")
 
 
 def folder_of(model: str) -> Path | None:

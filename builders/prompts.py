@@ -7,20 +7,26 @@ split any word.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import get_args
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from attn2mask.builders.classes import ClassTable, gap, spelling, tokens
+from attn2mask.builders.classes import ClassTable, Kind, gap, spelling, tokens
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.words.captions import Caption
 from attn2mask.builders.words.english import UNCOUNTABLE, article, means_many, plural
 
 # Streams of random numbers: the order of the captions, the choices of a prompt, the noise of an image.
 _ORDER, _PROMPT, _IMAGE = range(3)
+# The version of the rules that lead from captions to prompts. A dataset never mixes two of them.
+PROMPT_RULES = 2
+# With balance, the most rows of a class for each row of the rarest one.
+MOST_TIMES = 4
 # The most captions of the grammar that are tried for one prompt if class words lie beyond the token limit.
 _GRAMMAR_TRIES = 100
 
@@ -41,13 +47,13 @@ Rewrite = Callable[[str, PreTrainedTokenizerBase], str]
 
 @dataclass(frozen=True)
 class Occurrence:
-    """A class word in a text, at text[start:end]. `is_base`: the word is or contains a base name."""
+    """A class word in a text, at text[start:end]: a name of the class, or an ambiguous word."""
 
     start: int
     end: int
     class_index: int
     text: str
-    is_base: bool
+    kind: Kind = "name"
 
 
 @dataclass(frozen=True)
@@ -95,21 +101,21 @@ def find_occurrences(table: ClassTable, text: str) -> list[Occurrence]:
             form = lexicon[key]
             if form.class_index is not None:
                 start, end = words[first][0], words[stop - 1][1]
-                found.append(Occurrence(start, end, form.class_index, text[start:end], form.is_base))
+                found.append(Occurrence(start, end, form.class_index, text[start:end], form.kind))
     return sorted(found, key=lambda occurrence: occurrence.start)
 
 
 def augment(
     table: ClassTable, text: str, rng: np.random.Generator, probability: float
 ) -> tuple[str, list[Occurrence]]:
-    """Replace each occurrence of a base name, with `probability`, by a random alias of its class.
+    """Replace each name of a class, with `probability`, by a random alias of the class.
 
-    The number of the new word, its article and its capitals are corrected. Returns the new text and the
-    occurrences of base names in it, replaced or not. Aliases that were in the text before do not count.
+    The number of the new word, its article and its capitals are corrected. Returns the new text and the names
+    of classes in it, replaced or not. Ambiguous words are kept, and are not among them.
     """
     out, cursor, occurrences = "", 0, []
     for old in find_occurrences(table, text):
-        if not old.is_base:
+        if old.kind == "ambiguous":
             continue
         out += text[cursor : old.start]
         cursor = old.end
@@ -127,9 +133,7 @@ def augment(
                 elif number == "either":
                     number = "many" if means_many(text[: old.start], text[old.end :]) else "one"
                 out, word = _put(out, plural(alias) if number == "many" else alias, old, text)
-        occurrences.append(
-            replace(old, start=len(out), end=len(out) + len(word), text=word, is_base=word == old.text)
-        )
+        occurrences.append(replace(old, start=len(out), end=len(out) + len(word), text=word))
         out += word
     return out + text[cursor:], occurrences
 
@@ -208,12 +212,14 @@ def image_seed(seed: int, index: int, attempt: int) -> int:
 class PromptSource:
     """The prompts of one build, from captions or, if `captions` is None, from the built-in grammar.
 
-    Attempt 0 goes through the captions that name a class, in a new random order in each round; later attempts
-    draw other captions. With `balance`, the classes take turns, also in a new order in each round, and each
-    goes through its own captions. `selected` is the number of captions that name a class (0 for the grammar).
-    `alias_probability` is from 0 to 1. `instance_prompt` is added to every prompt that has room for it, and
-    `rewrite` is applied before a prompt is tokenized (see `Painter`). Raises UserError if no caption names a
-    class, and, for the grammar, if no name of a class fits the model's token limit.
+    A caption is selected if it names a class, and also each class that an ambiguous word of it may mean.
+    Attempt 0 goes through the selected captions, in a new random order in each round; later attempts draw
+    other captions. With `balance`, the classes take turns, as `_Turns` says. `alias_probability` is from 0
+    to 1. `instance_prompt` is added to every prompt that has room for it, and `rewrite` is applied before a
+    prompt is tokenized (see `Painter`).
+
+    Raises UserError if no caption is selected, if `balance` is on and fewer than two classes have captions,
+    and, for the grammar, if no name of a class fits the model's token limit.
     """
 
     def __init__(
@@ -233,36 +239,75 @@ class PromptSource:
         self.table, self.captions, self.tokenizers = table, captions, tokenizers
         self.seed, self.alias_probability, self.balance = seed, alias_probability, balance
         self.instance_prompt, self.rewrite = instance_prompt, rewrite
-        self._by_class: list[list[int]] = [[] for _ in table.classes]
-        for number, caption in enumerate(captions or ()):
-            found = find_occurrences(table, caption.text)
-            for class_index in {occurrence.class_index for occurrence in found if occurrence.is_base}:
-                self._by_class[class_index].append(number)
-        self._naming = sorted(set().union(*self._by_class))
-        self.selected = len(self._naming)
+        named = (_named(table, caption.text) for caption in captions or ())
+        self._classes_of = {number: classes for number, classes in enumerate(named) if classes}
+        self._selected = list(self._classes_of)
         if captions is None:
             self._check_readable()
-        elif not self._naming:
+            self._turns = _Turns(seed, dict.fromkeys(range(len(table.classes)), ()), {})
+            return
+        by_class: dict[int, list[int]] = {k: [] for k in range(len(table.classes))}
+        for number, classes in self._classes_of.items():
+            for k in classes:
+                by_class[k].append(number)
+        served = {k: numbers for k, numbers in by_class.items() if numbers}
+        if not served:
             words = ", ".join(label.base[0] for label in table.classes[:5])
             raise UserError(
                 f"none of {len(captions)} captions names a class of table {table.name!r}: no {words} ..."
             )
-        # The classes that can take a turn: those with a caption, or all of them for the grammar.
-        self._turns = [k for k, numbers in enumerate(self._by_class) if numbers or captions is None]
+        if balance and len(served) < 2:
+            (only,) = (table.classes[k].name for k in served)
+            raise UserError(
+                f"the captions name only one class of table {table.name!r} ({only}), so that classes cannot "
+                "be balanced: give captions that name two or more, or add --no-balance"
+            )
+        self._turns = _Turns(seed, served, self._classes_of)
+
+    @property
+    def selected(self) -> int:
+        """The number of captions that are used; 0 for the grammar."""
+        return len(self._selected)
+
+    @property
+    def unserved(self) -> list[str]:
+        """The names of the classes that no selected caption names; empty for the grammar."""
+        return [label.name for k, label in enumerate(self.table.classes) if k not in self._turns.pools]
 
     def prompt(self, index: int, attempt: int) -> Prompt:
         """The prompt of sample `index` (from 0) in its `attempt` (from 0), with at least one class.
 
-        If all class words of a caption are cut off, the next caption is used, and `dropped` says so. Raises
-        UserError if this is so for every caption.
+        If all class words of a caption are cut off, or that of the class whose turn it is, the next caption
+        is used, and `dropped` says so. Raises UserError if this is so for every caption.
         """
         dropped: list[str] = []
-        for caption, rng in self._candidates(index, attempt):
-            prompt = self._compose(caption, rng)
-            if prompt.classes:
+        turn = self._turns.turn(index) if self.balance else None
+        for caption, rng in self._candidates(index, attempt, turn):
+            prompt = self._compose(caption, rng, self.alias_probability)
+            if prompt.classes and (turn is None or self.table.first_id + turn in prompt.classes):
                 return replace(prompt, dropped=(*dropped, *prompt.dropped))
             dropped += [f"caption {caption.source}: {reason}" for reason in prompt.dropped]
-        raise UserError(f"no caption gives a prompt for this model; the last one failed: {dropped[-1]}")
+        why = f": {dropped[-1]}" if dropped else ""
+        raise UserError(f"no caption gives a prompt for this model; the last one failed{why}")
+
+    def rows(self, num_images: int) -> dict[str, int]:
+        """The number of rows of each class, by its name, as the first attempts at a build have them."""
+        prompts = (self.prompt(index, 0) for index in range(num_images))
+        counts = Counter(k for prompt in prompts for k in prompt.classes)
+        return {label.name: counts[self.table.first_id + k] for k, label in enumerate(self.table.classes)}
+
+    def unlabeled(self) -> dict[str, int]:
+        """The class words that get no label in the prompts of selected captions, the most frequent first,
+        each with the number of these captions.
+        """
+        counts: Counter[str] = Counter()
+        for number in self._selected:
+            caption = self.captions[number]
+            prompt = self._compose(caption, np.random.default_rng(0), 0.0)
+            labeled = {k - self.table.first_id for k in prompt.classes}
+            found = find_occurrences(self.table, caption.text)
+            counts.update({spelling(o.text) for o in found if o.class_index not in labeled})
+        return dict(counts.most_common())
 
     def _check_readable(self) -> None:
         for label in self.table.classes:
@@ -275,50 +320,67 @@ class PromptSource:
                         f"model's {tokenizer.model_max_length} tokens: give it a shorter base name"
                     )
 
-    def _candidates(self, index: int, attempt: int) -> Iterator[tuple[Caption, np.random.Generator]]:
+    def _candidates(
+        self, index: int, attempt: int, turn: int | None
+    ) -> Iterator[tuple[Caption, np.random.Generator]]:
         """Captions for a sample, the preferred one first, each with a generator for its augmentation."""
-        turn, round_ = None, index
-        if self.balance:
-            round_, place = divmod(index, len(self._turns))
-            turn = self._turns[_order(self.seed, 0, round_, len(self._turns))[place]]
-        if self.captions is None:
-            from attn2mask.builders.words import grammar
-
-            for tried in range(_GRAMMAR_TRIES):
-                rng = np.random.default_rng(_sequence(self.seed, _PROMPT, index, attempt, tried))
-                yield Caption(grammar.caption(self.table, rng, turn), "grammar"), rng
-            return
-        pool = self._naming if turn is None else self._by_class[turn]
-        epoch, start = divmod(round_, len(pool))
-        order = _order(self.seed, 1 if turn is None else 2 + turn, epoch, len(pool))
-        if attempt:
-            draw = np.random.default_rng(_sequence(self.seed, _PROMPT, index, attempt))
-            start = int(draw.integers(len(pool)))
-        for tried in range(len(pool)):
+        numbers = self._numbers(index, attempt, turn) if self.captions is not None else range(_GRAMMAR_TRIES)
+        for tried, number in enumerate(numbers):
             rng = np.random.default_rng(_sequence(self.seed, _PROMPT, index, attempt, tried))
-            yield self.captions[pool[order[(start + tried) % len(pool)]]], rng
+            if self.captions is not None:
+                yield self.captions[number], rng
+            else:
+                from attn2mask.builders.words import grammar
 
-    def _compose(self, caption: Caption, rng: np.random.Generator) -> Prompt:
-        text, occurrences = augment(self.table, " ".join(caption.text.split()), rng, self.alias_probability)
+                yield Caption(grammar.caption(self.table, rng, turn), "grammar"), rng
+
+    def _numbers(self, index: int, attempt: int, turn: int | None) -> Iterator[int]:
+        """The selected captions for a sample by their numbers, the preferred one first."""
+        draw = np.random.default_rng(_sequence(self.seed, _PROMPT, index, attempt))
+        if turn is None:
+            size = len(self._selected)
+            epoch, start = divmod(index, size)
+            start = int(draw.integers(size)) if attempt else start
+            order = _order(self.seed, 1, epoch, size)
+            for tried in range(size):
+                yield self._selected[order[(start + tried) % size]]
+            return
+        planned, pool = self._turns.caption(index), self._turns.pools[turn]
+        if attempt == 0:
+            yield planned
+        # Captions that name no class beside those of the planned one come first, so that the balance stays.
+        fitting = [number for number in pool if self._classes_of[number] <= self._classes_of[planned]]
+        yield from draw.permutation(fitting).tolist()
+        yield from (number for number in pool if number not in fitting)
+
+    def _compose(self, caption: Caption, rng: np.random.Generator, alias_probability: float) -> Prompt:
+        text, occurrences = augment(self.table, " ".join(caption.text.split()), rng, alias_probability)
         text, occurrences, left_out = self._with_instance_prompt(text, occurrences)
         char_spans = [(occurrence.start, occurrence.end) for occurrence in occurrences]
         placed = self._token_spans(text, char_spans)
         words: dict[int, str] = {}
         spans: dict[int, tuple[int, ...]] = {}
         lost: dict[int, str] = {}
+        painted: set[int] = set()  # the lost classes whose word the painter reads, at least in part
         for occurrence, (span, *others) in zip(occurrences, zip(*placed, strict=True), strict=True):
-            k = occurrence.class_index
+            k, start = occurrence.class_index, occurrence.start
             if span is None or None in others:
                 lost[k] = "the painter rewrites the prompt, and its word is not found in the new text"
+                painted.add(k)
             elif any(other != span for other in others):
                 lost[k] = "its word has other token positions in the second text encoder"
+                painted.add(k)
             elif not span:
                 lost[k] = f"its word lies beyond the model's {self.tokenizers[0].model_max_length} tokens"
+                if any(begins for (begins,) in self._token_spans(text, [(start, start + 1)])):
+                    painted.add(k)
             else:
                 words.setdefault(k, occurrence.text)
                 spans[k] = spans.get(k, ()) + span
+        dropped = tuple(f"{self.table.classes[k].name}: {why}" for k, why in lost.items() if k not in words)
+        if painted - set(words):  # a class may be in the image, but cannot be located
+            words, spans = {}, {}
         classes = tuple(self.table.first_id + k for k in words)
-        dropped = (f"{self.table.classes[k].name}: {why}" for k, why in lost.items() if k not in words)
         found = (classes, tuple(words.values()), tuple(spans.values()), (*dropped, *left_out))
         return Prompt(text, caption.text, caption.source, *found)
 
@@ -337,7 +399,7 @@ class PromptSource:
             longer = with_instance_prompt(kept, self.instance_prompt)
             if all(span for (span,) in self._token_spans(longer, [(0, len(longer))])):
                 start = len(longer) - len(self.instance_prompt)
-                found = (o for o in find_occurrences(self.table, self.instance_prompt) if o.is_base)
+                found = (o for o in find_occurrences(self.table, self.instance_prompt) if o.kind == "name")
                 moved = (replace(o, start=start + o.start, end=start + o.end) for o in found)
                 return longer, [*occurrences, *moved], ()
         limit = self.tokenizers[0].model_max_length
@@ -348,6 +410,61 @@ class PromptSource:
     ) -> list[list[tuple[int, ...] | None]]:
         """The token positions of each span of characters, for each tokenizer of the painter."""
         return [token_spans(tokenizer, text, char_spans, self.rewrite) for tokenizer in self.tokenizers]
+
+
+class _Turns:
+    """Which class, and which caption of it, each row of a balanced build gets.
+
+    The classes of `pools` take turns, in a new random order in each round. Each goes through its captions,
+    the numbers in its pool, also in random order. It passes over captions that name a class which has its
+    share already, so that no class gets more than `MOST_TIMES` the rows of another, where the captions
+    suffice. A row depends only on the rows before it. `classes_of` gives the classes that a caption names.
+    """
+
+    def __init__(
+        self, seed: int, pools: Mapping[int, Sequence[int]], classes_of: Mapping[int, frozenset[int]]
+    ):
+        self.seed, self.pools, self.classes_of = seed, pools, classes_of
+        self._plan: list[int] = []
+        self._rows = Counter[int]()  # of each class
+        self._passed = Counter[int]()  # captions of each class that were used or passed over
+
+    def turn(self, index: int) -> int:
+        """The class whose turn it is at row `index`."""
+        round_, place = divmod(index, len(self.pools))
+        return list(self.pools)[_order(self.seed, 0, round_, len(self.pools))[place]]
+
+    def caption(self, index: int) -> int:
+        """The number of the caption of row `index`."""
+        while len(self._plan) <= index:
+            self._plan.append(self._next(len(self._plan)))
+        return self._plan[index]
+
+    def _next(self, index: int) -> int:
+        turn, rounds = self.turn(index), index // len(self.pools)
+        # Every class has one row of each full round, or more. Its own turn adds one to this number of rows.
+        most = max(1, (MOST_TIMES - 1) * rounds)
+        pool = self.pools[turn]
+        for passed in range(self._passed[turn], self._passed[turn] + len(pool)):
+            epoch, place = divmod(passed, len(pool))
+            number = pool[_order(self.seed, 2 + turn, epoch, len(pool))[place]]
+            if all(self._rows[k] < most for k in self.classes_of[number] if k != turn):
+                break
+        else:  # all captions of the class name another one that has its share
+            epoch, place = divmod(passed := self._passed[turn], len(pool))
+            number = pool[_order(self.seed, 2 + turn, epoch, len(pool))[place]]
+        self._passed[turn] = passed + 1
+        self._rows.update(self.classes_of[number])
+        return number
+
+
+def _named(table: ClassTable, text: str) -> frozenset[int]:
+    """The classes that a caption names; empty if it cannot be used, because an ambiguous word may mean a
+    class that the caption does not name.
+    """
+    found = find_occurrences(table, text)
+    named, possible = (frozenset(o.class_index for o in found if o.kind == kind) for kind in get_args(Kind))
+    return named if possible <= named else frozenset()
 
 
 def _put(out: str, word: str, old: Occurrence, text: str) -> tuple[str, str]:

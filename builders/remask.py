@@ -3,7 +3,8 @@
     attn2mask remask data/voc --out data/voc-fixed --threshold fixed --beta 0.3
 
 Threshold, dense CRF and reliability may change; the rules that were applied while painting stay. With
-unchanged rules the masks are the same bit for bit. It resumes as a build does, also if the build has grown.
+unchanged rules the masks are the same bit for bit. Where a class was dropped from a row, the pixels that the
+mask of the row ignores stay ignored. It resumes as a build does, also if the build has grown.
 """
 
 import logging
@@ -12,8 +13,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
-
-import numpy as np
 
 from attn2mask.builders.build import RUN, local_option, make_dataset, run_name
 from attn2mask.builders.errors import UserError
@@ -89,15 +88,13 @@ def _samples(
     shard: Shard,
     settled: Callable[[], object],
 ) -> Iterator[Sample]:
-    from attn2mask.builders.label import label
+    from attn2mask.builders.label import relabel
 
-    table = source.table
-    tasks = []
+    tasks, dropped_of = [], source.dropped(shard)
     for row in source.rows(shard):
-        image, scores = row["image"]["bytes"], np.asarray(row["scores"], np.uint8)
-        task = pool.submit(label, image, scores, row["peaks"], row["classes"], row["words"], rules, table)
-        tasks.append((row, task))
-    for row, task in tasks:
+        dropped = dropped_of.get(row["sample_id"], [])
+        tasks.append((row, dropped, pool.submit(relabel, row, rules, source.table, dropped)))
+    for row, dropped, task in tasks:
         labels = task.result()
         settled()
-        yield labels.sample(row, labels.dropped)
+        yield labels.sample(row, (*dropped, *labels.dropped))

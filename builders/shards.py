@@ -186,6 +186,12 @@ class BuildDirectory:
         if not (self.path / "build.json").exists():
             return
         before, now = (_flat(part) for part in (self.record()["identity"], _as_read(identity)))
+        there, here = (part.get("prompt_rules", 1) for part in (before, now))
+        if there != here:
+            raise UserError(
+                f"{self.path} was begun under {'older' if there < here else 'newer'} prompt rules (version "
+                f"{there}, now {here}), and a dataset never mixes two versions: use another --out"
+            )
         changed = [key for key in now if now[key] != before.get(key)]
         different = [f"{key} (there {before.get(key)!r}, now {now[key]!r})" for key in changed]
         if different:
@@ -218,6 +224,10 @@ class BuildDirectory:
         except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError):
             return None
         return manifest if sound and manifest["rows"] == len(shard.rows) else None
+
+    def dropped(self, shard: Shard) -> dict[str, list[str]]:
+        """The reasons why classes of prompts are not in rows of a shard, by the sample ids of these rows."""
+        return (self.manifest(shard) or {}).get("dropped", {})
 
     def check_data(self, shards: Iterable[Shard]) -> None:
         """Raises UserError if data/ has another shard than these, since `load_dataset` would read it, too."""

@@ -130,6 +130,8 @@ class Candidate:
         """The reasons why the gate rejects the attempt; empty if it is accepted."""
         return (self.fault,) if self.fault else self.labels.result().dropped
 
-    def quality(self) -> tuple[bool, int]:
-        """The order of failed attempts: an image that can be used is better, then more classes are."""
-        return self.fault is None, len(self.labels.result().kept)
+    def quality(self) -> tuple[bool, bool, int]:
+        """The order of attempts: an image that can be used is better, then one that the gate accepts, then
+        one with more classes.
+        """
+        return self.fault is None, not self.reasons(), len(self.labels.result().kept)

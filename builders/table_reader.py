@@ -148,7 +148,11 @@ class _Reader:
             raise self.fail(f"{key}.base", "is empty, so no caption could name the class")
         aliases = self.words(value.get("aliases", []), f"{key}.aliases")
         color = self.color(value.get("color", [*default_color(mask_id)]), f"{key}.color")
-        return LabelClass(name, base, aliases, color, self.flag(value.get("thing", True), f"{key}.thing"))
+        thing = self.flag(value.get("thing", True), f"{key}.thing")
+        synonyms, ambiguous = (
+            self.words(value.get(name, []), f"{key}.{name}") for name in ("synonyms", "ambiguous")
+        )
+        return LabelClass(name, base, aliases, color, thing, synonyms, ambiguous)
 
     def caption_style(self, value: Any, classes: tuple[LabelClass, ...]) -> CaptionStyle:
         known = [field.name for field in fields(CaptionStyle)]
@@ -211,14 +215,24 @@ class _Reader:
     def check_distinct(self, table: ClassTable) -> None:
         owners = {table.background: (-1, table.background)} if table.background else {}
         for index, label in enumerate(table.classes):
-            for word in (label.name, *label.base, *label.aliases):
+            for word in (label.name, *label.base, *label.synonyms, *label.aliases):
                 owner, owner_name = owners.setdefault(spelling(word), (index, label.name))
                 if owner != index:
                     shared = f"{owner_name!r} and {label.name!r} share the name or alias {word!r}"
                     raise self.fail("classes", shared)
+        for index, label in enumerate(table.classes):
+            names = {spelling(word) for word in (*label.base, *label.synonyms)}
+            for word in label.ambiguous:
+                owner, owner_name = owners.get(spelling(word), (index, label.name))
+                if owner != index or spelling(word) in names:
+                    both = f"has {word!r}, which is also a name or alias of {owner_name!r}"
+                    raise self.fail(f"classes[{index}].ambiguous", both)
+        ambiguous = {
+            spelling(w): (k, label.name) for k, label in enumerate(table.classes) for w in label.ambiguous
+        }
         for compound in table.compounds:
-            if spelling(compound) in owners:
-                owner_name = owners[spelling(compound)][1]
+            if spelling(compound) in owners | ambiguous:
+                owner_name = (owners | ambiguous)[spelling(compound)][1]
                 raise self.fail("compounds", f"{compound!r} is also a name or alias of {owner_name!r}")
 
 
@@ -233,17 +247,22 @@ def wordnet_ids(name: str) -> tuple[str, ...]:
 
 def _imagenet_s(name: str) -> ClassTable:
     """ImageNet-S 50, 300 or 919, from one file for all three. Its header names the sources of the words."""
+    file = _FOLDER / "imagenet_s.yaml"
+    style = yaml.safe_load(file.read_bytes())
+    synonyms, ambiguous = (style.pop(key) for key in ("synonyms", "ambiguous"))
     found: list[LabelClass] = []
-    for _, label, synonyms, hyponyms in _imagenet_s_lines(name):
-        words = synonyms.split("; ")
+    for _, label, names, hyponyms in _imagenet_s_lines(name):
+        words = names.split("; ")
         others = tuple(words[1:]) + tuple(filter(None, hyponyms.split("; ")))
         base = tuple(dict.fromkeys(form for word in words for form in (word, plural(word))))
-        found.append(LabelClass(label, base, others, default_color(len(found) + 1)))
-    classes, file = tuple(found), _FOLDER / "imagenet_s.yaml"
-    style = yaml.safe_load(file.read_bytes())
-    names = {label.name for label in classes}
-    style["phrases"] = {label: phrases for label, phrases in style["phrases"].items() if label in names}
-    return ClassTable(name, classes, "other", caption_style=_Reader(str(file)).caption_style(style, classes))
+        more = (tuple(words_of.get(label, ())) for words_of in (synonyms, ambiguous))
+        found.append(LabelClass(label, base, others, default_color(len(found) + 1), True, *more))
+    classes = tuple(found)
+    known = {label.name for label in classes}
+    style["phrases"] = {label: phrases for label, phrases in style["phrases"].items() if label in known}
+    table = ClassTable(name, classes, "other", caption_style=_Reader(str(file)).caption_style(style, classes))
+    _Reader(str(file)).check_distinct(table)
+    return table
 
 
 def _imagenet_s_lines(name: str) -> Iterator[list[str]]:

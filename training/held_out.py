@@ -60,7 +60,6 @@ def build_rows(out: Path, count: int, seed: int = 0, alias_probability: float = 
             seed=seed,
             alias_probability=alias_probability,
             store_scores=True,
-            balance=True,
         )
     )
 

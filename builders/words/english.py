@@ -16,7 +16,7 @@ UNCOUNTABLE = {
     "parallel bars",
 }
 # Nouns whose plural is the same word, and nouns with another plural than the rules give.
-_SAME = {"homo sapiens", *"aircraft angus bison bonsai reindeer salmon sheep shrimp trout".split()}
+_SAME = {"homo sapiens", *"aircraft angus bison bonsai cattle reindeer salmon sheep shrimp trout".split()}
 _IRREGULAR = dict(
     pair.split("/")
     for pair in """

@@ -9,10 +9,10 @@ import numpy as np
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import decode_png, encode_png, heat_map, overlay
-from attn2mask.builders.label import Labeled, label
+from attn2mask.builders.label import Labeled, relabel
 from attn2mask.builders.options import flag_of
 from attn2mask.builders.rules import Rules
-from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.shards import BuildDirectory, Shard
 from attn2mask.hub.cards.statistics import rows_at
 from attn2mask.hub.preview.pieces import legend, marked_prompt, tiles
 
@@ -22,15 +22,18 @@ def read_row(directory: BuildDirectory, index: int) -> dict[str, Any]:
 
     Raises UserError if there is no such row, and if its shard is missing or damaged.
     """
-    record = directory.record()
-    shards = plan(record["num_images"], record["identity"]["shard_size"])
-    shard = next((shard for shard in shards if index in shard.rows), None)
-    if shard is None:
-        raise UserError(f"{directory.path} has no row {index}")
+    shard = _shard_of(directory, index)
     if (state := directory.state(shard)) != "made":
         file = directory.shard_file(shard)
         raise UserError(f"row {index}: {file} is {state}; run the command of the build again")
     return next(rows_at([directory.shard_file(shard)], [index - shard.rows.start]))
+
+
+def _shard_of(directory: BuildDirectory, index: int) -> Shard:
+    shard = next((shard for shard in directory.shards if index in shard.rows), None)
+    if shard is None:
+        raise UserError(f"{directory.path} has no row {index}")
+    return shard
 
 
 def chosen_rules(
@@ -58,8 +61,8 @@ def row_page(row: dict[str, Any], directory: BuildDirectory, rules: Rules) -> st
     mask, reliability, classes = row["mask"]["bytes"], row["reliability"]["bytes"], row["classes"]
     change = ""
     if rules != directory.rules:
-        scores = np.asarray(row["scores"], np.uint8)
-        made = label(row["image"]["bytes"], scores, row["peaks"], classes, row["words"], rules, table)
+        shard = _shard_of(directory, int(row["sample_id"].rsplit("-", 1)[1]))
+        made = relabel(row, rules, table, directory.dropped(shard).get(row["sample_id"], []))
         change = _change(row, made, remask_command(directory, rules))
         mask, reliability = made.mask, made.reliability
     ids = decode_png(mask)

@@ -5,6 +5,7 @@ remasking.
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -199,6 +200,28 @@ def test_remask_with_unchanged_rules_changes_no_bit(command, tmp_path, rules):
     assert json.loads((other / "build.json").read_text())["identity"]["graded"]
 
 
+def test_remask_keeps_the_pixels_of_a_dropped_class_ignored(command, tmp_path, monkeypatch):
+    """The gate drops the second class of every image. What its attention takes stays ignored."""
+    from attn2mask.builders import label
+
+    monkeypatch.setattr(
+        label, "faults", lambda *of: {1: "cat: dropped by the test"} if len(of[1]) > 1 else {}
+    )
+    assert command("--num-images", "8", "--store-scores", "--seed", "3") == 0
+    dropped = json.loads((tmp_path / "out" / "report.json").read_text())["dropped"]
+    assert dropped
+    assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
+    assert rows_of(tmp_path / "again") == rows_of(tmp_path / "out")
+    assert json.loads((tmp_path / "again" / "report.json").read_text())["dropped"] == dropped
+    options = ["--out", str(tmp_path / "new"), "--threshold", "fixed", "--beta", "0.9"]
+    assert main(["remask", str(tmp_path / "again"), *options]) == 0
+    for before, after in zip(rows_of(tmp_path / "out"), rows_of(tmp_path / "new"), strict=True):
+        ignored = pixels(before["mask"]) == 255
+        assert ignored.any() == (before["sample_id"] in dropped)
+        assert (pixels(after["mask"])[ignored] == 255).all()
+        assert not pixels(after["reliability"])[ignored].any()
+
+
 def test_remask_changes_labels_and_keeps_images(command, tmp_path, capsys):
     assert command("--num-images", "4", "--shard-size", "2", "--store-scores") == 0
     options = ["--threshold", "fixed", "--beta", "0.9"]
@@ -361,7 +384,7 @@ def test_an_interrupt_is_one_line_and_status_130(command, monkeypatch, capsys):
     assert "attn2mask: interrupted; run the same command again" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_tables_caption_style_decides_the_size_and_the_turns():
+def test_a_tables_caption_style_decides_the_size():
     model = Painting(steps=50, guidance_scale=7.5, height=64, width=64)
     painter = SimpleNamespace(
         defaults=model, pipe=SimpleNamespace(vae_scale_factor=8), check=lambda *asked: None
@@ -378,11 +401,95 @@ def test_a_tables_caption_style_decides_the_size_and_the_turns():
     assert size("cityscapes", width=64) == (64, 32)
     assert size("cityscapes", width=64, height=64) == (64, 64)
 
-    def turns(name: str, balance: bool | None) -> bool:
-        return build.resolve(build.BuildConfig(name, balance=balance)).config.balance
 
-    assert [turns("voc", balance) for balance in (None, True, False)] == [False, True, False]
-    assert [turns("imagenet_s_919", balance) for balance in (None, True, False)] == [True, True, False]
+def test_the_classes_of_a_table_of_things_take_turns(tmp_path):
+    def balance(name: str, **options: bool) -> bool:
+        return build.resolve(build.BuildConfig(name, **options)).balance
+
+    names = ("voc", "cityscapes", "imagenet_s_919")
+    assert [balance(name) for name in names] == [True, False, True]
+    assert [balance(name, no_balance=True) for name in names] == [False] * 3
+    file = tmp_path / "t.yaml"
+    for classes, style, expected in (
+        ("{name: mug}, {name: kettle}", "", True),
+        ("{name: mug}, {name: kettle}", "caption_style: {balance: false}", False),
+        ("{name: mug}, {name: floor, thing: false}", "", False),
+        ("{name: mug}, {name: floor, thing: false}", "caption_style: {balance: true}", True),
+        ("{name: mug}", "", False),
+    ):
+        file.write_text(f"name: t\nclasses: [{classes}]\n{style}")
+        assert balance(str(file)) is expected
+
+
+def test_the_rows_of_each_class_are_printed_before_painting(command, capsys, monkeypatch):
+    monkeypatch.setattr(Painter, "paint", lambda *_: pytest.fail("painted"))
+    with pytest.raises(pytest.fail.Exception):
+        command("--num-images", "6")
+    out = capsys.readouterr().out.splitlines()
+    counts = dict(
+        pair.rsplit(" ", 1) for pair in out[0].removeprefix("rows that name each class, of 6: ").split(", ")
+    )
+    assert len(counts) == 20
+    assert all(int(counts[name]) >= 2 for name in ("dog", "cat", "bus"))
+    assert out[1].startswith("no caption serves aeroplane, bicycle, bird")
+
+
+def test_a_dry_run_counts_and_writes_nothing_else(tiny_model, captions, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "attn2mask.builders.painter.load_painter", lambda *_: pytest.fail("weights are loaded")
+    )
+    file = tmp_path / "more.txt"
+    file.write_text("\n".join([*CAPTIONS, "a bench and a dog", "a kite"]))
+    command = ["build", "voc", "--model", str(tiny_model("sd15")), "--captions", str(file), "--dry-run"]
+    before = set(tmp_path.rglob("*"))
+    assert main([*command, "--num-images", "30"]) == 0
+    shown = capsys.readouterr().out
+    assert "4 of 6 captions are used" in shown
+    assert set(tmp_path.rglob("*")) == before
+    assert main([*command, "--num-images", "30", "--out", str(tmp_path / "counts.json")]) == 0
+    assert set(tmp_path.rglob("*")) - before == {tmp_path / "counts.json"}
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert list(counts) == ["read", "selected", "rows", "unserved", "unlabelled"]
+    assert (counts["read"], counts["selected"], counts["unlabelled"]) == (6, 4, {})
+    named = {name: number for name, number in counts["rows"].items() if number}
+    assert set(named) == {"bus", "cat", "dog"}
+    assert min(named.values()) == 10
+    assert len(counts["unserved"]) == 17
+    assert re.search(rf"dog +{named['dog']}\n", shown)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--out", "counts"], "--out counts: with --dry-run, give the name of a .json file"),
+        (["--push-to-hub", "me/data"], "--dry-run makes no dataset: leave out --push-to-hub"),
+        (["--model", "nowhere"], "there is no model 'nowhere'"),
+    ],
+)
+def test_mistakes_with_a_dry_run(capsys, options, said):
+    assert main(["build", "voc", "--dry-run", *options]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_balance_needs_two_classes(command, tmp_path, capsys):
+    file = tmp_path / "dogs.txt"
+    file.write_text("a dog\na puppy\n")
+    assert command("--captions", str(file), "--num-images", "2") == 2
+    assert "name only one class of table 'voc' (dog)" in capsys.readouterr().err.splitlines()[-1]
+    assert command("--captions", str(file), "--num-images", "2", "--no-balance") == 0
+
+
+def test_a_build_of_older_prompt_rules_does_not_go_on(command, tmp_path, capsys):
+    assert command("--num-images", "2") == 0
+    file = tmp_path / "out" / "build.json"
+    record = json.loads(file.read_text())
+    del record["identity"]["prompt_rules"], record["identity"]["balance"]
+    file.write_text(json.dumps(record))
+    assert command("--num-images", "4") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "was begun under older prompt rules (version 1, now 2)" in said
+    assert "use another --out" in said
+    assert json.loads(file.read_text()) == record
 
 
 TABLE = """

@@ -163,6 +163,19 @@ def test_background(tmp_path: Path, background: str, names: tuple[str, ...]):
     assert len(table.palette) == len(names)
 
 
+def test_a_users_words(tmp_path: Path):
+    text = """name: t
+classes:
+  - {name: mug, aliases: [beaker, tankard], synonyms: [coffee cup], ambiguous: [vessel, beaker]}
+  - {name: boat, ambiguous: [vessel]}
+"""
+    table = load_table(write(tmp_path, text))
+    forms = table.lexicon
+    assert [forms[word].kind for word in ("mug", "mugs", "tankards", "coffee cups")] == ["name"] * 4
+    assert [forms[word].kind for word in ("beaker", "beakers", "vessel")] == ["ambiguous"] * 3
+    assert [forms[word].number for word in ("coffee cup", "vessels")] == ["one", "many"]
+
+
 def test_a_users_scene(tmp_path: Path):
     scene = (
         "caption_style: {aspect: 2, balance: true, usual: [mug], stuff: [0, 1], places: [in a kitchen], "
@@ -261,6 +274,21 @@ def test_more_than_254_names_need_16_bits(tmp_path: Path):
         ),
         ("name: t\nclasses: [{name: background}]", "'background' and 'background' share"),
         ("name: t\nclasses: [{name: mug}]\ncompounds: [mugs]", "'mugs' is also a name or alias of 'mug'"),
+        ("name: t\nclasses: [{name: mug, synonyms: tumbler}]", "classes[0].synonyms is 'tumbler'"),
+        ("name: t\nclasses: [{name: mug, ambiguous: [7]}]", "classes[0].ambiguous[0] is 7"),
+        ("name: t\nclasses: [{name: mug, synonyms: [cup]}, {name: cup}]", "'mug' and 'cup' share"),
+        (
+            "name: t\nclasses: [{name: mug}, {name: cup, ambiguous: [mug]}]",
+            "classes[1].ambiguous has 'mug', which is also a name or alias of 'mug'",
+        ),
+        (
+            "name: t\nclasses: [{name: mug, synonyms: [cup], ambiguous: [cup]}]",
+            "classes[0].ambiguous has 'cup', which is also a name or alias of 'mug'",
+        ),
+        (
+            "name: t\nclasses: [{name: mug, ambiguous: [cup]}]\ncompounds: [cup]",
+            "compounds 'cup' is also a name or alias of 'mug'",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_table(tmp_path: Path, text: str, complaint: str):

@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from attn2mask.builders.label import Labels, faults, label_image, to_ids
+from attn2mask.builders.images import decode_png
+from attn2mask.builders.label import Labels, faults, label, label_image, taken, to_ids
 from attn2mask.builders.options import preset_names
 from attn2mask.builders.rules import PRESETS, load_rules
 from attn2mask.builders.scores import dequantize, upsample
@@ -118,3 +119,32 @@ def test_the_gate_finds_flat_maps():
         1: "cat: its map is flat, or below another class everywhere"
     }
     assert faults(label_image(image, scores[:0], DEFAULT, True), [], []) == {}
+
+
+def test_the_pixels_of_a_dropped_class_are_ignored():
+    """The green disc is in the image, but its map peaks at 0: what its attention takes is not background."""
+    image, truth, scores = scene()
+    voc = load_table("voc")
+    whole = label(image, scores, [0.2, 0.2], [12, 8], ["dog", "cat"], DEFAULT, voc)
+    made = label(image, scores, [0.2, 0.0], [12, 8], ["dog", "cat"], DEFAULT, voc)
+    assert (whole.kept, made.kept, made.dropped) == ((0, 1), (0,), ("cat: its map is empty",))
+    mask, reliability = decode_png(made.mask), decode_png(made.reliability)
+    assert (mask[truth == 2] == 255).mean() > 0.95
+    assert (mask[truth == 1] == 12).mean() > 0.95
+    assert (mask[truth == 0] == 0).mean() > 0.9
+    assert not reliability[mask == 255].any()
+    assert reliability[mask == 0].mean() > 200
+    # The scores of the row and the ignored pixels of its mask give its mask again.
+    again = label(image, scores[:1], [0.2], [12], ["dog"], DEFAULT, voc, mask == 255)
+    assert (again.mask, again.reliability) == (made.mask, made.reliability)
+
+
+def test_a_class_without_a_location_takes_all_pixels():
+    image, _, scores = scene()
+    scores[1] = 0
+    labels = label_image(image, scores, DEFAULT, True)
+    assert taken(labels, scores, 1).all()
+    assert (taken(labels, scores, 0) == (labels.mask == 1) | (labels.coarse == 1)).all()
+    made = label(image, scores, [0.2, 0.1], [12, 8], ["dog", "cat"], DEFAULT, load_table("voc"))
+    assert (made.kept, made.foreground, made.reliable) == ((), 0.0, 0.0)
+    assert (decode_png(made.mask) == 255).all()

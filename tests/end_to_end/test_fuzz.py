@@ -237,6 +237,8 @@ CLASSES = st.fixed_dictionaries(
     optional={
         "base": odd(st.lists(NAMES, min_size=1, max_size=3)),
         "aliases": odd(st.lists(NAMES, max_size=3)),
+        "synonyms": odd(st.lists(NAMES, max_size=2)),
+        "ambiguous": odd(st.lists(NAMES, max_size=2)),
         "color": odd(st.lists(st.integers(0, 255), min_size=3, max_size=3)),
         "thing": odd(st.booleans()),
     },
@@ -268,7 +270,8 @@ def as_yaml(table: ClassTable) -> dict[str, Any]:
     facts["background"] = table.background or False
     if table.caption_style:
         names = [label.name for label in table.classes]
-        facts["caption_style"]["phrases"] = dict(zip(names, table.caption_style.phrases, strict=False))
+        style = {key: value for key, value in facts["caption_style"].items() if value is not None}
+        facts["caption_style"] = style | {"phrases": dict(zip(names, style["phrases"], strict=False))}
     return json.loads(json.dumps(facts))
 
 
@@ -280,7 +283,7 @@ def check_table(table: ClassTable, folder: Path) -> None:
         assert table.id_of(label.name) == k + table.first_id
         for word in label.base if not table.compounds else ():
             (found,) = find_occurrences(table, word)
-            assert (found.class_index, found.is_base) == (k, True)
+            assert (found.class_index, found.kind) == (k, "name")
     path = Path("data") / table.name
     assert path.parent == Path("data")
     assert path.resolve().parent == Path("data").resolve()
@@ -415,7 +418,7 @@ def test_prompts_invent_no_class(
     prompt = unless_refused(lambda: source.prompt(index, attempt)) if source else None
     if not accepted(prompt):
         return
-    named = {o.class_index for o in find_occurrences(table, prompt.caption) if o.is_base}
+    named = {o.class_index for o in find_occurrences(table, prompt.caption) if o.kind == "name"}
     assert prompt.caption in texts
     assert 0 < len(prompt.classes) == len(set(prompt.classes)) == len(prompt.words) == len(prompt.spans)
     assert {k - table.first_id for k in prompt.classes} <= named
@@ -440,7 +443,7 @@ KNOWN = st.fixed_dictionaries(
         "guidance_scale": odd(st.floats(0, 100)),
         "alias_probability": odd(st.floats(0, 1)),
         "store-scores": odd(st.booleans()),
-        "balance": odd(st.booleans()),
+        "no-balance": odd(st.booleans()),
         "captions": odd(NAMES),
         "preset": odd(st.sampled_from(["paper", "default"])),
         "steps": odd(st.none()),

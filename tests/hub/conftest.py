@@ -85,7 +85,6 @@ def make_build(drawn_sample) -> Callable[..., Path]:
             height=64,
             width=64,
             store_scores=scores,
-            balance=False,
         )
         inputs = Inputs(complete(config, RULES), table, None)
         record = {
@@ -93,7 +92,7 @@ def make_build(drawn_sample) -> Callable[..., Path]:
             "command": "build",
             "num_images": rows,
             "identity": inputs.identity() | PAINTER,
-            "captions": {"source": "built-in grammar", "naming_a_class": 0},
+            "captions": {"source": "built-in grammar", "read": 0, "selected": 0},
             "batch_size": 8,
             "device": "cpu",
             "dtype": "float32",

@@ -126,8 +126,10 @@ def test_help_and_the_first_line_come_soon(tmp_path, name):
 def test_defaults_and_flags():
     assert config("voc") == BuildConfig("voc")
     assert config("--seed", "3", "voc", "--store-scores", "--graded").seed == 3
-    given = config("voc", "--threshold", "fixed", "--beta", "0.3", "--store-scores", "--graded", "--balance")
-    assert (given.threshold, given.beta, given.store_scores, given.graded, given.balance) == (
+    given = config(
+        "voc", "--threshold", "fixed", "--beta", "0.3", "--store-scores", "--graded", "--no-balance"
+    )
+    assert (given.threshold, given.beta, given.store_scores, given.graded, given.no_balance) == (
         *("fixed", 0.3),
         *(True, True, True),
     )

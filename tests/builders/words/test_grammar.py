@@ -18,7 +18,7 @@ def test_captions_name_their_class(name):
         rng = np.random.default_rng(seed)
         wanted = int(rng.integers(len(table.classes)))
         text = caption(table, rng, wanted)
-        found = {o.class_index for o in find_occurrences(table, text) if o.is_base}
+        found = {o.class_index for o in find_occurrences(table, text) if o.kind == "name"}
         assert wanted in found, text
         assert len(found) <= (8 if name == "cityscapes" else 3)
 
@@ -59,7 +59,7 @@ def test_words_of_a_caption_style(name):
         assert not find_occurrences(table, text), text
     for k, phrases in enumerate(style.phrases):
         for text in phrases:
-            assert [o.class_index for o in find_occurrences(table, text) if o.is_base] == [k], text
+            assert [o.class_index for o in find_occurrences(table, text) if o.kind == "name"] == [k], text
 
 
 def test_street_scenes_speak_as_people_do_within_the_embedded_painters_words():

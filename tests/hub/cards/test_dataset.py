@@ -136,7 +136,7 @@ def test_the_card_follows_every_value_of_its_records(voc, no_figures, tmp_path):
     """
     copy = shutil.copytree(voc, tmp_path / "voc")
     record = BuildDirectory(voc).record() | {"license": "openrail", "lora_license": "mit"}
-    record["captions"] = {"source": "captions.jsonl", "naming_a_class": 77}
+    record["captions"] = {"source": "captions.jsonl", "read": 100, "selected": 77}
     record["identity"] |= {
         "model": "owner/painter",
         "lora": "owner/lora",
