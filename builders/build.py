@@ -192,8 +192,8 @@ class Inputs:
     def prompt_source(
         self, tokenizers: "Sequence[PreTrainedTokenizerBase]", painter: "Painter | None" = None
     ) -> "PromptSource":
-        """The prompts of these inputs for a painter with these tokenizers. Without a loaded `painter`, nothing
-        is added to them, and they are not rewritten.
+        """The prompts of these inputs for a painter with these tokenizers. Without the loaded `painter`,
+        nothing is added to them, and they are not rewritten.
         """
         from attn2mask.builders.prompts import PromptSource
 
@@ -205,8 +205,8 @@ class Inputs:
             seed=config.seed,
             alias_probability=config.alias_probability,
             balance=self.balance,
-            instance_prompt=painter and painter.instance_prompt,
-            rewrite=painter and painter.rewrite,
+            instance_prompt=painter.instance_prompt if painter else None,
+            rewrite=painter.rewrite if painter else None,
         )
 
     def synthesizer(self, painter: "Painter", pool: "ProcessPoolExecutor") -> "Synthesizer":
