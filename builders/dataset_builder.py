@@ -28,7 +28,7 @@ from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.workers import default_workers, labeling_pool
 
 # The options that concern only the command line.
-_OF_COMMANDS = ("table", "out", "num_processes", "accelerate_config", "push_to_hub")
+_OF_COMMANDS = ("table", "out", "dry_run", "num_processes", "accelerate_config", "push_to_hub")
 _OPTIONS = [f for f in fields(BuildConfig) if f.name not in _OF_COMMANDS]
 
 # The other options of `attn2mask build`, with the same names and defaults, as datasets expects them.
