@@ -9,6 +9,17 @@ from attn2mask.builders.classes import ClassTable
 
 # Share of the color in what is drawn over an image. The rest is the image in grey.
 OPACITY = 0.65
+_ORIENTATION = 0x0112  # the number of the orientation in EXIF
+# What makes an image upright, by its orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -21,6 +32,41 @@ def encode_png(image: np.ndarray) -> bytes:
 def decode_png(content: bytes) -> np.ndarray:
     """The inverse of `encode_png`: (H, W, 3) uint8, or (H, W) uint8 or uint16."""
     return np.array(Image.open(io.BytesIO(content)))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in RGB, upright as its EXIF block says, with white under transparent pixels.
+
+    Gray levels of more than 8 bits are scaled to 8: those of 16 bits by 65535; 32-bit integers and floats by
+    the first of 1 (floats only), 255, 65535 and 2 ** 31 - 1 that no level exceeds. Raises ValueError for
+    levels that are negative, not finite, or too large.
+    """
+    turn = _TURNS.get(_orientation(image))
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        image = Image.fromarray(_eight_bits(np.asarray(image), image.mode))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The orientation in the EXIF block, 1 to 8; 1 if there is none, or if it cannot be read."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow raises errors of many kinds for damaged blocks, whose pixels are whole
+        return 1
+
+
+def _eight_bits(levels: np.ndarray, mode: str) -> np.ndarray:
+    """Gray levels (H, W) of an image of Pillow's `mode` as uint8."""
+    least, most = (float(bound(levels)) if levels.size else 0.0 for bound in (np.min, np.max))
+    full_scales = {"I": (255, 65535, 2**31 - 1), "F": (1, 255, 65535, 2**31 - 1)}.get(mode, (65535,))
+    full = next((scale for scale in full_scales if most <= scale), None)
+    if full is None or not least >= 0:
+        raise ValueError(f"its gray levels from {least:g} to {most:g} have no known range")
+    return np.rint(levels.astype(np.float64) * (255 / full)).astype(np.uint8)
 
 
 def heat_map(image: np.ndarray, scores: np.ndarray) -> np.ndarray:

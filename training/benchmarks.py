@@ -28,6 +28,7 @@ from PIL import Image
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
+from attn2mask.builders.images import as_rgb
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES, load_table
 from attn2mask.training.mask_ids import cityscapes_ids, ids_of, imagenet_s_ids
@@ -64,7 +65,7 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices
         """Raises UserError that names the file or the row if it cannot be read or does not fit."""
         name, (image_source, image_name), (mask_source, mask_name) = self.find(index)
-        pixels, labels = read_image(image_source, image_name), read_image(mask_source, mask_name)
+        pixels, labels = read_rgb(image_source, image_name), read_image(mask_source, mask_name)
         if pixels.size != labels.size:
             sizes = ["{} x {}".format(*found.size) for found in (pixels, labels)]
             raise UserError(f"{image_name} has {sizes[0]} pixels, but its mask {mask_name} has {sizes[1]}")
@@ -79,7 +80,7 @@ class Examples(Sequence[Example]):
                 f"mask {mask_name}: id {target[outside][0]} is neither one of the {count} ids of "
                 f"{self.table.name} nor the ignore value {ignore}"
             )
-        return Example(name, np.array(pixels.convert("RGB")), target)
+        return Example(name, np.array(pixels), target)
 
 
 def open_images(path: str, split: str | None, table: ClassTable) -> Sequence[Example]:
@@ -254,6 +255,14 @@ def read_image(stored: Any, name: str) -> Image.Image:
         reason = getattr(error, "strerror", None) or "it is not an image, or it is broken"
         raise UserError(f"{name} cannot be read: {reason}") from error
     return image
+
+
+def read_rgb(stored: Any, name: str) -> Image.Image:
+    """`read_image`, upright and in RGB (see `as_rgb`)."""
+    try:
+        return as_rgb(read_image(stored, name))
+    except ValueError as error:
+        raise UserError(f"{name} cannot be read: {error}") from error
 
 
 def _check_names(table: ClassTable, names: tuple[str, ...], why: str) -> None:

@@ -20,7 +20,7 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.table_reader import bare_table
-from attn2mask.training.benchmarks import read_image, recorded_table
+from attn2mask.training.benchmarks import read_image, read_rgb, recorded_table
 from attn2mask.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Crops:
         """
         config, ignore, classes = self.config, self.table.ignore_index, len(self.table.names)
         name = str(row.get("sample_id") or f"at position {position}")
-        image, mask = (read_image(row[kind], f"row {name}: its {kind}") for kind in ("image", "mask"))
-        image = image.convert("RGB")
+        image = read_rgb(row["image"], f"row {name}: its image")
+        mask = read_image(row["mask"], f"row {name}: its mask")
         if mask.mode not in ID_MODES:
             raise UserError(f"row {name}: its mask has Pillow's mode {mask.mode}, which holds no ids")
         trust = Image.new("L", mask.size, 255)

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from attn2mask.builders.images import encode_png, overlay
+from attn2mask.builders.images import as_rgb, encode_png, overlay
 from attn2mask.builders.table_reader import bare_table
 from attn2mask.hub.preview.pieces import legend, tiles
 from attn2mask.training.checkpoint import Checkpoint
@@ -15,7 +15,7 @@ def prediction_page(checkpoint: Checkpoint, image: Image.Image) -> str:
     """The image, and over it the prediction of both networks together, and of each alone if there are two."""
     from attn2mask.training.inference import segment
 
-    image = image.convert("RGB")
+    image = as_rgb(image)
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     pixels = np.asarray(image)
     table = bare_table(checkpoint.table_name, checkpoint.names)

@@ -55,6 +55,16 @@ def voc(root: Path, names: tuple[str, ...] = ("2007_000033", "2007_000042")) -> 
     return root
 
 
+def test_an_image_is_upright_as_its_mask_is(tmp_path):
+    """The image is stored upside down, and its EXIF orientation says so."""
+    folder(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(PIXELS[::-1, ::-1]).save(tmp_path / "images" / "a.png", exif=exif)
+    (example,) = open_images(str(tmp_path), None, VOC)
+    assert np.array_equal(example.image, PIXELS)
+
+
 def folder(root: Path, mask: np.ndarray = IDS, kind: str = "masks") -> Path:
     write(root / "images" / "a.png", PIXELS)
     write(root / kind / "a.png", mask)

@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 from tqdm import tqdm
 
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern, write_file
-from attn2mask.builders.images import encode_png
+from attn2mask.builders.images import as_rgb, encode_png
 from attn2mask.builders.painter import Painter
 from attn2mask.builders.prompts import image_seed
 from attn2mask.training.adaptation.config import AdaptConfig
@@ -181,10 +181,10 @@ def make_crop(config: AdaptConfig, factor: int) -> Crop:
 
 
 def decoded(content: bytes) -> Image.Image | None:
-    """The image in RGB, upright; None if it cannot be read."""
+    """The image in RGB, upright (see `as_rgb`); None if it cannot be read."""
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return as_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises
         return None
 
