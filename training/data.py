@@ -22,13 +22,13 @@ from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.table_reader import bare_table
 from attn2mask.training.benchmarks import read_image, read_rgb, recorded_table
 from attn2mask.training.config import TrainConfig
+from attn2mask.training.mask_ids import ids_of
 
 if TYPE_CHECKING:
     import datasets
 
 SHUFFLE_BUFFER = 1_000  # rows of a stream that are shuffled at a time
 SCALES = (0.5, 2.0)  # range of the random scale
-ID_MODES = ("L", "P", "I", "I;16")  # Pillow's modes whose values are ids
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,11 @@ class Crops:
         config, ignore, classes = self.config, self.table.ignore_index, len(self.table.names)
         name = str(row.get("sample_id") or f"at position {position}")
         image = read_rgb(row["image"], f"row {name}: its image")
-        mask = read_image(row["mask"], f"row {name}: its mask")
-        if mask.mode not in ID_MODES:
-            raise UserError(f"row {name}: its mask has Pillow's mode {mask.mode}, which holds no ids")
+        try:
+            ids = ids_of(read_image(row["mask"], f"row {name}: its mask"), self.table)
+        except ValueError as error:
+            raise UserError(f"row {name}: its mask: {error}") from error
+        mask = Image.fromarray(ids)
         trust = Image.new("L", mask.size, 255)
         if config.reliability:
             trust = read_image(row["reliability"], f"row {name}: its reliability").convert("L")

@@ -104,6 +104,19 @@ def test_sixteen_bit_masks():
     assert set(crop["label"].unique().tolist()) <= {700, 65535}
 
 
+def test_palette_masks_have_the_ids_of_their_colors():
+    """A program sorted the palette of a mask in VOC's colors in its own order; `evaluate` reads it alike."""
+    indices = np.zeros((40, 56), np.uint8)
+    indices[8:30, 10:40] = 1
+    page = Image.fromarray(indices).convert("P")
+    page.putpalette([*TABLE.palette[0], *TABLE.palette[10]])
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG")
+    crop = crops()(row(0, mask={"bytes": buffer.getvalue(), "path": None}), 1)
+    assert set(crop["label"].unique().tolist()) <= {0, 10, 255}
+    assert (crop["label"] == 10).any()
+
+
 def test_bad_rows_say_which():
     with pytest.raises(UserError, match="row s0: the image has"):
         crops()(row(0, mask=png(np.zeros((9, 9), np.uint8))), 0)
