@@ -63,6 +63,11 @@ def refuse_pattern(path: Path, name: str) -> None:
         )
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a part of a relative path is hidden, or is a folder that macOS adds to archives."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
 def digest(path: Path, pattern: str = "*") -> str:
     """SHA-256 over name and content of a file, or of all files in a folder that match and are not hidden."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob(pattern) if file.is_file())

@@ -17,7 +17,7 @@ Nothing is guessed about a mask (see `mask_ids.py`): a mask that does not fit th
 import io
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from PIL import Image
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError, first_line
-from attn2mask.builders.files import refuse_pattern
+from attn2mask.builders.files import is_hidden, refuse_pattern
 from attn2mask.builders.images import as_rgb
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES, load_table
@@ -158,7 +158,7 @@ def _imagenet_s(root: Path, split: str | None, table: ClassTable) -> Examples | 
     by_folders = f"imagenet_s_{len(_folders(root / split))}"
     own = next((name for name in (by_folders, table.name) if name in IMAGENET_S), IMAGENET_S[-1])
     _check_names(table, load_table(own).names, f"{root} holds the classes of {own}")
-    images = sorted(path for path in (root / split).rglob("*") if path.suffix.lower() in IMAGES)
+    images = sorted(_images_in(root / split, "**/*"))
     entries = []
     for image in images:
         inner = image.relative_to(root / split)
@@ -172,7 +172,7 @@ def _folder(root: Path, split: str | None, table: ClassTable) -> Examples | None
         inner = ((root / part / "images", root / part / kind), (root / "images" / part, root / kind / part))
         for images, masks in inner:
             if images.is_dir() and masks.is_dir():
-                found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGES)
+                found = sorted(_images_in(images, "*"))
                 if found or split:
                     return _file_examples(
                         [(path.stem, path, masks / f"{path.stem}.png") for path in found], table
@@ -236,6 +236,13 @@ def _file_examples(
         return name, (image, str(image)), (mask, str(mask))
 
     return Examples(len(entries), find, table, decode)
+
+
+def _images_in(folder: Path, pattern: str) -> Iterator[Path]:
+    """The image files of a folder that match a pattern and are not hidden."""
+    for path in folder.glob(pattern):
+        if path.suffix.lower() in IMAGES and not is_hidden(path.relative_to(folder)):
+            yield path
 
 
 def read_image(stored: Any, name: str) -> Image.Image:

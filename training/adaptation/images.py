@@ -1,19 +1,22 @@
 """The images that a painter is adapted to: found, and encoded to latents once.
 
-`--data` is a folder of images at any depth, with captions from `metadata.jsonl`
-(`{"file_name": ..., "text": ...}`, as `datasets` reads them) or from `NAME.txt` beside NAME.png; or rows of a
-dataset, whose prompt or caption it is.
+`--data` is a folder of images at any depth, with captions from `metadata.jsonl` or `metadata.csv` in any of
+its folders (`file_name` and `text`, as `datasets` reads them) or from `NAME.txt` or `NAME.caption` beside
+NAME.png; or rows of a dataset, whose prompt or caption it is.
 
 Each image is reduced to the smallest size that holds a crop, without changing its shape, and encoded whole.
 Every step cuts its crops from these latents (`batches.py`), so a wide image gives many crops for one
 encoding.
 """
 
+import csv
 import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +30,7 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from attn2mask.builders.errors import UserError, first_line
-from attn2mask.builders.files import refuse_pattern, write_file
+from attn2mask.builders.files import is_hidden, refuse_pattern, write_file
 from attn2mask.builders.images import as_rgb, encode_png
 from attn2mask.builders.painter import Painter
 from attn2mask.builders.prompts import image_seed
@@ -35,7 +38,9 @@ from attn2mask.training.adaptation.config import AdaptConfig
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
+UNSUPPORTED = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2")
+METADATA = ("metadata.jsonl", "metadata.csv")
 FEWEST = 4  # readable images; a painter would only memorize fewer
 CAPTIONS = ("text", "prompt", "caption")  # keys of a caption; the first that is not blank counts
 _LISTED = 10  # names in a message
@@ -66,6 +71,8 @@ def find_images(data: str) -> list[TrainingImage]:
             f"--data {data} holds {len(found)} images, but at least {FEWEST} are needed"
             + ("" if rows else f" ({kinds})")
         )
+    captioned = sum(image.caption is not None for image in found)
+    logger.info("%d of %d images have a caption", captioned, len(found))
     return found
 
 
@@ -79,33 +86,58 @@ def images_digest(images: Sequence[TrainingImage]) -> str:
 
 
 def _images_in_files(folder: Path) -> list[TrainingImage]:
-    files = {
+    listed = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file()
+        if path.is_file() and not is_hidden(path.relative_to(folder))
     }
-    captions = _captions_in(folder / "metadata.jsonl", files)
+    files = {name: path for name, path in listed.items() if path.suffix.lower() in SUFFIXES}
+    left_out = Counter(path.suffix.lower() for path in listed.values() if path.suffix.lower() in UNSUPPORTED)
+    if left_out:
+        kinds = ", ".join(f"{count} {suffix.removeprefix('.')}" for suffix, count in left_out.items())
+        logger.warning("left out %d images of unsupported formats: %s", left_out.total(), kinds)
+    captions: dict[str, str] = {}
+    for path in listed.values():
+        if path.name in METADATA:
+            captions |= _captions_in(path, folder, files)
     for name, path in files.items():
-        if (beside := path.with_suffix(".txt")).is_file():
-            captions.setdefault(name, " ".join(_text(beside).split()))
+        for beside in (path.with_suffix(".txt"), path.with_suffix(".caption")):
+            if beside.is_file():
+                captions.setdefault(name, " ".join(_text(beside).split()))
     return [TrainingImage(name, captions.get(name) or None, path.read_bytes) for name, path in files.items()]
 
 
-def _captions_in(metadata: Path, names: Collection[str]) -> dict[str, str]:
-    """The captions of metadata.jsonl by file name."""
+def _captions_in(metadata: Path, folder: Path, names: Collection[str]) -> dict[str, str]:
+    """The captions of a metadata file by the names of the images in `folder`. Its own names are relative to
+    the folder that it is in.
+    """
     captions = {}
-    lines = _text(metadata).splitlines() if metadata.is_file() else []
-    for number, line in enumerate(lines, 1):
+    inner = metadata.parent.relative_to(folder)
+    for number, row in _records(metadata):
+        try:
+            name = (inner / row["file_name"]).as_posix()
+        except (LookupError, TypeError) as error:
+            raise UserError(f"{metadata}, line {number}: it must have a file_name") from error
+        if name not in names:
+            raise UserError(f"{metadata}, line {number}: there is no image {row['file_name']!r}")
+        captions[name] = _caption(row)
+    return captions
+
+
+def _records(metadata: Path) -> Iterator[tuple[int, Any]]:
+    """The records of a metadata file with the numbers of their lines, from 1."""
+    text = _text(metadata)
+    if metadata.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        yield from ((reader.line_num, row) for row in reader)
+        return
+    # Not splitlines(), which would also split at separators that stand inside a caption.
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
         if line.strip():
             try:
-                row = json.loads(line)
-                name = row["file_name"]
-            except (ValueError, LookupError, TypeError, RecursionError) as error:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{metadata}, line {number}: it must be JSON with a file_name") from error
-            if name not in names:
-                raise UserError(f"{metadata}, line {number}: there is no image {name!r}")
-            captions[name] = _caption(row)
-    return captions
 
 
 def _text(file: Path) -> str:
