@@ -248,6 +248,7 @@ def dry_run(config: BuildConfig) -> None:
     counts = count(source, config.num_images)
     print(table_text(counts, config.num_images))
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_file(out, f"{json.dumps(counts, indent=2)}\n".encode())
         print(f"the counts are in {out}")
 

@@ -446,9 +446,9 @@ def test_a_dry_run_counts_and_writes_nothing_else(tiny_model, captions, tmp_path
     shown = capsys.readouterr().out
     assert "4 of 6 captions are used" in shown
     assert set(tmp_path.rglob("*")) == before
-    assert main([*command, "--num-images", "30", "--out", str(tmp_path / "counts.json")]) == 0
-    assert set(tmp_path.rglob("*")) - before == {tmp_path / "counts.json"}
-    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert main([*command, "--num-images", "30", "--out", str(tmp_path / "new" / "counts.json")]) == 0
+    assert set(tmp_path.rglob("*")) - before == {tmp_path / "new", tmp_path / "new" / "counts.json"}
+    counts = json.loads((tmp_path / "new" / "counts.json").read_text())
     assert list(counts) == ["read", "selected", "rows", "unserved", "unlabelled"]
     assert (counts["read"], counts["selected"], counts["unlabelled"]) == (6, 4, {})
     named = {name: number for name, number in counts["rows"].items() if number}
