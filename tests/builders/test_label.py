@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attn2mask.builders.images import decode_png
-from attn2mask.builders.label import Labels, faults, label, label_image, taken, to_ids
+from attn2mask.builders.label import Labels, faults, label, label_image, relabel, taken, to_ids
 from attn2mask.builders.options import preset_names
 from attn2mask.builders.rules import PRESETS, load_rules
 from attn2mask.builders.scores import dequantize, upsample
@@ -148,3 +148,19 @@ def test_a_class_without_a_location_takes_all_pixels():
     made = label(image, scores, [0.2, 0.1], [12, 8], ["dog", "cat"], DEFAULT, load_table("voc"))
     assert (made.kept, made.foreground, made.reliable) == ((), 0.0, 0.0)
     assert (decode_png(made.mask) == 255).all()
+
+
+@pytest.mark.parametrize("name", ["voc", "cityscapes"])
+def test_a_row_with_a_dropped_class_is_labeled_again(name):
+    image, _, scores = scene()
+    table, reasons = load_table(name), ("b: its map is empty",)
+    made = label(image, scores, [0.2, 0.0], [12, 8], ["a", "b"], DEFAULT, table)
+    row = {"image": {"bytes": made.image}, "mask": {"bytes": made.mask}, "scores": scores[:1].tolist()}
+    row |= {"peaks": [0.2], "classes": [12], "words": ["a"]}
+    again = relabel(row, DEFAULT, table, reasons)
+    assert (again.mask, again.reliability, again.dropped) == (made.mask, made.reliability, ())
+    # A low threshold would give the class more pixels.
+    low = replace(DEFAULT, threshold="fixed", beta=1.0)
+    ignored = decode_png(made.mask) == table.ignore_index
+    assert (decode_png(relabel(row, low, table, reasons).mask)[ignored] == table.ignore_index).all()
+    assert (decode_png(relabel(row, low, table, ()).mask)[ignored] == 12).any()
