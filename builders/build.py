@@ -43,6 +43,7 @@ from attn2mask.builders.rules import (
 from attn2mask.builders.shards import BuildDirectory, Shard, plan
 from attn2mask.builders.table_reader import TABLES, load_table
 from attn2mask.builders.words.captions import Caption, read_captions
+from attn2mask.builders.words.context import LISTS
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -111,11 +112,17 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         metavar="SOURCE",
     )
     alias_probability: float = _prompt_option(
-        "probability, 0 to 1, that a class word is replaced by one of its synonyms or hyponyms",
+        "probability, 0 to 1, that another word replaces a class word",
         0.5,
         at_least=0,
         at_most=1,
         card="probability of an alias",
+    )
+    aliases: str = _prompt_option(
+        "words that replace class words; paper: all of its Table 5",
+        "default",
+        choices=("default", "paper"),
+        card="list of aliases",
     )
     no_balance: bool = option(
         "classes have the frequencies of the captions; without it, classes take turns in a table of things",
@@ -167,6 +174,7 @@ class Inputs:
             "table_version": _digest(json.dumps(self.table.facts())),
             "captions": "grammar" if texts is None else _digest(texts),
             "prompt_rules": PROMPT_RULES,
+            "word_lists": _digest(LISTS.read_text("utf-8")),
             "balance": self.balance,
         }
         return own | {name: value for name, value in identity_of(self.config).items() if value is not None}
@@ -227,6 +235,8 @@ def resolve(config: BuildConfig) -> Inputs:
     Raises UserError for a table or captions that cannot be read, and for options that contradict each other.
     """
     table = load_table(config.table)
+    if config.aliases == "paper":
+        table = table.with_all_aliases()
     config = complete(config, load_rules(config.preset))
     captions, warnings = read_captions(config.captions) if config.captions is not None else (None, [])
     for warning in warnings:

@@ -11,20 +11,24 @@ of that word could belong to either of them.
       - {name: bowl, synonyms: [dish], ambiguous: [plate]}
       - {name: kettle}                  # all other keys have defaults
     compounds: [cup holder]             # phrases that hold a class word, but do not mean the class
+    kinds: [beaker]                     # words that say more than the name of the class
+    contrary: {beaker: [coffee]}        # aliases, and words of captions that contradict them
+    paper_only: []                      # aliases that replace a name only with `--aliases paper`
+    parts: {kettle: mug}                # classes whose words may mean parts of another class's things
     ignore: 255
     caption_style: {aspect: 2, places: [in a kitchen], light: [at night]}  # see `CaptionStyle`
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
-from attn2mask.builders.words.english import plural
+from attn2mask.builders.words.english import plural, verb_forms
 
 Color = tuple[int, int, int]
 Kind = Literal["name", "ambiguous"]  # of a class word in a caption
@@ -97,7 +101,16 @@ class Form:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Classes in the order of their mask ids, without the background. If there is one, it has id 0."""
+    """Classes in the order of their mask ids, without the background. If there is one, it has id 0.
+
+    Attributes:
+        parts: pairs of positions in `classes`. Words of the first class may mean parts of things of the
+            second: "cars" may be those of a train.
+        kinds: words that say more than the name of their class, such as breeds. A kind replaces a name only
+            where nothing describes the thing.
+        contrary: aliases, each with words that contradict it. It does not come into a text with one of them.
+        paper_only: aliases that replace a name only with `--aliases paper`.
+    """
 
     name: str
     classes: tuple[LabelClass, ...]
@@ -105,6 +118,10 @@ class ClassTable:
     compounds: tuple[str, ...] = ()
     ignore: int | None = None
     caption_style: CaptionStyle | None = None
+    parts: tuple[tuple[int, int], ...] = ()
+    kinds: tuple[str, ...] = ()
+    contrary: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    paper_only: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,6 +147,10 @@ class ClassTable:
     def id_of(self, name: str) -> int:
         """The mask id of a class name; raises ValueError for a name that is not in the table."""
         return self.names.index(name)
+
+    def with_all_aliases(self) -> "ClassTable":
+        """This table with the aliases that only the paper uses."""
+        return replace(self, paper_only=())
 
     def facts(self) -> dict[str, Any]:
         """The table as plain values, for records and digests; without a key for a caption style it lacks."""
@@ -162,6 +183,21 @@ class ClassTable:
                     listed.setdefault(one, Form(index, kind, "either" if one == many else "one"))
                     derived.setdefault(many, Form(index, kind, "many"))
         return derived | listed
+
+    @cached_property
+    def forms_of_kinds(self) -> frozenset[str]:
+        """The spellings of the kinds and of their plurals."""
+        return frozenset(spelling(form) for kind in self.kinds for form in (kind, plural(kind)))
+
+    @cached_property
+    def contradicting(self) -> dict[str, frozenset[str]]:
+        """For each alias, by its spelling, all forms of the words that contradict it."""
+        return {
+            spelling(alias): frozenset(
+                form for word in words for form in (word, plural(word), *verb_forms(word))
+            )
+            for alias, words in self.contrary
+        }
 
     @cached_property
     def longest_form(self) -> int:

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from attn2mask.builders.classes import ClassTable, Kind, gap, spelling, tokens
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.words.captions import Caption
+from attn2mask.builders.words.context import Context, Noun, is_part, is_thing, replacements
 from attn2mask.builders.words.english import UNCOUNTABLE, article, means_many, plural
 
 # Streams of random numbers: the order of the captions, the choices of a prompt, the noise of an image.
@@ -102,7 +103,26 @@ def find_occurrences(table: ClassTable, text: str) -> list[Occurrence]:
             if form.class_index is not None:
                 start, end = words[first][0], words[stop - 1][1]
                 found.append(Occurrence(start, end, form.class_index, text[start:end], form.kind))
-    return sorted(found, key=lambda occurrence: occurrence.start)
+    return things(table, text, sorted(found, key=lambda occurrence: occurrence.start))
+
+
+def things(table: ClassTable, text: str, found: list[Occurrence]) -> list[Occurrence]:
+    """The occurrences that mean things of their classes: no statues, no parts of other things."""
+    if not found:
+        return found
+    context, parts = Context.of(text), dict(table.parts)
+    nouns = [_noun(table, context, occurrence) for occurrence in found]
+    kept = []
+    for occurrence, noun in zip(found, nouns, strict=True):
+        whole = parts.get(occurrence.class_index)
+        wholes = [other for other, o in zip(nouns, found, strict=True) if o.class_index == whole]
+        if is_thing(noun) and not is_part(noun, wholes):
+            kept.append(occurrence)
+    return kept
+
+
+def _noun(table: ClassTable, context: Context, occurrence: Occurrence) -> Noun:
+    return Noun.at(context, occurrence.start, occurrence.end, table, occurrence.class_index)
 
 
 def augment(
@@ -114,24 +134,26 @@ def augment(
     of classes in it, replaced or not. Ambiguous words are kept, and are not among them.
     """
     out, cursor, occurrences = "", 0, []
-    for old in find_occurrences(table, text):
-        if old.kind == "ambiguous":
-            continue
+    context = Context.of(text)
+    found = [old for old in find_occurrences(table, text) if old.kind != "ambiguous"]
+    named = Counter(old.class_index for old in found)
+    for old in found:
         out += text[cursor : old.start]
         cursor = old.end
         word = old.text
-        aliases = table.classes[old.class_index].aliases
         if rng.random() < probability:
+            noun = _noun(table, context, old)
+            number = table.lexicon[spelling(word)].number
+            if _ARTICLE_BEFORE.search(out):
+                number = "one"  # also for "a women", a frequent mistake
+            elif number == "either":
+                number = "many" if means_many(text[: old.start], text[old.end :]) else "one"
+            aliases = replacements(noun, is_repeated=named[old.class_index] > 1)
             before = _WORD_BEFORE.search(out)
             if before and before.group(1).lower() not in _UNCOUNTABLE_AFTER:
-                aliases = [alias for alias in aliases if alias.lower() not in UNCOUNTABLE]
+                aliases = tuple(alias for alias in aliases if alias.lower() not in UNCOUNTABLE)
             if aliases:
                 alias = aliases[rng.integers(len(aliases))]
-                number = table.lexicon[spelling(word)].number
-                if _ARTICLE_BEFORE.search(out):
-                    number = "one"  # also for "a women", a frequent mistake
-                elif number == "either":
-                    number = "many" if means_many(text[: old.start], text[old.end :]) else "one"
                 out, word = _put(out, plural(alias) if number == "many" else alias, old, text)
         occurrences.append(replace(old, start=len(out), end=len(out) + len(word), text=word))
         out += word
@@ -469,11 +491,11 @@ def _named(table: ClassTable, text: str) -> frozenset[int]:
 
 def _put(out: str, word: str, old: Occurrence, text: str) -> tuple[str, str]:
     """The text before a replaced word, and the new word, with corrected article and capitals."""
-    shouted = old.text.isupper() and (len(old.text) > 2 or text.isupper())  # "DOG", but not "TV"
+    shouted = old.text.isupper() and (len(old.text) > 3 or text.isupper())  # "HORSE", but not "TV" or "SUV"
     begins = _SENTENCE_START.search(out) is not None
     if shouted:
         word = word.upper()
-    elif old.text[0].isupper() and (begins or not old.text.isupper()):
+    elif old.text[0].isupper() and (begins or (len(old.text) > 2 and not old.text.isupper())):  # not "Tv"
         word = word[0].upper() + word[1:]
     before = _ARTICLE_BEFORE.search(out)
     if before is None:

@@ -1,7 +1,7 @@
 """Reads class tables: those of the package, and a user's YAML file."""
 
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
@@ -154,6 +154,26 @@ class _Reader:
         )
         return LabelClass(name, base, aliases, color, thing, synonyms, ambiguous)
 
+    def contrary(self, value: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        self.checked(value, "contrary", isinstance(value, dict), "a mapping such as {puppy: [old]}")
+        return tuple(
+            (self.word(alias, "contrary"), self.words(words, f"contrary.{str(alias)[:60]}"))
+            for alias, words in value.items()
+        )
+
+    def known(self, words: Sequence[str], key: str, names: Collection[str], expected: str) -> None:
+        for word in words:
+            if spelling(word) not in names:
+                raise self.fail(key, f"has {word!r}, which is not {expected}")
+
+    def parts(self, value: Any, classes: tuple[LabelClass, ...]) -> tuple[tuple[int, int], ...]:
+        self.checked(value, "parts", isinstance(value, dict), "a mapping such as {car: train}")
+        found = []
+        for pair in value.items():
+            part, whole = self.positions(classes, list(pair), "parts")
+            found.append((part, whole))
+        return tuple(found)
+
     def caption_style(self, value: Any, classes: tuple[LabelClass, ...]) -> CaptionStyle:
         known = [field.name for field in fields(CaptionStyle)]
         value = self.mapping(value, "caption_style", known, "a mapping such as {aspect: 2}")
@@ -205,7 +225,18 @@ class _Reader:
         name = self.folder(content.get("name"), "name")
         compounds = self.words(content.get("compounds", []), "compounds")
         style = self.caption_style(content["caption_style"], classes) if "caption_style" in content else None
-        table = ClassTable(name, classes, background, compounds, content.get("ignore"), style)
+        parts = self.parts(content.get("parts", {}), classes)
+        kinds, paper_only = (self.words(content.get(key, []), key) for key in ("kinds", "paper_only"))
+        contrary = self.contrary(content.get("contrary", {}))
+        aliases = {spelling(alias) for label in classes for alias in label.aliases}
+        names = {spelling(word) for label in classes for word in label.base}
+        self.known(kinds, "kinds", aliases | names, "a name or alias of a class")
+        self.known(paper_only, "paper_only", aliases, "an alias of a class")
+        self.known([alias for alias, _ in contrary], "contrary", aliases, "an alias of a class")
+        ignore = content.get("ignore")
+        table = ClassTable(
+            name, classes, background, compounds, ignore, style, parts, kinds, contrary, paper_only
+        )
         least, most = len(table.names), 255 if len(table.names) <= 254 else 65535
         is_right = table.ignore is None or (type(table.ignore) is int and least <= table.ignore <= most)
         self.checked(table.ignore, "ignore", is_right, f"a number from {least} to {most}")
@@ -251,16 +282,19 @@ def _imagenet_s(name: str) -> ClassTable:
     style = yaml.safe_load(file.read_bytes())
     synonyms, ambiguous = (style.pop(key) for key in ("synonyms", "ambiguous"))
     found: list[LabelClass] = []
-    for _, label, names, hyponyms in _imagenet_s_lines(name):
-        words = names.split("; ")
-        others = tuple(words[1:]) + tuple(filter(None, hyponyms.split("; ")))
+    kinds: list[str] = []
+    for _, label, names, below in _imagenet_s_lines(name):
+        words, hyponyms = names.split("; "), list(filter(None, below.split("; ")))
+        kinds += hyponyms
+        others = (*words[1:], *hyponyms)
         base = tuple(dict.fromkeys(form for word in words for form in (word, plural(word))))
         more = (tuple(words_of.get(label, ())) for words_of in (synonyms, ambiguous))
         found.append(LabelClass(label, base, others, default_color(len(found) + 1), True, *more))
     classes = tuple(found)
     known = {label.name for label in classes}
     style["phrases"] = {label: phrases for label, phrases in style["phrases"].items() if label in known}
-    table = ClassTable(name, classes, "other", caption_style=_Reader(str(file)).caption_style(style, classes))
+    caption_style = _Reader(str(file)).caption_style(style, classes)
+    table = ClassTable(name, classes, "other", caption_style=caption_style, kinds=tuple(kinds))
     _Reader(str(file)).check_distinct(table)
     return table
 

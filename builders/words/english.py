@@ -41,7 +41,7 @@ _PLURAL = set(
     "two three four five six seven eight nine ten eleven twelve dozen dozens hundred hundreds several many"
     " few some these those both all various multiple numerous different of are were have".split()
 )
-_BREAK = set("the its their with in on at by to near while from for behind beside over under".split())
+_BREAK = set("is was the its their with in on at by to near while from for behind beside over under".split())
 _ONE_DOES = set("is was has does stands sits lies lays looks stares walks runs eats grazes jumps".split())
 _LAST_WORD = re.compile(r"(.*?)([^\W_]*)", re.DOTALL)
 _WORD = re.compile(r"[^\W_]+")
@@ -69,6 +69,17 @@ def plural(noun: str) -> str:
     return noun + ("es" if _ES.fullmatch(lower) else "s")
 
 
+def verb_forms(verb: str) -> tuple[str, ...]:
+    """What may stand after a noun of one: "sits", "sitting", "siting", "sitted" (more than what exists)."""
+    many = verb + ("es" if re.fullmatch(r".*(?:s|x|z|sh|ch|o)", verb) else "s")
+    stems = {verb, verb.removesuffix("e"), verb + verb[-1]}
+    if re.fullmatch(r".*[^aeiou]y", verb):
+        many, stems = verb[:-1] + "ies", {verb, verb[:-1] + "i"}
+    if verb.endswith("ie"):
+        stems = {verb[:-2] + "y", verb.removesuffix("e")}
+    return many, *(stem + end for stem in sorted(stems) for end in ("ing", "ed"))
+
+
 def article(phrase: str) -> str:
     """The article of a phrase, "a" or "an", by its sound: "an eagle", "a ewe", "an suv"."""
     if phrase[:1].lower() in tuple("aeiou"):
@@ -88,7 +99,8 @@ def means_many(before: str, after: str) -> bool:
             return False
         if word in _PLURAL or word.isdecimal():
             return True
-        if word in _BREAK or (word == "and" and distance == 0):  # but "a black and white sheep"
+        # "a dog herding sheep", but "a black and white sheep" and "a sleeping sheep"
+        if word in _BREAK or (distance == 0 and (word == "and" or word.endswith("ing"))):
             break
     verb = _WORD.match(after.lower().lstrip())
     return not (verb and verb.group() in _ONE_DOES)

@@ -471,6 +471,18 @@ def test_mistakes_with_a_dry_run(capsys, options, said):
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_the_list_of_aliases_is_part_of_a_build(command, tmp_path, capsys):
+    file = tmp_path / "people.txt"
+    file.write_text("a person on a street\n")
+    options = ["--captions", str(file), "--num-images", "4", "--no-balance", "--alias-probability", "1"]
+    assert command(*options, "--aliases", "paper") == 0
+    identity = json.loads((tmp_path / "out" / "build.json").read_text())["identity"]
+    assert identity["aliases"] == "paper"
+    assert identity["word_lists"].startswith("sha256:")
+    assert command(*options) == 2
+    assert "aliases (there 'paper', now 'default')" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_balance_needs_two_classes(command, tmp_path, capsys):
     file = tmp_path / "dogs.txt"
     file.write_text("a dog\na puppy\n")

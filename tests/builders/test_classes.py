@@ -176,6 +176,23 @@ classes:
     assert [forms[word].number for word in ("coffee cup", "vessels")] == ["one", "many"]
 
 
+def test_a_users_words_and_their_neighbors(tmp_path: Path):
+    text = """name: t
+classes:
+  - {name: mug, aliases: [beaker, tankard]}
+  - {name: tray}
+parts: {mug: tray}
+kinds: [tankard]
+contrary: {beaker: [coffee], tankard: []}
+paper_only: [Tankard]
+"""
+    table = load_table(write(tmp_path, text))
+    assert (table.parts, table.kinds, table.paper_only) == (((0, 1),), ("tankard",), ("Tankard",))
+    assert table.forms_of_kinds == {"tankard", "tankards"}
+    assert {"coffee", "coffees"} <= table.contradicting["beaker"]
+    assert table.contradicting["tankard"] == frozenset()
+
+
 def test_a_users_scene(tmp_path: Path):
     scene = (
         "caption_style: {aspect: 2, balance: true, usual: [mug], stuff: [0, 1], places: [in a kitchen], "
@@ -275,6 +292,19 @@ def test_more_than_254_names_need_16_bits(tmp_path: Path):
         ("name: t\nclasses: [{name: background}]", "'background' and 'background' share"),
         ("name: t\nclasses: [{name: mug}]\ncompounds: [mugs]", "'mugs' is also a name or alias of 'mug'"),
         ("name: t\nclasses: [{name: mug, synonyms: tumbler}]", "classes[0].synonyms is 'tumbler'"),
+        ("name: t\nclasses: [{name: mug}]\nkinds: [cup]", "kinds has 'cup', which is not a name or alias"),
+        ("name: t\nclasses: [{name: mug}]\nkinds: mug", "kinds is 'mug'"),
+        ("name: t\nclasses: [{name: mug}]\npaper_only: [mug]", "paper_only has 'mug', which is not an alias"),
+        ("name: t\nclasses: [{name: mug}]\ncontrary: [mug]", "contrary is ['mug']"),
+        (
+            "name: t\nclasses: [{name: mug}]\ncontrary: {mug: [tea]}",
+            "contrary has 'mug', which is not an alias",
+        ),
+        ("name: t\nclasses: [{name: mug}]\ncontrary: {mug: tea}", "contrary.mug is 'tea'"),
+        ("name: t\nclasses: [{name: mug}]\ncontrary: {no: [tea]}", "contrary is False"),
+        ("name: t\nclasses: [{name: mug}]\nparts: {mug: cup}", "parts has 'cup', which is not the name"),
+        ("name: t\nclasses: [{name: mug}]\nparts: [mug]", "parts is ['mug']"),
+        ("name: t\nclasses: [{name: mug}]\nparts: {1: mug}", "parts[0] is 1"),
         ("name: t\nclasses: [{name: mug, ambiguous: [7]}]", "classes[0].ambiguous[0] is 7"),
         ("name: t\nclasses: [{name: mug, synonyms: [cup]}, {name: cup}]", "'mug' and 'cup' share"),
         (

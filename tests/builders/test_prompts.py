@@ -162,7 +162,8 @@ def test_every_base_name_is_found(name: str):
         ("A HUGE DOG, A DOG", ["eagle"], "A HUGE EAGLE, AN EAGLE"),
         ("two dogs", ["poodle"], "two poodles"),
         ("A group of people", ["citizen"], "A group of citizens"),
-        ("Men and a woman", ["human"], "Humans and a human"),
+        ("Men on a street", ["human"], "Humans on a street"),
+        ("Men and a woman", ["human"], "Men and a woman"),
         ("Dogs. Dogs", ["puppy"], "Puppies. Puppies"),
         ("busses", ["double-decker bus"], "double-decker buses"),
         ("two school buses", ["school bus"], "two school buses"),
@@ -176,7 +177,7 @@ def test_every_base_name_is_found(name: str):
         ("a black and white sheep", ["merino sheep"], "a black and white merino sheep"),
         ("a TV", ["screen"], "a screen"),
         ("TV on a wall", ["screen"], "Screen on a wall"),
-        ("a women with a dogs head", ["human", "hound"], "a human with a hound head"),
+        ("a women with a dogs head", ["human", "hound"], "a human with a dogs head"),
         ("the dog's bone", ["hound"], "the hound's bone"),
         ("a hot dog", [], "a hot dog"),
         ("a dog-like dog", ["hound"], "a dog-like hound"),
@@ -188,9 +189,9 @@ def test_replacing(text: str, aliases: list[str], expected: str):
 
 
 def test_a_longer_name_is_replaced_as_a_whole():
-    names = {augment(VOC, "a school bus", np.random.default_rng(seed), 1.0)[0] for seed in range(200)}
-    assert {"a school bus", "an omnibus", "a double-decker bus", "an articulated bus"} < names
-    assert len(names) == 9
+    of = table(label("bus", "bus, buses", "school bus, coach, tram"))
+    names = {augment(of, "a school bus", np.random.default_rng(seed), 1.0)[0] for seed in range(20)}
+    assert names == {"a coach", "a tram"}
 
 
 def test_probability():
@@ -204,7 +205,7 @@ def test_probability():
     both = np.corrcoef(left.T.astype(float))[0, 1]
     assert abs(both) < 0.1  # each occurrence on its own
     aliases = {occurrences[0].text for occurrences in results}
-    assert aliases == {"dog", *VOC.classes[VOC.id_of("dog") - 1].aliases}
+    assert aliases == {"dog", *VOC.classes[VOC.id_of("dog") - 1].aliases} - {*VOC.paper_only}
 
 
 @settings(max_examples=200)

@@ -41,6 +41,7 @@ SCRIPTS = {
     "training/experiments/ablation.py": "AblationConfig",
     "training/experiments/domain_gap.py": "DomainGapConfig",
     "training/experiments/painter_quality.py": "PainterQualityConfig",
+    "training/experiments/prompt_text.py": "PromptTextConfig",
     "training/pretraining/backbone_training.py": "BackboneTrainingConfig",
     "training/pretraining/painter_training.py": "PainterTrainingConfig",
     "training/pretraining/referee_training.py": "RefereeTrainingConfig",
