@@ -153,11 +153,11 @@ class ClassTable:
         return replace(self, paper_only=())
 
     def facts(self) -> dict[str, Any]:
-        """The table as plain values, for records and digests; without a key for a caption style it lacks."""
-        facts = asdict(self)
-        if self.caption_style is None:
-            del facts["caption_style"]
-        return facts
+        """The table as plain values, for records and digests; without keys for a caption style, parts, kinds
+        and other lists that it lacks.
+        """
+        optional = ("caption_style", "parts", "kinds", "contrary", "paper_only")
+        return {key: value for key, value in asdict(self).items() if value or key not in optional}
 
     @cached_property
     def lexicon(self) -> dict[str, Form]:

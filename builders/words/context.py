@@ -216,7 +216,7 @@ def is_thing(noun: Noun) -> bool:
         return False
     if noun.next == "on" and not lists.surfaces.isdisjoint(noun.following):
         return False
-    if any(pair in (("like", word) for word in lists.resembling) for pair in pairwise(noun.before(3))):
+    if any(link in ("like", "as") and word in lists.resembling for link, word in pairwise(noun.before(3))):
         return False
     return not (_is_absent(noun) or _is_made(noun) or _is_depicted(noun))
 

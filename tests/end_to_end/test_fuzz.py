@@ -260,6 +260,10 @@ TABLES = st.fixed_dictionaries(
         "compounds": odd(st.lists(NAMES, max_size=2)),
         "ignore": odd(st.sampled_from([4, 255])),
         "caption_style": odd(SCENES),
+        "parts": odd(st.dictionaries(NAMES, NAMES, max_size=2)),
+        "kinds": odd(st.lists(NAMES, max_size=2)),
+        "contrary": odd(st.dictionaries(NAMES, odd(st.lists(NAMES, max_size=2)), max_size=2)),
+        "paper_only": odd(st.lists(NAMES, max_size=2)),
     },
 )
 
@@ -268,6 +272,10 @@ def as_yaml(table: ClassTable) -> dict[str, Any]:
     """A table as a user would write it."""
     facts = {key: value for key, value in table.facts().items() if value is not None}
     facts["background"] = table.background or False
+    if table.parts:
+        facts["parts"] = {table.classes[part].name: table.classes[whole].name for part, whole in table.parts}
+    if table.contrary:
+        facts["contrary"] = dict(table.contrary)
     if table.caption_style:
         names = [label.name for label in table.classes]
         style = {key: value for key, value in facts["caption_style"].items() if value is not None}

@@ -62,6 +62,7 @@ def aliases_of(text: str, word: str, of: ClassTable = VOC) -> set[str]:
         ("a tv that shows a picture of another dog", ["tv"]),
         ("a man on a billboard", []),
         ("a salad that looks like a boat", []),
+        ("people dressed as cows", ["people"]),
         ("a train without any people, no big dogs and no a cat", ["train", "cat"]),
         ("people kite surfing", ["people"]),
         # Parts of other things
