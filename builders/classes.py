@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
+from unicodedata import normalize
 
 import numpy as np
 
@@ -33,7 +34,8 @@ from attn2mask.builders.words.english import plural, verb_forms
 Color = tuple[int, int, int]
 Kind = Literal["name", "ambiguous"]  # of a class word in a caption
 
-_TOKEN = re.compile(r"[\w\u0300-\u036f]+")  # combining marks belong to their word
+# Combining marks belong to their word, and so does the number in "dog_1"; all other underscores are blanks.
+_TOKEN = re.compile(r"(?:[^\W_]|_(?=\d)|[\u0300-\u036f])+")
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON and YAML can write these, but they are not valid text
 
 
@@ -206,15 +208,19 @@ class ClassTable:
 
 
 def tokens(text: str) -> Iterator[tuple[int, int, str]]:
-    """The words of a text as (start, end, word in lower case), with text[start:end] as it is written."""
+    """The words of a text as (start, end, word), with text[start:end] as it is written. The word is in lower
+    case, with accents composed (NFC).
+    """
     # Lower-cased word by word: str.lower may change a text's length ("İ" becomes two characters).
     for match in _TOKEN.finditer(text):
-        yield match.start(), match.end(), match.group().lower()
+        yield match.start(), match.end(), normalize("NFC", match.group().lower())
 
 
 def gap(between: str) -> str:
-    """The separator of two words in a spelling: the same in "hot-dog" and "hot  dog", not in "hot, dog"."""
-    return " " if between.isspace() or between == "-" else between.replace("\u2019", "'")
+    """The separator of two words in a spelling: the same in "hot-dog", "hot_dog" and "hot  dog", not in "hot,
+    dog".
+    """
+    return " " if between.isspace() or between in ("-", "_") else between.replace("\u2019", "'")
 
 
 def spelling(phrase: str) -> str:

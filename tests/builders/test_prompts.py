@@ -115,6 +115,13 @@ def test_what_is_found(text: str, expected: list[tuple[str, str]]):
     assert found(text) == expected
 
 
+def test_underscores_are_blanks_and_accents_may_be_decomposed():
+    assert found("a black_cat beside a potted_plant") == [("cat", "cat"), ("potted_plant", "pottedplant")]
+    chairs = table(label("chair", "St\u00fchle"))
+    for text in ("zwei St\u00fchle", "zwei Stu\u0308hle"):
+        assert found(text, chairs) == [(text.split()[1], "chair")]
+
+
 def test_longer_names_of_other_classes_go_first():
     zoo = table(label("lion", "lion, lions"), label("seal", "seal", "sea lion"))
     assert found("a sea lion and a lion", zoo) == [("sea lion", "seal"), ("lion", "lion")]
