@@ -22,7 +22,7 @@ of that word could belong to either of them.
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 from unicodedata import normalize
@@ -223,6 +223,7 @@ def gap(between: str) -> str:
     return " " if between.isspace() or between in ("-", "_") else between.replace("\u2019", "'")
 
 
+@lru_cache(maxsize=2**16)
 def spelling(phrase: str) -> str:
     """The normalized form of a word or phrase in the lexicon: "Double-Decker  Bus" -> "double decker bus"."""
     found = list(tokens(phrase))

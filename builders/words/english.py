@@ -5,6 +5,7 @@ rules misread makes a clumsy prompt, but never a wrong mask.
 """
 
 import re
+from functools import lru_cache
 
 # Nouns without a plural. They take no article: "a plant" becomes "greenery".
 UNCOUNTABLE = {
@@ -47,6 +48,7 @@ _LAST_WORD = re.compile(r"(.*?)([^\W_]*)", re.DOTALL)
 _WORD = re.compile(r"[^\W_]+")
 
 
+@lru_cache(maxsize=2**16)
 def plural(noun: str) -> str:
     """The plural of a noun phrase: "school bus" -> "school buses", "ear of corn" -> "ears of corn"."""
     head, of, rest = noun.partition(" of ")
