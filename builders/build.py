@@ -27,7 +27,7 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.counts import count, rows_text, table_text
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
-from attn2mask.builders.options import LaunchOptions, fill, identity_of, option, preset_option, to_yaml
+from attn2mask.builders.options import LaunchOptions, fill, identity_of, option, read_preset, to_yaml
 from attn2mask.builders.provenance import FORMAT_VERSION, license_of, provenance
 from attn2mask.builders.rules import (
     CONSTANTS,
@@ -38,7 +38,9 @@ from attn2mask.builders.rules import (
     Rules,
     complete,
     load_rules,
+    preset_for,
     rules_of,
+    rules_preset,
 )
 from attn2mask.builders.shards import BuildDirectory, Shard, plan
 from attn2mask.builders.table_reader import TABLES, load_table
@@ -96,7 +98,12 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
     revision: str | None = option("revision of --model on the Hub", None, MODEL, default_text="the newest")
     lora: str | None = option("LoRA weights: a file, a folder, or a repository of the Hub", None, MODEL)
     lora_scale: float = option("strength of the LoRA", 1.0, MODEL, at_least=0)
-    steps: int | None = _model_value("number of denoising steps", at_least=1, card="denoising steps")
+    steps: int | None = _model_value(
+        "number of denoising steps",
+        at_least=1,
+        default_text="the preset's, or else the model's",
+        card="denoising steps",
+    )
     guidance_scale: float | None = _model_value(
         "scale of classifier-free guidance", at_least=0, card="guidance scale"
     )
@@ -130,7 +137,7 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         PROMPTS,
     )
 
-    preset: str = preset_option("rules", PRESETS, "default", RULES)
+    preset: str | None = rules_preset("embedded for the embedded painter, photo for all others")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -232,12 +239,15 @@ class Inputs:
 def resolve(config: BuildConfig) -> Inputs:
     """Apply preset and class table, and read the captions. A warning lists broken captions.
 
-    Raises UserError for a table or captions that cannot be read, and for options that contradict each other.
+    Raises UserError for a table or captions that cannot be read, for a preset that does not exist or is not
+    for the painter, and for options that contradict each other.
     """
     table = load_table(config.table)
     if config.aliases == "paper":
         table = table.with_all_aliases()
-    config = complete(config, load_rules(config.preset))
+    preset = preset_for(config.model, config.preset)
+    config = complete(replace(config, preset=preset), load_rules(preset))
+    config = fill(config, read_preset(PRESETS, preset))
     captions, warnings = read_captions(config.captions) if config.captions is not None else (None, [])
     for warning in warnings:
         logger.warning(warning)

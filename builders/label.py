@@ -46,12 +46,15 @@ class Labels:
         return Labels(mask, self.coarse, reliability.astype(np.uint8))
 
 
-def label_image(image: np.ndarray, scores: np.ndarray, rules: Rules, background: bool) -> Labels:
+def label_image(
+    image: np.ndarray, scores: np.ndarray, rules: Rules, background: bool, field: DenseCRF | None = None
+) -> Labels:
     """Label an `image` (H, W, 3) uint8 by its quantized `scores` (K, h, w) uint8; K may be 0.
 
-    `background` says whether the class table has a background.
+    `background` says whether the class table has a background. `field` is the CRF of the image under the
+    rules, if there is one already: most of its time is spent once for all masks of an image.
     """
-    field = DenseCRF(image, rules.dense_crf)
+    field = field or DenseCRF(image, rules.dense_crf)
     small = dequantize(scores)
     large = upsample(small, image.shape[:2])
     if rules.threshold == "agreement":

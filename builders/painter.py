@@ -79,6 +79,10 @@ class Painter:
         """The text that every prompt needs to get the look of the LoRA, or None."""
         return self.facts.get("instance_prompt")
 
+    def latent_side(self, height: int, width: int) -> int:
+        """The shorter side of the latents of an image of `height` x `width` pixels."""
+        return min(height, width) // self.pipe.vae_scale_factor
+
     def check(self, steps: int, height: int, width: int) -> None:
         """Raises UserError for a size in pixels or a number of steps that the model does not support."""
         factor = self.pipe.vae_scale_factor

@@ -16,9 +16,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attn2mask.builders.build import RUN, local_option, make_dataset, run_name
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import fill, option, preset_option, to_yaml
+from attn2mask.builders.options import fill, option, to_yaml
 from attn2mask.builders.provenance import provenance
-from attn2mask.builders.rules import CONSTANTS, PRESETS, RULES, RuleOptions, Rules, complete, load_rules
+from attn2mask.builders.rules import (
+    CONSTANTS,
+    RULES,
+    RuleOptions,
+    Rules,
+    complete,
+    load_rules,
+    preset_for,
+    rules_preset,
+)
 from attn2mask.builders.sample import Sample
 from attn2mask.builders.shards import BuildDirectory, Shard
 
@@ -40,11 +49,13 @@ class RemaskConfig(RuleOptions):
         "number of labeling processes", at_least=1, default_text="one for each core but one"
     )
 
-    preset: str | None = preset_option("rules", PRESETS, None, RULES, default_text="the rules of the build")
+    preset: str | None = rules_preset("the rules of the build")
 
-    def rules(self, built: Rules) -> Rules:
-        """The rules of the new masks, given those of the build. Raises UserError if options contradict."""
-        filled = complete(self, load_rules(self.preset) if self.preset else built)
+    def rules(self, built: Rules, model: str) -> Rules:
+        """The rules of the new masks, given those of the build and its painter. Raises UserError if options
+        contradict each other, or if the preset does not exist or is not for the painter.
+        """
+        filled = complete(self, load_rules(preset_for(model, self.preset)) if self.preset else built)
         return replace(built, **{f.name: getattr(filled, f.name) for f in fields(RuleOptions)})
 
 
@@ -56,7 +67,7 @@ def run(config: RemaskConfig) -> None:
         raise UserError(
             f"{source.path} holds no scores: remask needs a dataset that was built with --store-scores"
         )
-    rules = config.rules(source.rules)
+    rules = config.rules(source.rules, old["identity"]["model"])
     directory = BuildDirectory(Path(config.out or f"{source.path}-remasked"))
     directory.check_free()
     logger.info("Labeling the images of %s again", source.path)

@@ -1,7 +1,7 @@
 """The rules of labels: every value that decides about a mask, and their presets.
 
-A preset is a YAML file in `presets/` with a value for every rule. Options of the command line replace single
-values. The functions on tensors read `Rules`.
+A preset is a YAML file in `presets/` with a value for every rule, and possibly the number of denoising steps.
+Options of the command line replace single values. The functions on tensors read `Rules`.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +14,13 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import CheckedOptions, fill, flag_of, option, read_preset
 
 PRESETS = Path(__file__).parent / "presets"
+# The painters that each preset is for.
+PAINTERS = {
+    "embedded": "the embedded painter alone, and its default",
+    "paper": "any painter",
+    "photo": "any painter, and the default of all but the embedded one",
+    "replication": "any painter",
+}
 
 Threshold = Literal["otsu", "agreement", "fixed"]
 Reliability = Literal["agreement", "two-threshold", "margin"]
@@ -49,9 +56,9 @@ def _crf_option(name: str, unit: str = "", **more: Any) -> Any:
     return _constant(f"CRF: {name}{unit}", card=f"dense CRF: {name}", **more)
 
 
-def _map_side(bound: str) -> Any:
-    text = f"{bound} shorter side of the attention maps that are used, in pixels"
-    return _constant(text, at_least=1, card=f"{bound} side of the attention maps")
+def _map_fraction(bound: str) -> Any:
+    text = f"{bound} side of the attention maps that are used, as a fraction of the side of the latents"
+    return _fraction(text, card=f"{bound} side of the attention maps (fraction of the latents' side)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +110,8 @@ class RecordingOptions(CheckedOptions):
     record_to: float | None = _fraction(
         "last recorded step as a fraction of the denoising run", card="recorded to (fraction of the run)"
     )
-    map_side_min: int | None = _map_side("least")
-    map_side_max: int | None = _map_side("largest")
+    map_fraction_min: float | None = _map_fraction("least")
+    map_fraction_max: float | None = _map_fraction("largest")
     normalization: Literal["max", "minmax"] | None = _constant(
         "how each class map is brought to 0 to 1: divided by its maximum, or from its minimum to its maximum",
         card="normalization of class maps",
@@ -115,9 +122,8 @@ class RecordingOptions(CheckedOptions):
 class Rules(RuleOptions, RecordingOptions):
     """The rules from attention to labels: maps, normalization, threshold, CRF, and reliability.
 
-    Every rule has a value; only `crf` has a default. Its option says what it means. If no map has a side in
-    the range of `map_side_min` and `map_side_max`, the maps nearest to it are used. `masks` and `reliability`
-    hold the kinds of both.
+    Every rule has a value; only `crf` has a default. Its option says what it means. `scores` says which maps
+    `map_fraction_min` and `map_fraction_max` choose. `masks` and `reliability` hold the kinds of both.
     """
 
     crf: Implementation = "lattice"
@@ -134,16 +140,46 @@ class Rules(RuleOptions, RecordingOptions):
         return CRF(**{name: getattr(self, f"crf_{name}") for name in names}, implementation=self.crf)
 
 
+def rules_preset(default_text: str) -> Any:
+    """The option that chooses a preset; `default_text` says what is taken without it."""
+    text = "take the values of all rules that are not given from this preset"
+    return option(text, None, RULES, default_text=default_text, metavar=f"{{{','.join(PAINTERS)}}}")
+
+
+def check_preset(name: str, flag: str = "--preset") -> None:
+    """Raises UserError, which says what each preset is for, if there is no preset of this name."""
+    if name not in PAINTERS:
+        known = "; ".join(f"{preset} (for {painters})" for preset, painters in PAINTERS.items())
+        raise UserError(f"{flag} {name}: there is no such preset; choose from {known}")
+
+
+def preset_for(model: str, chosen: str | None = None) -> str:
+    """The preset for a painter, as `--model` names it: the `chosen` one, or else the painter's default.
+
+    Raises UserError if there is no such preset, or if it is not for this painter.
+    """
+    default = "embedded" if model == "embedded" else "photo"
+    if chosen is not None:
+        check_preset(chosen)
+    if chosen == "embedded" != default:
+        others = ", ".join(name for name in PAINTERS if name != chosen)
+        raise UserError(
+            f"--preset embedded is for the embedded painter alone, not for {model}: choose from {others}"
+        )
+    return chosen or default
+
+
 def load_rules(preset: str) -> Rules:
     """The rules of a preset."""
-    return Rules(**read_preset(PRESETS, preset))
+    values = read_preset(PRESETS, preset)
+    return Rules(**{f.name: values[f.name] for f in fields(Rules) if f.name in values})
 
 
 def complete(config: Any, rules: Rules) -> Any:
     """`config` with the values of `rules` for every rule that it does not give.
 
     Raises UserError for another beta than that of `rules` if the threshold is not fixed, for an empty range
-    of steps or sides, and if the code of the dense CRF is not installed.
+    of steps or map sizes, and if the code of the dense CRF is not installed.
     """
     filled = fill(config, asdict(rules))
     check_installed(filled.crf)
@@ -151,7 +187,7 @@ def complete(config: Any, rules: Rules) -> Any:
         raise UserError(
             f"--beta is used only with --threshold fixed, but the threshold is {filled.threshold}"
         )
-    for least, most in (("record_from", "record_to"), ("map_side_min", "map_side_max")):
+    for least, most in (("record_from", "record_to"), ("map_fraction_min", "map_fraction_max")):
         low, high = (getattr(filled, name, 0) for name in (least, most))
         if low > high:
             raise UserError(f"{flag_of(least)} {low} is above {flag_of(most)} {high}")

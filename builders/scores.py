@@ -5,6 +5,7 @@ coarse maps are more certain of the class. Masks are always computed from scores
 bits, so that they can be computed again bit for bit.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,15 +20,16 @@ FLAT = 0.25
 
 
 def class_scores(
-    maps: Sequence[Mapping[tuple[int, int], torch.Tensor]], rules: Rules
+    maps: Sequence[Mapping[tuple[int, int], torch.Tensor]], rules: Rules, latent_side: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores (K, h, w) in [0, 1] and raw peaks (K,) of the K classes of one image: float32, on the CPU.
 
-    `maps` has for each class its maps by (h, w), with the same sizes for all classes; K is at least 1. The
-    scores have the largest size that the rules choose. A peak is the maximum of the averaged map before
-    normalization; it is NaN if the attention was not finite. Such maps, and flat maps, have scores of 0.
+    `maps` has for each class its maps by (h, w), with the same sizes for all classes; K is at least 1.
+    `latent_side` is the shorter side of the latents of the image. The scores have the largest size that the
+    rules choose (`chosen_sizes`). A peak is the maximum of the averaged map before normalization; it is NaN
+    if the attention was not finite. Such maps, and flat maps, have scores of 0.
     """
-    sizes = _chosen(list(maps[0]), (rules.map_side_min, rules.map_side_max))
+    sizes = chosen_sizes(list(maps[0]), rules, latent_side)
     largest = max(sizes)
     resized = [
         upsample(torch.stack([of_class[size] for of_class in maps]).float().cpu(), largest) for size in sizes
@@ -57,8 +59,16 @@ def dequantize(scores: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(scores).float() / 255
 
 
-def _chosen(sizes: list[tuple[int, int]], sides: tuple[int, int]) -> list[tuple[int, int]]:
-    """The sizes whose shorter side lies in the closed range `sides`, or else the nearest (or larger) one."""
-    distance = {size: max(sides[0] - min(size), min(size) - sides[1], 0) for size in sizes}
+def chosen_sizes(sizes: Sequence[tuple[int, int]], rules: Rules, latent_side: int) -> list[tuple[int, int]]:
+    """The map sizes (h, w) that the rules choose for latents whose shorter side is `latent_side`.
+
+    The shorter side of a map must lie between the fractions `map_fraction_min` and `map_fraction_max` of
+    `latent_side`. The lower bound is rounded down and the upper bound up to a whole number, because a UNet
+    rounds up when it halves an odd side. If there is no such map, the nearest one is chosen; of two, the
+    larger.
+    """
+    low = math.floor(rules.map_fraction_min * latent_side)
+    high = math.ceil(rules.map_fraction_max * latent_side)
+    distance = {size: max(low - min(size), min(size) - high, 0) for size in sizes}
     nearest = min(sizes, key=lambda size: (distance[size], -min(size)))
     return [size for size in sizes if distance[size] == 0] or [nearest]

@@ -109,7 +109,12 @@ class BuildDirectory:
         try:
             identity = self.record()["identity"]
             return Rules(**{f.name: identity[f.name] for f in fields(Rules)})
-        except (LookupError, TypeError) as error:
+        except KeyError as error:
+            raise UserError(
+                f"{self.path / 'build.json'} lacks {error}: restore it from a copy, or, if an older version"
+                " of attn2mask made it, build into another directory"
+            ) from error
+        except TypeError as error:
             raise self._damaged() from error
 
     def _damaged(self) -> UserError:

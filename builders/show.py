@@ -81,7 +81,7 @@ def sheet(rows: Sequence[dict[str, Any]], table: ClassTable) -> Image.Image:
 def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0) -> None:
     """Paint `prompt` with the painter's defaults, and draw the image and a heat map of each token."""
     from attn2mask.builders.prompts import Prompt
-    from attn2mask.builders.rules import load_rules
+    from attn2mask.builders.rules import load_rules, preset_for
     from attn2mask.builders.scores import class_scores
 
     tokenizer = painter.tokenizers[0]
@@ -91,9 +91,10 @@ def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0)
     positions = tuple(range(len(tokens)))
     words = tuple(f"{position}: {token}" for position, token in enumerate(tokens))
     every = Prompt(prompt, prompt, "", positions, words, tuple((position,) for position in positions))
-    rules = load_rules("default")
-    images, maps, _ = painter.paint([every], [seed], replace(painter.defaults, window=rules.window))
-    scores, _ = class_scores([maps[0][word] for word in words], rules)
+    rules, defaults = load_rules(preset_for(painter.facts["model"])), painter.defaults
+    images, maps, _ = painter.paint([every], [seed], replace(defaults, window=rules.window))
+    latent_side = painter.latent_side(defaults.height, defaults.width)
+    scores, _ = class_scores([maps[0][word] for word in words], rules, latent_side)
     tiles = [images[0], *(heat_map(images[0], score) for score in scores.numpy())]
     cells = list(map(_cell, tiles, [prompt, *tokens]))
     lines = [_joined(cells[start : start + 6]) for start in range(0, len(cells), 6)]

@@ -41,6 +41,11 @@ class Synthesizer:
     seed: int
     batch_size: int
 
+    @property
+    def latent_side(self) -> int:
+        """The shorter side of the latents of an image."""
+        return self.painter.latent_side(self.painting.height, self.painting.width)
+
     # The main path.
 
     def synthesize(self, indices: Sequence[int], attempt: int) -> Iterator["Candidate"]:
@@ -52,7 +57,9 @@ class Synthesizer:
             indices, prompts, seeds, images, maps, faults, strict=True
         ):
             if fault is None:
-                scores, peaks = class_scores([of_word[word] for word in prompt.words], self.rules)
+                scores, peaks = class_scores(
+                    [of_word[word] for word in prompt.words], self.rules, self.latent_side
+                )
                 classes, scores, peaks = prompt.classes, quantize(scores), tuple(peaks.tolist())
             else:
                 classes, scores, peaks = (), np.zeros((0, 1, 1), np.uint8), ()

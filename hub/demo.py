@@ -83,7 +83,7 @@ def measure_masks(images: "list[PaintedImage]") -> dict[str, Any]:
     from attn2mask.training.referee import load_referee
 
     logger.info("Comparing the masks with the referee")
-    table, referee, default = load_table("voc"), load_referee(), load_rules("default")
+    table, referee, default = load_table("voc"), load_referee(), load_rules("embedded")
     targets = referee.segment(np.stack([image.image for image in images]))
     classes = [image.classes for image in images]
     report: dict[str, Any] = {

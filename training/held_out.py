@@ -137,7 +137,7 @@ def attention_masks(folder: Path, count: int) -> dict[str, float]:
         scenes = list(held_out_scenes(world, count))
         bar = tqdm(record_scenes(painter, table, scenes), f"recording {world}", count, mininterval=5)
         targets = [scene.mask for scene in scenes]
-        found[world] = recorded_quality(list(bar), targets, load_rules("default"), table)["crf"]
+        found[world] = recorded_quality(list(bar), targets, load_rules("embedded"), table)["crf"]
     return found
 
 

@@ -30,17 +30,18 @@ TIMESTEP = 350  # of 1,000: the noise that is added to drawn scenes
 
 @dataclass(frozen=True)
 class RecordedImage:
-    """An image (H, W, 3) uint8, the mask ids of the classes in its prompt, and each class word's attention
-    maps by (h, w).
+    """An image (H, W, 3) uint8, the mask ids of the classes in its prompt, each class word's attention maps
+    by (h, w), and the shorter side of the latents.
     """
 
     image: np.ndarray
     classes: tuple[int, ...]
     maps: Sequence[Mapping[tuple[int, int], Tensor]]
+    latent_side: int
 
     def labels(self, rules: Rules, table: ClassTable) -> Labels:
         """The labels of the image under `rules`."""
-        scores = quantize(class_scores(self.maps, rules)[0])
+        scores = quantize(class_scores(self.maps, rules, self.latent_side)[0])
         return label_image(self.image, scores, rules, table.background is not None)
 
 
@@ -91,27 +92,48 @@ def prompt_for(text: str, table: ClassTable, painter: Painter) -> Prompt:
     return source.prompt(0, 0)
 
 
+def class_prompt(
+    classes: Iterable[int], place: str, table: ClassTable, painter: Painter, rng: np.random.Generator
+) -> Prompt:
+    """A prompt in which the classes with these mask ids are in a place (may be empty)."""
+    words = [nouns(table.classes[k - table.first_id])[0] for k in classes]
+    return prompt_for(sentence([phrase(word, 1, rng) for word in words], place, rng), table, painter)
+
+
 @torch.no_grad()
+def record_image(painter: Painter, image: np.ndarray, prompt: Prompt, seed: int) -> RecordedImage:
+    """An image (H, W, 3) uint8 with the attention of one denoising pass at `TIMESTEP` for a prompt.
+
+    The image is encoded, and noise of `seed` is added. H and W are multiples of the pipeline's factor.
+    """
+    pipe, device = painter.pipe, painter.pipe.unet.device
+    signal = pipe.scheduler.alphas_cumprod[TIMESTEP]
+    # The autoencoder of Stable Diffusion XL overflows in float16.
+    latent = pipe.vae.float().encode(to_tensor(image[None]).to(device)).latent_dist.mean.cpu()
+    latent = latent * pipe.vae.config.scaling_factor
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+    noisy = (signal.sqrt() * latent + (1 - signal).sqrt() * noise).to(device, pipe.unet.dtype)
+    embedding, _, *pooled = pipe.encode_prompt(
+        prompt.text, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    height, width = image.shape[:2]
+    conditions = {}
+    if pooled:  # Stable Diffusion XL; it also takes original size, crop and target size
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], device=device, dtype=embedding.dtype)
+        conditions = {"text_embeds": pooled[0], "time_ids": sizes}
+    spans = [dict(zip(prompt.words, prompt.spans, strict=True))]
+    with AttentionRecorder(pipe.unet, spans) as recorder:
+        pipe.unet(noisy, TIMESTEP, embedding, added_cond_kwargs=conditions)
+    maps = [recorder.maps[0][word] for word in prompt.words]
+    return RecordedImage(image, prompt.classes, maps, painter.latent_side(height, width))
+
+
 def record_scenes(
     painter: Painter, table: ClassTable, scenes: Iterable[DrawnScene]
 ) -> Iterator[RecordedImage]:
-    """Drawn scenes with the attention of one denoising pass at `TIMESTEP`, with a caption of their things."""
-    pipe = painter.pipe
-    signal = pipe.scheduler.alphas_cumprod[TIMESTEP]
+    """`record_image` of drawn scenes, with a caption of their things."""
     for index, scene in enumerate(scenes):
         rng = np.random.default_rng([HELD_OUT, index, 1])
-        names = dict.fromkeys(thing.kind.thing for thing in scene.things)
-        words = [nouns(table.classes[table.id_of(name) - table.first_id])[0] for name in names]
-        text = sentence([phrase(word, 1, rng) for word in words], scene.place, rng)
-        prompt = prompt_for(text, table, painter)
-        latent = pipe.vae.encode(to_tensor(scene.image[None])).latent_dist.mean
-        latent = latent * pipe.vae.config.scaling_factor
-        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(index))
-        noisy = signal.sqrt() * latent + (1 - signal).sqrt() * noise
-        tokens = pipe.tokenizer(prompt.text, padding="max_length", truncation=True, return_tensors="pt")
-        embedding = pipe.text_encoder(tokens.input_ids).last_hidden_state
-        spans = [dict(zip(prompt.words, prompt.spans, strict=True))]
-        with AttentionRecorder(pipe.unet, spans) as recorder:
-            pipe.unet(noisy, TIMESTEP, embedding)
-        maps = [recorder.maps[0][word] for word in prompt.words]
-        yield RecordedImage(scene.image, prompt.classes, maps)
+        classes = [table.id_of(name) for name in dict.fromkeys(thing.kind.thing for thing in scene.things)]
+        prompt = class_prompt(classes, scene.place, table, painter, rng)
+        yield record_image(painter, scene.image, prompt, index)

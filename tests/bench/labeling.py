@@ -20,7 +20,7 @@ IMAGES = 8
 
 def crf(model: str, quick: bool) -> Iterator[Row]:
     """Painted images whose coarse masks have at least two labels, at two sizes."""
-    painter, table, rules = load_painter(model), load_table("voc"), load_rules("default")
+    painter, table, rules = load_painter(model), load_table("voc"), load_rules("embedded")
     source = PromptSource(table, None, painter.tokenizers, seed=0)
     prompts = [source.prompt(index, 0) for index in range(IMAGES)]
     seeds = [image_seed(0, index, 0) for index in range(IMAGES)]

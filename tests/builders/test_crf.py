@@ -12,7 +12,7 @@ from attn2mask.builders.options import preset_names
 from attn2mask.builders.rules import CRF, PRESETS, load_rules
 
 PRESET_NAMES = preset_names(PRESETS)
-DEFAULT = load_rules("default").dense_crf
+DEFAULT = load_rules("embedded").dense_crf
 
 
 def refine(image, labels, crf=DEFAULT):

@@ -10,7 +10,7 @@ from attn2mask.builders.rules import PRESETS, load_rules
 from attn2mask.builders.scores import dequantize, upsample
 from attn2mask.builders.table_reader import load_table
 
-DEFAULT = load_rules("default")
+DEFAULT = load_rules("embedded")
 
 
 def scene():

@@ -131,7 +131,7 @@ def test_agreement_takes_the_threshold_that_the_crf_confirms():
     ring = np.zeros_like(inside)
     ring[8:-8, 8:-8] = True
     scores = torch.from_numpy(np.where(inside, 0.9, np.where(ring, 0.55, 0.0))).float()[None]
-    field = DenseCRF(image, load_rules("default").dense_crf)
+    field = DenseCRF(image, load_rules("embedded").dense_crf)
     thresholds, coarse, refined = agreement_threshold(field, scores, torch.tensor([0.2]), True)
     assert thresholds.tolist() == pytest.approx([0.6])
     assert np.array_equal(coarse, inside)
@@ -141,7 +141,7 @@ def test_agreement_takes_the_threshold_that_the_crf_confirms():
 def test_agreement_keeps_otsu_among_equals_and_never_an_empty_mask():
     image, inside = square()
     scores = torch.from_numpy(np.where(inside, 0.55, 0.0)).float()[None]
-    field = DenseCRF(image, load_rules("default").dense_crf)
+    field = DenseCRF(image, load_rules("embedded").dense_crf)
     thresholds, coarse, _ = agreement_threshold(field, scores, torch.tensor([0.25]), True)
     assert thresholds.tolist() == [0.25]
     assert not coarse_mask(scores, torch.tensor([max(CANDIDATES)]), True).any()

@@ -526,11 +526,11 @@ def test_overflow_reaches_the_gate(tiny_pipeline):
     layer.to_q.weight.data *= 6e4
     with AttentionRecorder(pipe, spans_of(pipe)[:1]) as recorder:
         paint(pipe, PROMPTS[:1])
-    scores, peaks = class_scores(list(recorder.maps[0].values()), load_rules("default"))
+    scores, peaks = class_scores(list(recorder.maps[0].values()), load_rules("embedded"))
     assert peaks.isnan().all()
     assert not scores.any()
     image = torch.zeros(128, 128, 3, dtype=torch.uint8).numpy()
-    labels = label_image(image, quantize(scores), load_rules("default"), background=True)
+    labels = label_image(image, quantize(scores), load_rules("embedded"), background=True)
     reasons = faults(labels, peaks.tolist(), WORDS[0])
     assert list(reasons) == [0, 1]
     assert "is not finite" in reasons[0]

@@ -7,7 +7,7 @@ from attn2mask.builders.masks import coarse_mask
 from attn2mask.builders.reliability import agreement, margin, two_threshold
 from attn2mask.builders.rules import load_rules
 
-CRF = load_rules("default").dense_crf
+CRF = load_rules("embedded").dense_crf
 
 
 def refined_of(probabilities, present) -> Refined:

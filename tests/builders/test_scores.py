@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.scores import class_scores, dequantize, quantize
 
-DEFAULT = load_rules("default")  # min-max
+DEFAULT = load_rules("embedded")  # min-max
 
 
 def maps_of(*sizes, seed=0):

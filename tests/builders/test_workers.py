@@ -27,7 +27,7 @@ def test_the_pool_has_the_private_attributes_that_watching_it_needs():
     image = np.zeros((16, 16, 3), np.uint8)
     with labeling_pool(1) as pool:
         scores = np.zeros((0, 1, 1), np.uint8)
-        labeled = pool.submit(label, image, scores, [], [], [], load_rules("default"), load_table("voc"))
+        labeled = pool.submit(label, image, scores, [], [], [], load_rules("embedded"), load_table("voc"))
         assert labeled.result().image == encode_png(image)
         (process,) = pool._processes.values()
         assert process.is_alive()

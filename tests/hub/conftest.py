@@ -19,7 +19,7 @@ from attn2mask.builders.sample import Sample
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import load_table
 
-RULES = load_rules("default")
+RULES = load_rules("embedded")
 # Text that Markdown, HTML or a template would read as its own.
 PROMPT = "a <b>{}</b> | of <!-- things & ${{1 + 1}}, {{{{2 * 3}}}}"
 PAINTER = {

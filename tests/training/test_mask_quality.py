@@ -65,9 +65,9 @@ def test_drawn_scenes_are_recorded_with_the_classes_that_they_show():
         shown = {table.id_of(thing.kind.thing) for thing in scene.things}
         assert set(image.classes) == shown
         assert len(image.maps) == len(shown)
-        assert image.labels(load_rules("default"), table).mask.shape == scene.mask.shape
+        assert image.labels(load_rules("embedded"), table).mask.shape == scene.mask.shape
     again = list(record_scenes(painter, table, scenes))
-    rules, targets = load_rules("default"), [scene.mask for scene in scenes]
+    rules, targets = load_rules("embedded"), [scene.mask for scene in scenes]
     quality = recorded_quality(recorded, targets, rules, table)
     assert quality == recorded_quality(again, targets, rules, table)
     # Masks of the wrong scenes are worse than those of the right ones.

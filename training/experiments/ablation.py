@@ -74,7 +74,7 @@ class AblationConfig(ExperimentConfig):
 
 def make_data(data: Path, count: int) -> None:
     """Make what is missing of the variants' datasets, `count` rows each."""
-    table, rules = load_table("voc"), load_rules("default")
+    table, rules = load_table("voc"), load_rules("embedded")
     default = data / "default"
     build_rows(default, count)
     build_rows(data / "plain", count, alias_probability=0.0)

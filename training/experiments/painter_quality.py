@@ -9,7 +9,7 @@ The measurements are:
 - pairs: the share of captions with two classes for which the referee finds both in the image;
 - painted: the masks of all these images are compared with the referee's.
 
-Both kinds of masks are measured under each preset, and under the default preset with each threshold and
+Both kinds of masks are measured under each preset, and under the preset `embedded` with each threshold and
 reliability.
 """
 
@@ -33,9 +33,9 @@ from attn2mask.builders.painter import Painter, load_painter
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.rules import PRESETS, Reliability, Rules, Threshold, load_rules
 from attn2mask.builders.table_reader import load_table
-from attn2mask.builders.words.grammar import nouns, phrase, pick, sentence, usual_places
+from attn2mask.builders.words.grammar import pick, usual_places
 from attn2mask.training.held_out import held_out_scenes, referee_accuracy
-from attn2mask.training.mask_quality import RecordedImage, prompt_for, record_scenes, recorded_quality
+from attn2mask.training.mask_quality import RecordedImage, class_prompt, record_scenes, recorded_quality
 from attn2mask.training.referee import load_referee
 
 logger = logging.getLogger(__name__)
@@ -58,12 +58,12 @@ class PainterQualityConfig(CheckedOptions):
 
 
 def rule_sets() -> dict[str, Rules]:
-    """The rules to compare: all presets, and the default preset with each threshold and reliability."""
-    default = load_rules("default")
+    """The rules to compare: all presets, and `embedded` with each threshold and reliability."""
+    own = load_rules("embedded")
     rules = {name: load_rules(name) for name in preset_names(PRESETS)}
-    rules |= {f"default, threshold {t}": replace(default, threshold=t) for t in get_args(Threshold)}
-    rules |= {f"default, reliability {r}": replace(default, reliability=r) for r in get_args(Reliability)}
-    return {name: rule for name, rule in rules.items() if name == "default" or rule != default}
+    rules |= {f"embedded, threshold {t}": replace(own, threshold=t) for t in get_args(Threshold)}
+    rules |= {f"embedded, reliability {r}": replace(own, reliability=r) for r in get_args(Reliability)}
+    return {name: rule for name, rule in rules.items() if name == "embedded" or rule != own}
 
 
 def make_prompt(
@@ -71,8 +71,8 @@ def make_prompt(
 ) -> Prompt:
     """A prompt that names the classes at positions of `table.classes`, in a usual place of the first."""
     labels = [table.classes[k] for k in classes]
-    phrases = [phrase(nouns(label)[0], 1, rng) for label in labels]
-    return prompt_for(sentence(phrases, pick(usual_places(labels[0]), rng), rng), table, painter)
+    ids = [table.first_id + k for k in classes]
+    return class_prompt(ids, pick(usual_places(labels[0]), rng), table, painter, rng)
 
 
 def paint(painter: Painter, prompts: Sequence[Prompt]) -> Iterator[RecordedImage]:
@@ -82,7 +82,8 @@ def paint(painter: Painter, prompts: Sequence[Prompt]) -> Iterator[RecordedImage
         seeds = [PAINTED_SEED + start + k for k in range(len(batch))]
         images, maps, _ = painter.paint(batch, seeds, painter.defaults)
         for prompt, image, by_word in zip(batch, images, maps, strict=True):
-            yield RecordedImage(image, prompt.classes, [by_word[word] for word in prompt.words])
+            maps = [by_word[word] for word in prompt.words]
+            yield RecordedImage(image, prompt.classes, maps, painter.latent_side(*image.shape[:2]))
 
 
 def recognized(

@@ -29,7 +29,7 @@ from attn2mask.hub.preview.predictions import prediction_page
 from attn2mask.hub.preview.rows import chosen_rules, read_row, row_page
 from attn2mask.training.checkpoint import load_checkpoint
 
-RULES = load_rules("default")
+RULES = load_rules("embedded")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")  # or playwright's own
 
 # The command

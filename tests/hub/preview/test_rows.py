@@ -17,7 +17,7 @@ from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.preview.rows import chosen_rules, read_row, remask_command, row_page
 
-TABLE, RULES = load_table("voc"), load_rules("default")
+TABLE, RULES = load_table("voc"), load_rules("embedded")
 
 
 def test_rows_are_read_one_by_one_from_their_shards(data, drawn_sample):

@@ -15,7 +15,7 @@ from attn2mask.training.mask_quality import RecordedImage
 
 
 def image_of(*classes: int) -> RecordedImage:
-    return RecordedImage(np.zeros((10, 20, 3), np.uint8), classes, [])
+    return RecordedImage(np.zeros((10, 20, 3), np.uint8), classes, [], 2)
 
 
 def mask_of(**areas: int) -> np.ndarray:
@@ -47,14 +47,14 @@ def test_all_classes_of_a_pair_must_be_present():
 
 def test_the_rules_that_are_compared_differ():
     rules = painter_quality.rule_sets()
-    assert rules["default"] == load_rules("default")
-    assert {"paper", "replication", "default, threshold fixed", "default, reliability margin"} <= set(rules)
+    assert rules["embedded"] == load_rules("embedded")
+    assert {"paper", "replication", "embedded, threshold fixed", "embedded, reliability margin"} <= set(rules)
     assert len(set(rules.values())) == len(rules)
 
 
 def test_a_toy_measurement_writes_its_report(tmp_path, monkeypatch, capsys):
     rules = painter_quality.rule_sets()
-    few = {name: rules[name] for name in ("default", "default, threshold fixed")}
+    few = {name: rules[name] for name in ("embedded", "embedded, threshold fixed")}
     monkeypatch.setattr(painter_quality, "rule_sets", lambda: few)
     painter = load_painter()
     painter.defaults = replace(painter.defaults, steps=5)
@@ -73,5 +73,5 @@ def test_a_toy_measurement_writes_its_report(tmp_path, monkeypatch, capsys):
             assert 0.1 < quality["crf"] <= 1
             assert 0 < quality["reliable"] <= 1
     out = capsys.readouterr().out
-    assert "default, threshold fixed" in out
+    assert "embedded, threshold fixed" in out
     assert f"made {tmp_path / 'painter_quality.json'}" in out
