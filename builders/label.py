@@ -57,11 +57,12 @@ def label_image(
     field = field or DenseCRF(image, rules.dense_crf)
     small = dequantize(scores)
     large = upsample(small, image.shape[:2])
+    adaptive = otsu(small).clamp(min=rules.least_threshold)
     if rules.threshold == "agreement":
-        thresholds, coarse, refined = agreement_threshold(field, large, otsu(small), background)
+        thresholds, coarse, refined = agreement_threshold(field, large, adaptive, background)
     else:
         fixed = torch.full((len(scores),), fixed_threshold(rules.beta))
-        thresholds = otsu(small) if rules.threshold == "otsu" else fixed
+        thresholds = adaptive if rules.threshold == "otsu" else fixed
         coarse = coarse_mask(large, thresholds, background).numpy()
         refined = field.refine(coarse)
     # Without a background, pixels of no class are ignored.

@@ -55,7 +55,7 @@ class RemaskConfig(RuleOptions):
         """The rules of the new masks, given those of the build and its painter. Raises UserError if options
         contradict each other, or if the preset does not exist or is not for the painter.
         """
-        filled = complete(self, load_rules(preset_for(model, self.preset)) if self.preset else built)
+        filled = complete(self, built if self.preset is None else load_rules(preset_for(model, self.preset)))
         return replace(built, **{f.name: getattr(filled, f.name) for f in fields(RuleOptions)})
 
 

@@ -73,6 +73,12 @@ class RuleOptions(CheckedOptions):
     beta: float | None = _rule(
         "sets the fixed threshold to (1 - beta) / 2", at_least=0, at_most=1, card="beta of the threshold"
     )
+    least_threshold: float | None = _rule(
+        "raise Otsu's thresholds to at least this; 0 leaves them as they are",
+        at_least=0,
+        at_most=1,
+        card="least threshold",
+    )
     reliability: Reliability | None = _rule(
         "which pixels to trust: where coarse mask and CRF agree, where two thresholds agree, or where the"
         " CRF's best label leads by a margin",
@@ -178,14 +184,19 @@ def load_rules(preset: str) -> Rules:
 def complete(config: Any, rules: Rules) -> Any:
     """`config` with the values of `rules` for every rule that it does not give.
 
-    Raises UserError for another beta than that of `rules` if the threshold is not fixed, for an empty range
-    of steps or map sizes, and if the code of the dense CRF is not installed.
+    Raises UserError for another beta than that of `rules` if the threshold is not fixed, for another least
+    threshold if it is, for an empty range of steps or map sizes, and if the code of the dense CRF is not
+    installed.
     """
     filled = fill(config, asdict(rules))
     check_installed(filled.crf)
-    if filled.beta != rules.beta and filled.threshold != "fixed":
+    unused, used_with = (
+        ("least_threshold", "otsu or agreement") if filled.threshold == "fixed" else ("beta", "fixed")
+    )
+    if getattr(filled, unused) != getattr(rules, unused):
         raise UserError(
-            f"--beta is used only with --threshold fixed, but the threshold is {filled.threshold}"
+            f"{flag_of(unused)} is used only with --threshold {used_with}, but the threshold is"
+            f" {filled.threshold}"
         )
     for least, most in (("record_from", "record_to"), ("map_fraction_min", "map_fraction_max")):
         low, high = (getattr(filled, name, 0) for name in (least, most))

@@ -49,6 +49,10 @@ class StubPainter:
     def check(self, steps: int, height: int, width: int) -> None:
         """All sizes can be made."""
 
+    def latent_side(self, height: int, width: int) -> int:
+        """See `Painter.latent_side`."""
+        return min(height, width) // self.pipe.vae_scale_factor
+
     def paint(self, prompts: Sequence[Prompt], seeds: Sequence[int], painting: Painting) -> tuple:
         """See `Painter.paint`."""
         height, width = painting.height, painting.width

@@ -25,11 +25,12 @@ def crf(model: str, quick: bool) -> Iterator[Row]:
     prompts = [source.prompt(index, 0) for index in range(IMAGES)]
     seeds = [image_seed(0, index, 0) for index in range(IMAGES)]
     images, maps, _ = painter.paint(prompts, seeds, painter.defaults)
+    latent_side = painter.latent_side(*images.shape[1:3])
     for side, pairs in ((128, 3 if quick else 12), (512, 2 if quick else 5)):
         cases = []
         for image, of_word, prompt in zip(images, maps, prompts, strict=True):
             large = np.array(Image.fromarray(image).resize((side, side)))
-            scores, _ = class_scores([of_word[word] for word in prompt.words], rules)
+            scores, _ = class_scores([of_word[word] for word in prompt.words], rules, latent_side)
             coarse = label_image(large, quantize(scores), rules, True).coarse
             if len(np.unique(coarse[coarse >= 0])) > 1:
                 cases.append((large, coarse))

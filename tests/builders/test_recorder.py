@@ -526,7 +526,7 @@ def test_overflow_reaches_the_gate(tiny_pipeline):
     layer.to_q.weight.data *= 6e4
     with AttentionRecorder(pipe, spans_of(pipe)[:1]) as recorder:
         paint(pipe, PROMPTS[:1])
-    scores, peaks = class_scores(list(recorder.maps[0].values()), load_rules("embedded"))
+    scores, peaks = class_scores(list(recorder.maps[0].values()), load_rules("embedded"), 16)
     assert peaks.isnan().all()
     assert not scores.any()
     image = torch.zeros(128, 128, 3, dtype=torch.uint8).numpy()

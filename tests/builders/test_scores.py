@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -8,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from attn2mask.builders.rules import load_rules
-from attn2mask.builders.scores import class_scores, dequantize, quantize
+from attn2mask.builders.scores import chosen_sizes, class_scores, dequantize, quantize
 
 DEFAULT = load_rules("embedded")  # min-max
 
@@ -19,30 +17,42 @@ def maps_of(*sizes, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("recorded", "chosen"),
+    ("sides", "latent_side", "chosen"),
     [
-        ([(64, 64), (32, 32), (16, 16), (8, 8)], [(32, 32), (16, 16)]),
-        ([(96, 64), (48, 32), (24, 16), (12, 8)], [(48, 32), (24, 16)]),
-        ([(8, 8), (4, 4)], [(8, 8)]),
-        ([(128, 128), (64, 64)], [(64, 64)]),
-        ([(52, 52), (12, 12)], [(52, 52)]),
+        ([64, 32, 16, 8], 64, [32, 16]),  # Stable Diffusion 1.5 at 512 pixels
+        ([96, 48, 24, 12], 96, [48, 24]),  # at 768 pixels
+        ([64, 32], 128, [64, 32]),  # Stable Diffusion XL at 1,024 pixels
+        ([91, 46, 23, 12], 91, [46, 23]),  # a UNet rounds up when it halves an odd side
+        ([16, 8, 4], 16, [8, 4]),  # the embedded painter
+        ([8], 8, [8]),  # none lies in the range: the nearest
+        ([16, 2], 16, [2]),
+        ([12, 6], 60, [12]),
     ],
 )
-def test_chosen_resolutions(recorded, chosen):
-    """Maps outside the range make no difference; where none lies in it, the nearest is used."""
-    maps, rules = maps_of(*recorded), replace(DEFAULT, map_side_min=16, map_side_max=48)
-    scores, peaks = class_scores([maps], rules)
-    expected, expected_peaks = class_scores([{size: maps[size] for size in chosen}], rules)
-    assert scores.shape == (1, *max(chosen))
+def test_map_sizes_are_fractions_of_the_latents(sides, latent_side, chosen):
+    """`paper` takes a quarter and a half of the latents' shorter side. Other maps make no difference."""
+    maps, rules = maps_of(*((side, 2 * side) for side in sides)), load_rules("paper")
+    assert [height for height, _ in chosen_sizes(list(maps), rules, latent_side)] == chosen
+    scores, peaks = class_scores([maps], rules, latent_side)
+    expected, expected_peaks = class_scores(
+        [{(h, 2 * h): maps[h, 2 * h] for h in chosen}], rules, latent_side
+    )
+    assert scores.shape == (1, max(chosen), 2 * max(chosen))
     assert torch.equal(scores, expected)
     assert torch.equal(peaks, expected_peaks)
+
+
+def test_the_preset_of_the_embedded_painter_takes_its_finest_maps_and_those_of_half_their_side():
+    rules = load_rules("embedded")
+    assert chosen_sizes([(16, 16), (8, 8), (4, 4)], rules, 16) == [(16, 16), (8, 8)]
+    assert chosen_sizes([(16, 32), (8, 16), (4, 8)], rules, 16) == [(16, 32), (8, 16)]
 
 
 def test_resolutions_have_equal_weight():
     small, large = torch.zeros(16, 16), torch.zeros(32, 32)
     small[:8] = 0.4
     large[:, :16] = 0.2
-    scores, peaks = class_scores([{(16, 16): small, (32, 32): large}], load_rules("paper"))
+    scores, peaks = class_scores([{(16, 16): small, (32, 32): large}], load_rules("paper"), 64)
     assert peaks.item() == pytest.approx(0.3)
     corners = scores[0, [0, 0, -1, -1], [0, -1, 0, -1]]
     torch.testing.assert_close(corners, torch.tensor([0.3, 0.2, 0.1, 0.0]) / 0.3)
@@ -51,16 +61,16 @@ def test_resolutions_have_equal_weight():
 def test_normalizing():
     """Each class by itself; the maximum leaves the floor where it is, min-max does not."""
     maps = [{(16, 16): torch.linspace(0.1, 0.2, 256).view(16, 16)}, maps_of((16, 16))]
-    scores, peaks = class_scores(maps, load_rules("paper"))
+    scores, peaks = class_scores(maps, load_rules("paper"), 32)
     assert scores[0, 0, 0].item() == pytest.approx(0.5)
-    scores, again = class_scores(maps, DEFAULT)
+    scores, again = class_scores(maps, DEFAULT, 32)
     assert torch.equal(peaks, again)
     assert peaks[0].item() == pytest.approx(0.2)
     assert scores.amin((1, 2)).tolist() == [0, 0]
     assert scores.amax((1, 2)).tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("preset", ["paper", "default"])
+@pytest.mark.parametrize("preset", ["paper", "embedded", "photo"])
 def test_maps_that_say_nothing(preset):
     """Not a number, empty, flat and nearly flat maps score 0 and leave the others alone."""
     good = maps_of((16, 16), (32, 32))
@@ -69,12 +79,12 @@ def test_maps_that_say_nothing(preset):
     empty = {size: torch.zeros(size) for size in good}
     flat = {size: torch.full(size, 0.02) for size in good}
     noisy = {size: 0.02 + 0.01 * values for size, values in good.items()}
-    scores, peaks = class_scores([broken, empty, flat, noisy, good], load_rules(preset))
+    scores, peaks = class_scores([broken, empty, flat, noisy, good], load_rules(preset), 64)
     assert peaks[0].isnan()
     assert peaks[1] == 0
     assert peaks[2].item() == pytest.approx(0.02)
     assert not scores[:4].any()
-    assert torch.equal(scores[4:], class_scores([good], load_rules(preset))[0])
+    assert torch.equal(scores[4:], class_scores([good], load_rules(preset), 64)[0])
 
 
 @given(arrays(np.float32, (2, 5, 3), elements=st.floats(0, 1, width=32)))

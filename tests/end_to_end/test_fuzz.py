@@ -453,7 +453,7 @@ KNOWN = st.fixed_dictionaries(
         "store-scores": odd(st.booleans()),
         "no-balance": odd(st.booleans()),
         "captions": odd(NAMES),
-        "preset": odd(st.sampled_from(["paper", "default"])),
+        "preset": odd(st.sampled_from(["paper", "replication"])),
         "steps": odd(st.none()),
     },
 )

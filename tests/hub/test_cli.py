@@ -95,6 +95,7 @@ ARGUMENTS = {
     "train": ["--dataset", "data"],
     "adapt": ["--data", "images"],
     "evaluate": ["--checkpoint", "run", "--dataset", "data"],
+    "evaluate-rules": ["--dataset", "data"],
     "show": ["data"],
     "preview": ["data"],
     "publish dataset": ["data", "org/name"],
@@ -150,7 +151,7 @@ def test_flags_win_over_yaml(tmp_path):
     [
         ("num_imagse: 3\nsede: 1", "unknown num_imagse, sede; known are"),
         ("num_images: many", "--num-images: invalid int value: 'many'"),
-        ("preset: best", "invalid choice: 'best'"),
+        ("threshold: best", "invalid choice: 'best'"),
         ("seed: [1, 2]", "seed must be one value"),
         ("- voc", "must hold lines of `option: value`"),
         ("a: b: c", "cannot be read"),

@@ -40,6 +40,7 @@ from attn2mask.training.config import TrainConfig
 
 ROWS = 6
 PAPER, REPLICATION, LIKELY = "the paper", "a published replication", "likely the paper's; **not verified**"
+REPLICATED = "the paper, as a published replication says"
 # Tables of what a build recorded, by their first heads.
 RECORDED = ("painting", "option", "library", "reason", "row")
 
@@ -103,7 +104,7 @@ def test_the_card_names_no_folder_of_this_machine(card, tmp_path_factory):
     [
         ("build.json", ("identity", "seed", 4711), "| seed | 4711 |"),
         ("build.json", ("identity", "steps", 50), f"| denoising steps | 50 | {OURS} |"),
-        ("build.json", ("identity", "steps", 100), f"| denoising steps | 100 | {REPLICATION} |"),
+        ("build.json", ("identity", "steps", 100), f"| denoising steps | 100 | {REPLICATED} |"),
         ("build.json", ("identity", "guidance_scale", 7.5), f"| guidance scale | 7.5 | {LIKELY} |"),
         ("build.json", ("identity", "alias_probability", 0.25), f"of an alias | 0.25 | {OURS} |"),
         (
@@ -301,8 +302,11 @@ def test_the_card_names_the_files_that_the_command_needs(card, voc, no_figures, 
 
 def test_where_values_come_from():
     assert source_of(BuildConfig, ("alias_probability",), 0.5) == PAPER
-    assert source_of(BuildConfig, ("record_from",), 0.5) == REPLICATION
-    assert source_of(BuildConfig, ("map_side_min",), 16) == LIKELY
+    for rule, value in (("steps", 100), ("record_from", 0.5), ("record_to", 0.5), ("beta", 0.2)):
+        assert source_of(BuildConfig, (rule,), value) == REPLICATED
+    assert "likely the paper's" not in source_of(BuildConfig, ("record_to",), 1.0)
+    assert source_of(BuildConfig, ("normalization",), "minmax") == REPLICATION
+    assert source_of(BuildConfig, ("map_fraction_min",), 0.25) == LIKELY
     assert source_of(BuildConfig, ("crf_gt_prob",), 0.7) == OURS
     assert source_of(BuildConfig, ("what nobody states",), None) == OURS
 
