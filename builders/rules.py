@@ -122,6 +122,12 @@ class RecordingOptions(CheckedOptions):
         "how each class map is brought to 0 to 1: divided by its maximum, or from its minimum to its maximum",
         card="normalization of class maps",
     )
+    word_temperature: float | None = _constant(
+        "let the words of an image compete at each pixel: temperature of the softmax over their attention, as"
+        " a fraction of the largest attention; 0 for no competition",
+        at_least=0,
+        card="temperature of the softmax over the words",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,8 +40,22 @@ def class_scores(
     peaks = torch.where(high.isfinite(), high, torch.nan).flatten()
     floor = low if rules.normalization == "minmax" else torch.zeros_like(low)
     readable = high - low > FLAT * high
-    scores = torch.where(readable, (averaged - floor) / (high - floor), 0.0)
-    return scores.clamp(0, 1), peaks
+    scores = torch.where(readable, (averaged - floor) / (high - floor), 0.0).clamp(0, 1)
+    if rules.word_temperature:
+        scores = scores * word_odds(torch.where(readable, averaged, 0.0), rules.word_temperature)
+    return scores, peaks
+
+
+def word_odds(attention: torch.Tensor, temperature: float) -> torch.Tensor:
+    """How probable each of K words is at each pixel, relative to the most probable one: (K, h, w) in 0 to 1.
+
+    `attention` is (K, h, w), at least 0. The probabilities are a softmax over the words; its `temperature` is
+    a fraction of the largest attention of the image. A word that attends weakly where another one attends
+    strongly gets little there. Where no word attends strongly, all are about equal. ConceptAttention
+    (Helbling et al. 2025) also takes a softmax over the words of an image.
+    """
+    largest = attention.max().clamp(min=torch.finfo(attention.dtype).tiny)
+    return torch.exp((attention - attention.amax(dim=0)) / (temperature * largest))
 
 
 def upsample(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -5,6 +5,7 @@ import pytest
 
 from attn2mask.builders.images import decode_png
 from attn2mask.builders.label import Labels, faults, label, label_image, relabel, taken, to_ids
+from attn2mask.builders.masks import otsu
 from attn2mask.builders.options import preset_names
 from attn2mask.builders.rules import PRESETS, load_rules
 from attn2mask.builders.scores import dequantize, upsample
@@ -50,6 +51,17 @@ def test_every_rule_labels_the_scene(threshold, reliability, graded):
 def test_every_preset_labels_the_scene(preset):
     image, truth, scores = scene()
     assert (label_image(image, scores, load_rules(preset), True).mask == truth).mean() > 0.9
+
+
+def test_a_least_threshold_raises_otsus():
+    image, _, scores = scene()
+    small = dequantize(scores)
+    assert otsu(small).max() < 0.5
+    labels = label_image(image, scores, replace(DEFAULT, least_threshold=0.6), True)
+    candidates = upsample(small, image.shape[:2]).numpy() > 0.6
+    assert ((labels.coarse > 0) == candidates.any(axis=0)).all()
+    lower = label_image(image, scores, replace(DEFAULT, least_threshold=0.1), True)
+    assert np.array_equal(lower.coarse, label_image(image, scores, DEFAULT, True).coarse)
 
 
 def test_fixed_threshold_follows_beta():

@@ -66,3 +66,19 @@ def test_the_replication_sets_its_steps_its_one_recorded_step_and_its_threshold(
     assert (built.rules.threshold, built.rules.beta, built.rules.normalization) == ("fixed", 0.2, "minmax")
     assert resolve(BuildConfig("voc", preset="replication", steps=20)).config.steps == 20
     assert resolve(BuildConfig("voc", model=MODEL)).config.steps is None  # the model's
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"least_threshold": 0.5, "threshold": "fixed"},
+            "--least-threshold is used only with --threshold otsu",
+        ),
+        ({"beta": 0.5}, "--beta is used only with --threshold fixed"),
+        ({"map_fraction_min": 0.5, "map_fraction_max": 0.25}, "--map-fraction-min 0.5 is above"),
+    ],
+)
+def test_rules_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        resolve(BuildConfig("voc", **options))

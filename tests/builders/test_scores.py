@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from attn2mask.builders.rules import load_rules
-from attn2mask.builders.scores import chosen_sizes, class_scores, dequantize, quantize
+from attn2mask.builders.scores import chosen_sizes, class_scores, dequantize, quantize, word_odds
 
 DEFAULT = load_rules("embedded")  # min-max
 
@@ -85,6 +88,32 @@ def test_maps_that_say_nothing(preset):
     assert peaks[2].item() == pytest.approx(0.02)
     assert not scores[:4].any()
     assert torch.equal(scores[4:], class_scores([good], load_rules(preset), 64)[0])
+
+
+def test_words_compete_at_each_pixel():
+    attention = torch.tensor([[[0.2, 0.05, 0.0]], [[0.1, 0.05, 0.1]]])
+    odds = word_odds(attention, 0.5)  # the largest attention is 0.2, so that the scale is 0.1
+    expected = torch.tensor([[[1.0, 1.0, math.exp(-1)]], [[math.exp(-1), 1.0, 1.0]]])
+    torch.testing.assert_close(odds, expected)
+    probabilities = torch.softmax(attention / 0.1, dim=0)
+    torch.testing.assert_close(odds, probabilities / probabilities.amax(0))
+    torch.testing.assert_close(word_odds(3 * attention, 0.5), odds)
+    assert torch.equal(word_odds(torch.zeros(2, 1, 3), 0.5), torch.ones(2, 1, 3))
+
+
+def test_competition_lowers_scores_where_another_word_attends_more():
+    rules = replace(load_rules("photo"), word_temperature=0.3)
+    thing = torch.full((64, 64), 0.02)
+    thing[10:30, 10:30] = 0.2
+    absent = 0.02 + 0.3 * (thing - 0.02)  # a word for nothing in the image attends weakly to the thing
+    maps = [{(64, 64): values} for values in (thing, absent)]
+    without, peaks = class_scores(maps, replace(rules, word_temperature=0.0), 64)
+    scores, again = class_scores(maps, rules, 64)
+    assert torch.equal(peaks, again)
+    assert torch.equal(scores[0], without[0])
+    assert (without[1, 10:30, 10:30] == 1).all()
+    assert scores[1].max() < 0.2
+    assert torch.equal(class_scores(maps[:1], rules, 64)[0], without[:1])
 
 
 @given(arrays(np.float32, (2, 5, 3), elements=st.floats(0, 1, width=32)))

@@ -96,6 +96,10 @@ class EvaluateRulesConfig(CheckedOptions):
         if Path(self.out).suffix != ".json":
             raise UserError(f"--out {self.out}: the name must end in .json")
 
+    def rules(self) -> dict[str, Rules]:
+        """The rules of each preset to compare."""
+        return {name: load_rules(name) for name in dict.fromkeys(self.presets or PAINTERS)}
+
 
 def run(config: EvaluateRulesConfig) -> None:
     """Measure, write the files and print the figures. Raises UserError for what cannot be measured."""
@@ -110,7 +114,7 @@ def run(config: EvaluateRulesConfig) -> None:
     from attn2mask.training.rule_evaluation.measurement import make_case
 
     table = load_table(config.table) if config.table else recorded_table(config.dataset) or load_table("voc")
-    rules = {name: load_rules(name) for name in dict.fromkeys(config.presets or PAINTERS)}
+    rules = config.rules()
     images = open_images(config.dataset, config.split, table)
     count = min(len(images), config.num_images or len(images))
     workers = config.workers or default_workers() + 1
