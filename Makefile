@@ -7,7 +7,7 @@ QUICK ?=
 INSTALL := PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel $(BIN)/python -m pip install --quiet -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: demo test slow lint lowest bench bench-peers survival painter evidence clean
+.PHONY: demo test slow lint lowest bench bench-masks bench-peers survival painter evidence clean
 
 demo: .venv/.installed
 	$(BIN)/attn2mask demo --out runs/demo
@@ -32,6 +32,11 @@ lowest:
 
 bench: .venv/.developer
 	PYTHONPATH=tests $(BIN)/python -m bench $(if $(QUICK),--quick)
+
+# The presets of rules on a folder of images with masks.
+bench-masks: .venv/.installed
+	@test -n "$(DATASET)" || { echo "name a folder of images with masks: make bench-masks DATASET=VOCdevkit/VOC2012"; exit 1; }
+	$(BIN)/attn2mask evaluate-rules --dataset "$(DATASET)" --out runs/rules.json
 
 # DAAM beside ours, in an environment of its own, with libraries of the time when it was released.
 bench-peers: .venv/.developer
