@@ -57,7 +57,7 @@ def _crf_option(name: str, unit: str = "", **more: Any) -> Any:
 
 
 def _map_fraction(bound: str) -> Any:
-    text = f"{bound} side of the attention maps that are used, as a fraction of the side of the latents"
+    text = f"{bound} side of a map as a fraction of the latents' side"
     return _fraction(text, card=f"{bound} side of the attention maps (fraction of the latents' side)")
 
 
@@ -74,7 +74,7 @@ class RuleOptions(CheckedOptions):
         "sets the fixed threshold to (1 - beta) / 2", at_least=0, at_most=1, card="beta of the threshold"
     )
     least_threshold: float | None = _rule(
-        "raise Otsu's thresholds to at least this; 0 leaves them as they are",
+        "least value of Otsu's thresholds",
         at_least=0,
         at_most=1,
         card="least threshold",
@@ -111,10 +111,10 @@ class RecordingOptions(CheckedOptions):
     """The rules that are applied while an image is painted, and cannot be changed afterwards."""
 
     record_from: float | None = _fraction(
-        "first recorded step as a fraction of the denoising run", card="recorded from (fraction of the run)"
+        "first recorded step as a fraction of the run", card="recorded from (fraction of the run)"
     )
     record_to: float | None = _fraction(
-        "last recorded step as a fraction of the denoising run", card="recorded to (fraction of the run)"
+        "last recorded step as a fraction of the run", card="recorded to (fraction of the run)"
     )
     map_fraction_min: float | None = _map_fraction("least")
     map_fraction_max: float | None = _map_fraction("largest")
@@ -123,8 +123,8 @@ class RecordingOptions(CheckedOptions):
         card="normalization of class maps",
     )
     word_temperature: float | None = _constant(
-        "let the words of an image compete at each pixel: temperature of the softmax over their attention, as"
-        " a fraction of the largest attention; 0 for no competition",
+        "softmax over the words of an image: its temperature as a fraction of the largest attention; 0 for"
+        " no softmax",
         at_least=0,
         card="temperature of the softmax over the words",
     )
