@@ -57,7 +57,7 @@ def _crf_option(name: str, unit: str = "", **more: Any) -> Any:
 
 
 def _map_fraction(bound: str) -> Any:
-    text = f"{bound} side of a map as a fraction of the latents' side"
+    text = f"{bound} map side as a fraction of the latents' side"
     return _fraction(text, card=f"{bound} side of the attention maps (fraction of the latents' side)")
 
 
