@@ -114,7 +114,7 @@ def test_the_command_for_rules_is_one_that_remask_takes(data, changes, said):
     rules = replace(RULES, **changes)
     command = remask_command(data, rules)
     assert command == f"attn2mask remask {data.path} {said}"
-    assert parse(RemaskConfig, command.split()[2:], "", "").rules(RULES) == rules
+    assert parse(RemaskConfig, command.split()[2:], "", "").rules(RULES, "embedded") == rules
 
 
 def test_a_class_that_the_rules_drop_is_named(data):
