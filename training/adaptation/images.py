@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -113,12 +114,13 @@ def _captions_in(metadata: Path, folder: Path, names: Collection[str]) -> dict[s
     """
     captions = {}
     inner = metadata.parent.relative_to(folder)
+    composed = {normalize("NFC", name): name for name in names}  # macOS decomposes accents in file names
     for number, row in _records(metadata):
         try:
-            name = (inner / row["file_name"]).as_posix()
+            name = composed.get(normalize("NFC", (inner / row["file_name"]).as_posix()))
         except (LookupError, TypeError) as error:
             raise UserError(f"{metadata}, line {number}: it must have a file_name") from error
-        if name not in names:
+        if name is None:
             raise UserError(f"{metadata}, line {number}: there is no image {row['file_name']!r}")
         captions[name] = _caption(row)
     return captions

@@ -60,6 +60,8 @@ def test_captions_of_inner_folders_and_other_files(tmp_path, caplog):
     )
     (tmp_path / "other" / "metadata.csv").write_text('file_name,text\nc.jfif,"a road,\nand a car"\n')
     (tmp_path / "d.caption").write_text("a tree")
+    street(5).save(tmp_path / "Stu\u0308hle.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "St\u00fchle.png", "text": "chairs"}')
     with caplog.at_level("INFO"):
         found = find_images(str(tmp_path))
     assert {image.name: image.caption for image in found} == {
@@ -68,8 +70,9 @@ def test_captions_of_inner_folders_and_other_files(tmp_path, caplog):
         "other/c.jfif": "a road, and a car",
         "d.png": "a tree",
         "e.png": None,
+        "Stu\u0308hle.png": "chairs",
     }
-    assert "4 of 5 images have a caption" in caplog.text
+    assert "5 of 6 images have a caption" in caplog.text
 
 
 def test_hidden_files_are_no_images_and_other_formats_are_named(frames, tmp_path, caplog):
