@@ -24,7 +24,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 
 import attn2mask.training.deeplabv3plus  # noqa: F401 (registers DeepLabv3+)
 from attn2mask.builders.errors import UserError, first_line
-from attn2mask.training.models import quiet
+from attn2mask.training.backbones import quiet
 
 PEER, RECORD, OPTIONS = "peer", "training_config.json", "train.yaml"
 _WRITING, _WRITTEN = ".checkpoint-writing", ".checkpoint-written"

@@ -6,6 +6,7 @@ A preset fixes the *global* batch, so that a run means the same on one GPU and o
 process and the gradient accumulation follow from the number of processes.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ CONSTANTS = "constants of the method (rarely changed)"
 method_option = partial(option, default=None, group=METHOD, identity=True, default_text="the preset's")
 constant_option = partial(method_option, group=CONSTANTS)
 fraction_option = partial(constant_option, at_least=0, at_most=1)
+area_option = partial(constant_option, above=0, at_most=1)
 # Switches that are off by default, and options that concern only the run.
 switch = partial(option, default=False, group=METHOD, identity=True)
 run_option = partial(option, group=RUN)
@@ -91,6 +93,15 @@ class TrainConfig(RunOptions):
         identity=True,
         required=True,
     )
+    num_rows: int | None = option(
+        "train on the first N rows",
+        None,
+        DATA,
+        identity=True,
+        at_least=1,
+        card="rows trained on (the first)",
+        default_text="all rows",
+    )
     streaming: bool = switch("read rows of a Hub dataset while training, without a local copy", group=DATA)
     workers: int = option("number of processes that load rows", 2, DATA, stored=False, at_least=0)
     eval_dataset: str | None = option("images with masks to measure on while training", None, EVALUATION)
@@ -121,22 +132,58 @@ class TrainConfig(RunOptions):
         above=0,
         card="learning rate of the heads (multiple)",
     )
-    warmup: float | None = fraction_option(
-        "fraction of steps trained on reliable labels only; after that each network supervises the other and"
-        " ClassMix is on",
-        card="warm-up (fraction of the steps)",
+    multi_grid: bool | None = constant_option(
+        "multiply the dilations of the last three blocks of a ResNet by 1, 2 and 4", card="multi-grid"
     )
     resize: int | None = constant_option(
-        "shortest side in pixels of training and of prediction; 0 leaves the images as they are",
+        "shortest side in pixels of images in prediction; 0 leaves the images as they are",
         at_least=0,
-        card="shortest side in pixels",
+        card="shortest side in pixels in prediction",
+    )
+    crop_area_min: float | None = area_option(
+        "least area of a crop as a fraction of the image's, before it is resized to --crop-size",
+        card="least area of a crop (fraction of the image)",
+    )
+    crop_area_max: float | None = area_option(
+        "largest area of a crop as a fraction of the image's", card="largest area of a crop (fraction)"
+    )
+    warmup_epochs: float | None = constant_option(
+        "passes over the rows before online labels and the weight of pasted outlines are used",
+        at_least=0,
+        card="warm-up (passes over the rows)",
+    )
+    mix_probability: float | None = fraction_option(
+        "probability that things of another image are pasted on an image", card="probability of mixing"
     )
     confidence: float | None = fraction_option(
-        "least probability, 0 to 1, of an online label", card="least probability of an online label"
+        "least probability, 0 to 1, of an online label that is trusted",
+        card="least probability of an online label",
     )
     boundary_weight: float | None = constant_option(
-        "weight of the loss along the outlines of pasted things", at_least=0, card="weight of pasted outlines"
+        "weight of labels along the outlines of pasted things", at_least=0, card="weight of pasted outlines"
     )
+    color_probability: float | None = fraction_option(
+        "probability that brightness, contrast, saturation and hue of an image change",
+        card="probability of a change of colors",
+    )
+    brightness: float | None = fraction_option("largest change of the brightness", card="brightness")
+    contrast: float | None = fraction_option("largest relative change of the contrast", card="contrast")
+    saturation: float | None = fraction_option("largest relative change of the saturation", card="saturation")
+    hue: float | None = constant_option(
+        "largest shift of the hue as a fraction of the color circle", at_least=0, at_most=0.5, card="hue"
+    )
+    gray_probability: float | None = fraction_option(
+        "probability that an image becomes gray", card="probability of gray"
+    )
+    blur_probability: float | None = fraction_option(
+        "probability that an image is blurred", card="probability of blur"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least, most = self.crop_area_min, self.crop_area_max
+        if least is not None and most is not None and least > most:
+            raise UserError(f"--crop-area-min {least:g} is above --crop-area-max {most:g}: exchange them")
 
     def resolve(self) -> "TrainConfig":
         """These options with the preset's values for all that are not given."""
@@ -154,13 +201,12 @@ class TrainConfig(RunOptions):
 
     @property
     def mixing(self) -> bool:
-        """Whether ClassMix with online labels is on."""
+        """Whether images are mixed with ClassMix, and mixed images get online labels."""
         return not self.no_mixing
 
-    @property
-    def warmup_steps(self) -> int:
-        """The number of steps before co-training and mixing begin; for resolved options."""
-        return round(self.warmup * self.max_steps)
+    def warmup_steps(self, rows: int) -> int:
+        """The number of steps of the warm-up on so many rows; for resolved options."""
+        return math.ceil(self.warmup_epochs * rows / self.batch_size)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Rows as training crops: image, labels and reliability, scaled, cropped and mirrored together.
+"""Rows as training crops: image, labels and reliability, cropped, resized and mirrored together.
 
 A position is the place of a crop in the run. Which row it has, and how the row is cropped, are functions of
 (seed, position) alone. So a resumed run gets the same crops, and the number of processes only changes which
 process loads them. Rows are read through Arrow's memory map and decoded in the workers, which keep no rows.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import datasets
 
 SHUFFLE_BUFFER = 1_000  # rows of a stream that are shuffled at a time
-SCALES = (0.5, 2.0)  # range of the random scale
+ASPECTS = (3 / 4, 4 / 3)  # range of a crop's width / height
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,7 @@ class Crops:
         """The crop of `row` at a global `position`: pixels (3, S, S) uint8, label (S, S) int64 with the
         ignore value, trusted (S, S) bool, sample_id.
 
-        Outside of the image the label is the ignore value and counts as trusted, so that nothing is learned
-        there. Raises UserError for an image that cannot be read, and for a mask that has no ids, another size
+        Raises UserError for an image that cannot be read, and for a mask that has no ids, another size
         than its image, or ids outside of the table.
         """
         config, ignore, classes = self.config, self.table.ignore_index, len(self.table.names)
@@ -63,36 +63,50 @@ class Crops:
                     f"row {name}: the image has {image.size} pixels, but its {kind} has {part.size}"
                 )
         rng = np.random.default_rng([config.seed, position])
-        scale = rng.uniform(*SCALES) * (config.resize / min(image.size) if config.resize else 1)
-        width, height = (max(1, round(side * scale)) for side in image.size)
-        size = (width, height)
-        spare = (config.crop_size - side for side in size)
-        left, top = (int(rng.integers(min(0, s), max(0, s) + 1)) for s in spare)
+        box = crop_box(*image.size, (config.crop_area_min, config.crop_area_max), rng)
         mirror = rng.random() < 0.5
 
-        def cut(part: Image.Image, fill: Any, resample: Image.Resampling) -> np.ndarray:
-            page = Image.new(part.mode, (config.crop_size, config.crop_size), fill)
-            page.paste(part.resize(size, resample), (left, top))
-            array = np.asarray(page)
+        def cut(part: Image.Image, resample: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
+            array = np.asarray(part.crop(box).resize((config.crop_size, config.crop_size), resample))
             return array[:, ::-1] if mirror else array
 
-        label = cut(mask, ignore, Image.Resampling.NEAREST).astype(np.int64)
+        label = cut(mask).astype(np.int64)
         wrong = (label < 0) | (label >= classes) & (label != ignore)
         if wrong.any():
             raise UserError(
                 f"row {name}: mask id {label[wrong][0]} is not in the table of {classes} names"
                 f" (ignore is {ignore})"
             )
-        inside = cut(Image.new("L", image.size, 255), 0, Image.Resampling.NEAREST) > 0
-        trusted = cut(trust, 0, Image.Resampling.NEAREST) > 127
-        gray = (124, 116, 104)  # the mean color of ImageNet, which normalization takes to zero
-        pixels = cut(image, gray, Image.Resampling.BILINEAR)
+        pixels = cut(image, Image.Resampling.BILINEAR)
         return {
             "pixels": torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous(),
             "label": torch.from_numpy(label),
-            "trusted": torch.from_numpy((trusted & (label != ignore)) | ~inside),
+            "trusted": torch.from_numpy((cut(trust) > 127) & (label != ignore)),
             "sample_id": name,
         }
+
+
+def crop_box(
+    width: int, height: int, areas: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A random crop of an image, (left, top, right, bottom) in pixels, as torchvision's RandomResizedCrop
+    chooses it.
+
+    Its area is a uniform fraction of the image's between `areas`. The logarithm of its width / height is
+    uniform in `ASPECTS`. If no such crop lies inside the image, it is the largest one of an allowed aspect,
+    in the middle.
+    """
+    narrow, wide = ASPECTS
+    for _ in range(10):
+        area = width * height * rng.uniform(*areas)
+        aspect = math.exp(rng.uniform(math.log(narrow), math.log(wide)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, max(1, round(height * wide))), min(height, max(1, round(width / narrow)))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
 
 
 @dataclass(frozen=True)
@@ -177,9 +191,10 @@ def shuffled(rows: Iterable[dict[str, Any]], rng: np.random.Generator) -> Iterat
 
 
 def open_rows(
-    dataset: str, streaming: bool, reliability: bool
+    dataset: str, streaming: bool, reliability: bool, num_rows: int | None = None
 ) -> "tuple[datasets.Dataset | datasets.IterableDataset, ClassTable]":
-    """Rows and their class table, from a directory or the Hub; images stay encoded.
+    """Rows and their class table, from a directory or the Hub; images stay encoded. With `num_rows`, only the
+    first rows.
 
     Raises UserError for rows that cannot be read, or that lack an image, a mask, class names or (with
     `reliability`) a reliability map.
@@ -211,9 +226,22 @@ def open_rows(
     rows = rows.select_columns([n for n in (*needed, "sample_id") if n in features])
     for name in needed:
         rows = rows.cast_column(name, ImageFeature(decode=False))
-    if not streaming and not len(rows):
+    if streaming:
+        return rows if num_rows is None else rows.take(num_rows), table
+    if not len(rows):
         raise UserError(f"--dataset {dataset} has no rows")
-    return rows, table
+    if num_rows is not None and num_rows > len(rows):
+        raise UserError(f"--num-rows {num_rows}: --dataset {dataset} has only {len(rows)} rows")
+    return rows if num_rows is None else rows.select(range(num_rows)), table
+
+
+def count_rows(rows: "datasets.Dataset | datasets.IterableDataset") -> int:
+    """The number of rows. A stream whose origin does not state it is read once, without its images."""
+    from datasets import Dataset as MapDataset
+
+    if isinstance(rows, MapDataset):
+        return len(rows)
+    return sum(1 for _ in rows.select_columns(rows.column_names[-1:]))  # sample_id, if there is one
 
 
 def table_of_rows(dataset: str, features: dict) -> ClassTable:

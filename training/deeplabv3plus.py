@@ -36,6 +36,9 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
             ResNet-50.
         output_stride: the stride of the last feature map. A ResNet is dilated to 8 or 16; None keeps the
             backbone's own, which is the only choice for other families.
+        multi_grid: factors of the dilations in the blocks of a ResNet's last stage, one for each block; none
+            by default. DeepLabv3 has 1, 2, 4.
+        resnet_d: whether a ResNet has the stem and the shortcuts of ResNet-D.
         atrous_rates: dilations of the pyramid, in points of the last feature map. The paper's 6, 12, 18 are
             for stride 16; they are doubled for 8 and halved for 32.
         decoder_channels: width of the pyramid and of the decoder.
@@ -49,6 +52,8 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
 
     backbone_config: dict | PreTrainedConfig | None = None
     output_stride: int | None = 16
+    multi_grid: Sequence[int] = ()
+    resnet_d: bool = False
     atrous_rates: Sequence[int] = (6, 12, 18)
     decoder_channels: int = 256
     low_level_channels: int = 48
@@ -64,10 +69,16 @@ class DeepLabV3PlusConfig(PreTrainedConfig):
 
 
 class ConvNormReLU(nn.Sequential):
-    """A convolution that keeps height and width, batch normalization and ReLU."""
+    """A convolution that divides height and width by its stride, batch normalization and ReLU."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1, groups: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        stride: int = 1,
     ) -> None:
         padding = dilation * (kernel_size // 2)
         super().__init__(
@@ -75,6 +86,7 @@ class ConvNormReLU(nn.Sequential):
                 in_channels,
                 out_channels,
                 kernel_size,
+                stride,
                 padding=padding,
                 dilation=dilation,
                 groups=groups,
@@ -106,9 +118,7 @@ class AtrousSpatialPyramidPooling(nn.Module):
                 *(SeparableConv(in_channels, channels, rate) for rate in rates),
             ]
         )
-        # Without normalization, as in Detectron2: one value for each channel and image has poor statistics in
-        # a small batch, and none in a batch of one.
-        self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(in_channels, channels, 1), nn.ReLU())
+        self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvNormReLU(in_channels, channels))
         self.projection = nn.Sequential(
             ConvNormReLU(channels * (len(rates) + 2), channels), nn.Dropout(dropout)
         )
@@ -127,9 +137,7 @@ class DeepLabV3PlusHead(nn.Module):
         channels = config.decoder_channels
         self.pyramid = AtrousSpatialPyramidPooling(high_level, channels, config.atrous_rates, config.dropout)
         self.low_level = ConvNormReLU(low_level, config.low_level_channels)
-        self.decoder = nn.Sequential(
-            SeparableConv(channels + config.low_level_channels, channels), SeparableConv(channels, channels)
-        )
+        self.decoder = SeparableConv(channels + config.low_level_channels, channels)
         self.classifier = nn.Conv2d(channels, config.num_labels, 1)
 
     def forward(self, low_level: torch.Tensor, high_level: torch.Tensor) -> torch.Tensor:
@@ -142,8 +150,8 @@ class DeepLabV3PlusHead(nn.Module):
 class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
     """`model(pixel_values=...)` gives logits at the input's size.
 
-    Training works with batches of one image, too, if the last feature map has more than one point. Raises
-    ValueError for an output stride that the backbone cannot have.
+    Training needs batches of two images or more, because the features of whole images are normalized. Raises
+    ValueError for an output stride, a `multi_grid` or a `resnet_d` that the backbone cannot have.
     """
 
     config_class = DeepLabV3PlusConfig
@@ -153,14 +161,18 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
     def __init__(self, config: DeepLabV3PlusConfig) -> None:
         super().__init__(config)
         self.backbone = AutoBackbone.from_config(config.backbone_config)
+        family = self.backbone.config.model_type
+        if config.resnet_d:
+            if family != "resnet":
+                raise ValueError(f"{family} cannot have the stem of ResNet-D: only ResNets can")
+            make_resnet_d(self.backbone)
         if config.output_stride is not None:
-            family = self.backbone.config.model_type
             if family != "resnet" or config.output_stride not in (8, 16, 32):
                 raise ValueError(
                     f"no output stride of {config.output_stride} on {family}: ResNets can have 8, 16 or 32,"
                     " other backbones only their own (None)"
                 )
-            dilate(self.backbone, config.output_stride)
+            dilate(self.backbone, config.output_stride, config.multi_grid)
         self.decode_head = DeepLabV3PlusHead(config, *self.backbone.channels)
         self.post_init()
 
@@ -193,11 +205,41 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
         return SemanticSegmenterOutput(loss=loss, logits=logits)
 
 
-def dilate(resnet: Any, output_stride: int) -> None:
+class PooledConv2d(nn.Conv2d):
+    """A 1 x 1 convolution of a shortcut of ResNet-D. If it has a stride, it reads means of 2 x 2 points."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if self.stride != (1, 1):
+            features = F.avg_pool2d(features, self.stride)
+        return F.conv2d(features, self.weight)
+
+
+def make_resnet_d(resnet: Any) -> None:
+    """Give a `ResNetBackbone` the stem (three 3 x 3 convolutions) and the shortcuts of ResNet-D, in place.
+
+    He et al., "Bag of Tricks for Image Classification with Convolutional Neural Networks", CVPR 2019.
+    """
+    config, narrow = resnet.config, resnet.config.embedding_size // 2
+    resnet.embedder.embedder = nn.Sequential(
+        ConvNormReLU(config.num_channels, narrow, 3, stride=2),
+        ConvNormReLU(narrow, narrow, 3),
+        ConvNormReLU(narrow, config.embedding_size, 3),
+    )
+    for block in (block for stage in resnet.encoder.stages for block in stage.layers):
+        if not isinstance(block.shortcut, nn.Identity):
+            plain = block.shortcut.convolution
+            block.shortcut.convolution = PooledConv2d(
+                plain.in_channels, plain.out_channels, 1, plain.stride, bias=False
+            )
+
+
+def dilate(resnet: Any, output_stride: int, multi_grid: Sequence[int] = ()) -> None:
     """Replace the strides of a `ResNetBackbone` beyond `output_stride` by dilation, in place.
 
-    The weights do not change, and the finer feature map contains the values of the old one at the old places.
-    (A strided convolution itself reads features of the finer grid, so it has the dilation before it.)
+    The weights do not change. Without `multi_grid` and ResNet-D, the finer feature map contains the values of
+    the old one at the old places. (A strided convolution itself reads features of the finer grid, so it has
+    the dilation before it.) `multi_grid` multiplies the dilations in the blocks of the last stage, as Chen et
+    al., "Rethinking Atrous Convolution for Semantic Image Segmentation" (2017), describe it.
     """
     stride, dilation = 4, 1  # after the stem
     for stage in resnet.encoder.stages:
@@ -214,6 +256,16 @@ def dilate(resnet: Any, output_stride: int) -> None:
             if convolution.kernel_size == (3, 3):
                 rate = before if convolution in strided else dilation
                 convolution.dilation = convolution.padding = (rate, rate)
+    if not multi_grid:
+        return
+    if len(multi_grid) != len(stage.layers):
+        raise ValueError(
+            f"a multi-grid of {len(multi_grid)} factors on a last stage of {len(stage.layers)} blocks"
+        )
+    for factor, block in zip(multi_grid, stage.layers, strict=True):
+        for convolution in block.modules():
+            if isinstance(convolution, nn.Conv2d) and convolution.kernel_size == (3, 3):
+                convolution.dilation = convolution.padding = (factor * dilation, factor * dilation)
 
 
 DeepLabV3PlusConfig.register_for_auto_class()

@@ -33,7 +33,7 @@ from attn2mask.training.benchmarks import hub_name, open_images
 from attn2mask.training.checkpoint import is_exported, make_processor, save_checkpoint
 from attn2mask.training.config import BatchPlan, TrainConfig
 from attn2mask.training.cotraining import Pair, cotraining_losses
-from attn2mask.training.data import Crops, loader, open_rows
+from attn2mask.training.data import Crops, count_rows, loader, open_rows
 from attn2mask.training.models import build_network, split_parameters
 from attn2mask.training.run import Run, end, make_accelerator, recorded_run, saved_step, write_identity
 
@@ -48,7 +48,7 @@ def train(config: TrainConfig) -> None:
     config, output = config.resolve(), Path(config.output_dir)
     accelerator, batches = make_accelerator(config, config.mixing)
     logger.info("Opening the rows of %s", config.dataset)
-    rows, table = open_rows(config.dataset, config.streaming, config.reliability)
+    rows, table = open_rows(config.dataset, config.streaming, config.reliability, config.num_rows)
     origin = rows_record(config.dataset)
     if check_directory(config, origin) == config.max_steps and is_exported(output):
         logger.info("%s is finished: all %d steps are done", output, config.max_steps)
@@ -66,6 +66,7 @@ def train(config: TrainConfig) -> None:
 
     loaded = iter(loader(rows, Crops(config, table), run.share(), batches.per_process, config.workers))
     eval_every = config.eval_every or max(1, config.max_steps // 10)
+    warmup = config.warmup_steps(count_rows(rows)) if config.mixing and config.warmup_epochs else 0
     background = 0 if table.background is not None else None
     logger.info("%s, %s precision: %s", accelerator.device, accelerator.mixed_precision, batches)
     pair.train()
@@ -74,17 +75,15 @@ def train(config: TrainConfig) -> None:
             entropy = [config.seed, run.step, accelerator.process_index]
             set_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
             run.set_rate()
-            cotrained = run.step >= config.warmup_steps
+            online = run.pair.online if run.step >= warmup else None
             total, names = torch.zeros(len(run.networks), device=accelerator.device), []
             for _ in range(batches.accumulation):
                 batch = next_batch(loaded)
                 names += batch.pop("sample_id")
                 batch = {name: part.to(accelerator.device, non_blocking=True) for name, part in batch.items()}
                 with accelerator.accumulate(pair):
-                    with accelerator.autocast():
-                        losses = cotraining_losses(
-                            pair, run.pair.online, batch, config, cotrained, table.ignore_index, background
-                        )
+                    # Accelerate gave the pair an autocast context, which each forward pass enters anew.
+                    losses = cotraining_losses(pair, online, batch, config, table.ignore_index, background)
                     accelerator.backward(sum(losses))
                     if accelerator.sync_gradients and config.clip:
                         accelerator.clip_grad_norm_(pair.parameters(), config.clip)
@@ -227,12 +226,19 @@ def check_directory(config: TrainConfig, rows: dict[str, Any]) -> int:
 
 def make_pair(config: TrainConfig, table: ClassTable, batches: BatchPlan, accelerator: Accelerator) -> Pair:
     """Two networks of one architecture with different initial heads, or one network."""
-    if config.architecture == "upernet" and batches.per_process == 1:
+    if batches.per_process == 1:
         raise UserError(
-            "upernet's BatchNorm cannot train on one image at a time: raise --batch-size or --micro-batch"
+            "batch normalization cannot train on one image at a time: raise --batch-size or --micro-batch"
         )
     networks = [
-        build_network(config.architecture, config.backbone, table, 2 * config.seed + k, config.crop_size)
+        build_network(
+            config.architecture,
+            config.backbone,
+            table,
+            2 * config.seed + k,
+            config.crop_size,
+            config.multi_grid,
+        )
         for k in range(2 if config.co_training else 1)
     ]
     pair = Pair(networks[0], networks[1] if config.co_training else None)

@@ -22,11 +22,16 @@ from transformers import AutoConfig, ResNetForImageClassification
 from attn2mask.builders.command import run_command
 from attn2mask.builders.drawn.kinds import KINDS
 from attn2mask.builders.options import option
+from attn2mask.training.backbones import SCRATCH
+from attn2mask.training.config import TrainConfig
 from attn2mask.training.cotraining import normalize, photometric
-from attn2mask.training.models import SCRATCH
 from attn2mask.training.pretraining.scene_store import SceneStore, draw_scenes
 from attn2mask.training.pretraining.trainer import PretrainingConfig, Trainer, start_processes
 
+# Changes of the colors of the training images.
+COLORS = TrainConfig(
+    brightness=0.3, contrast=0.3, hue=0.1, gray_probability=0.1, blur_probability=0.3
+).resolve()
 SIDES = (64, 80, 96)  # pixels that the images of a batch are resized to, one of them in each step
 NORM_BATCHES, TEST_BATCHES = 60, 20  # for the running statistics of BatchNorm, and for the average precision
 
@@ -50,7 +55,7 @@ def make_batch(
     images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
     images = images.flip(-1) if rng.random() < 0.5 else images
     torch.manual_seed(int(rng.integers(2**62)))
-    return normalize(photometric(images)), torch.from_numpy(shown[rows]).to(device)
+    return normalize(photometric(images, COLORS)), torch.from_numpy(shown[rows]).to(device)
 
 
 def run(config: BackboneTrainingConfig) -> None:
