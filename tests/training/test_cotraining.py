@@ -1,21 +1,26 @@
 """One step of co-training, on logits that are known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
+from attn2mask.training import cotraining
 from attn2mask.training.config import TrainConfig
 from attn2mask.training.cotraining import (
     Pair,
-    add_online_labels,
-    classmix,
     cotraining_losses,
+    half_of_classes,
+    mix,
     normalize,
     photometric,
-    weighted_loss,
 )
 
-PLAIN = TrainConfig(no_mixing=True).resolve()
+MIXED = TrainConfig(preset="voc-resnet50").resolve()
+PLAIN = replace(MIXED, no_mixing=True)
 
 
 class Fixed(torch.nn.Module):
@@ -40,8 +45,8 @@ def batch(n: int = 2, side: int = 8) -> dict:
     }
 
 
-def losses(pair, given, config=PLAIN, cotrained=True):
-    return cotraining_losses(pair, pair.online, given, config, cotrained, 255, 0)
+def losses(pair, given, config=PLAIN):
+    return cotraining_losses(pair, pair.online, given, config, 255, 0)
 
 
 def test_reliable_pixels_learn_the_label():
@@ -64,77 +69,114 @@ def test_unreliable_pixels_learn_the_other_networks_answer():
     assert pair.b.logits.grad is None  # the answer is a label: nothing flows back to who gave it
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_in_the_warm_up_and_alone_unreliable_pixels_are_left_out(alone):
-    pair, given = Pair(Fixed(2), None if alone else Fixed(3)), batch()
+def test_one_network_alone_leaves_unreliable_pixels_out_of_a_mean_over_all():
+    pair, given = Pair(Fixed(2), None), batch()
     given["trusted"][:, :, 4:] = False
-    found = losses(pair, given, cotrained=alone)
+    (found,) = losses(pair, given)
     half = F.cross_entropy(pair.a(given["pixels"]).logits[..., :4], given["label"][..., :4])
-    assert len(found) == (1 if alone else 2)
-    assert torch.allclose(found[0], half)
+    assert torch.allclose(found, half / 2)
 
 
-def test_nothing_is_learnt_beyond_the_rim():
+def test_nothing_is_learned_where_an_ignored_label_is_trusted():
     pair, given = Pair(Fixed(2), Fixed(3)), batch()
     given["label"][:] = 255
     assert [loss.item() for loss in losses(pair, given)] == [0.0, 0.0]
 
 
-def test_confident_online_labels_replace_what_is_not_trusted():
-    probabilities = torch.tensor([0.01, 0.02, 0.97]).view(1, 3, 1, 1).expand(1, 3, 1, 4).clone()
-    probabilities[..., 3] = torch.tensor([0.3, 0.3, 0.4])[None, :, None]
-    label = torch.zeros(1, 1, 4, dtype=torch.long)
-    trusted = torch.tensor([[[True, False, False, False]]])
-    new, sure = add_online_labels(probabilities, label, trusted, 0.95)
-    assert new.tolist() == [[[0, 2, 2, 0]]]
-    assert sure.tolist() == [[[True, True, True, False]]]
+def classes_of(label: torch.Tensor) -> set[int]:
+    return set(label.unique().tolist())
 
 
-def test_classmix_pastes_half_of_the_classes_with_all_that_belongs_to_them():
+def test_half_of_the_classes_is_chosen_with_all_that_belongs_to_them():
+    label = torch.zeros(12, 12, dtype=torch.long)
+    label[:4, :4], label[8:, 8:], label[:4, 8:], label[5] = 1, 2, 3, 255
+    seen = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        chosen = half_of_classes(label, 255, 0)
+        classes = classes_of(label[chosen])
+        assert len(classes) == 2  # of three; neither the background nor what is ignored
+        assert classes < {1, 2, 3}
+        assert torch.equal(chosen, torch.isin(label, torch.tensor(sorted(classes))))
+        seen.add(frozenset(classes))
+    assert len(seen) == 3
+    assert half_of_classes(torch.zeros(3, 3, dtype=torch.long), 255, None).all()  # without a background
+    assert not half_of_classes(torch.zeros(3, 3, dtype=torch.long), 255, 0).any()
+
+
+def test_images_are_mixed_with_the_probability_of_the_preset():
+    images = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 6, 6)
+    label = torch.ones(8, 6, 6, dtype=torch.long)
+    trusted = torch.ones_like(label, dtype=torch.bool)
     torch.manual_seed(0)
-    label = torch.zeros(3, 12, 12, dtype=torch.long)
-    label[:, :4, :4], label[:, 8:, 8:] = 1, 2
-    label[1, 5] = 255
-    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 12, 12).clone()
-    trusted = torch.tensor([True, False, True])[:, None, None].expand(3, 12, 12).clone()
-    mixed, new, sure, weight = classmix(images, label, trusted, 255, 0, 1.2)
-    for i, j in ((0, 1), (1, 2), (2, 0)):
-        pasted = mixed[i, 0] == j
-        shown = label[j][pasted].unique().tolist()
-        assert len(shown) == 1  # half of two classes, and never background or ignore
-        assert shown[0] in (1, 2)
-        assert torch.equal(pasted, label[j] == shown[0])
-        assert torch.equal(new[i][pasted], label[j][pasted])
-        assert (sure[i][pasted] == trusted[j, 0, 0]).all()
-        assert torch.equal(new[i][~pasted], label[i][~pasted])
-        assert (mixed[i, 0][~pasted] == i).all()
-        inner = F.max_pool2d(-pasted[None, None].float(), 3, 1, 1)[0, 0] == -1
-        outer = F.max_pool2d(pasted[None, None].float(), 3, 1, 1)[0, 0] == 1
-        assert torch.allclose(weight[i], 1 + 0.2 * (outer & ~inner).float())
+    changed = torch.zeros(8)
+    for _ in range(200):
+        made, *_ = mix(images, label, trusted, None, MIXED, ignore=255, background=0)
+        first = made[:, 0, 0, 0]
+        assert all(first[k] in (k, (k + 4) % 8) for k in range(8))  # a partner in the other half
+        changed += first != torch.arange(8)
+    assert (changed / 200 - 0.5).abs().max() < 0.12
 
 
-def test_an_image_with_nothing_to_paste_leaves_its_neighbor_alone():
-    label = torch.zeros(2, 6, 6, dtype=torch.long)
-    images = torch.rand(2, 3, 6, 6)
-    mixed, *_, weight = classmix(images, label, torch.ones_like(label, dtype=torch.bool), 255, 0, 1.2)
-    assert torch.equal(mixed, images)
-    assert (weight == 1).all()
+def test_only_images_that_are_mixed_are_predicted():
+    images, label = torch.rand(8, 3, 6, 6), torch.ones(8, 6, 6, dtype=torch.long)
+    predicted = []
+
+    def online(given):
+        predicted.append(len(given))
+        return torch.full((len(given), 4, 6, 6), 0.25)
+
+    for seed in range(20):
+        torch.manual_seed(seed)
+        mix(images, label, label > 0, online, MIXED, ignore=255, background=0)
+    assert max(predicted) <= 8
+    assert sum(predicted) / (20 * 8) == pytest.approx(0.75, abs=0.1)  # one of each pair or both are mixed
 
 
-def test_stuff_tables_have_no_background_to_spare():
-    label = torch.zeros(2, 6, 6, dtype=torch.long)
-    images = torch.rand(2, 3, 6, 6)
-    mixed, *_ = classmix(images, label, torch.ones_like(label, dtype=torch.bool), 255, None, 1.2)
-    assert torch.equal(mixed, images.roll(-1, 0))
+def test_mixing_leaves_the_batch_as_it_was():
+    given = batch(4)
+    before = {name: part.clone() for name, part in given.items()}
+    losses(Pair(Fixed(1, 9.0), Fixed(1, 9.0)), given, replace(MIXED, mix_probability=1.0))
+    assert all(torch.equal(given[name], before[name]) for name in before)
 
 
-def test_weights_and_ignored_pixels():
-    logits = torch.randn(1, 3, 2, 2)
-    target = torch.tensor([[[0, 255], [2, 1]]])
-    weight = torch.tensor([[[2.0, 9.0], [1.0, 1.0]]])
-    each = F.cross_entropy(logits, target, ignore_index=255, reduction="none")
-    assert torch.allclose(weighted_loss(logits, target, weight, 255), (each * weight).sum() / 3)
-    assert float(weighted_loss(logits, torch.full_like(target, 255), weight, 255)) == 0.0
+class Deep(torch.nn.Module):
+    """Two convolutions with a norm, in which casts to bfloat16 are cached by autocast."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 16, 3, padding=1),
+            torch.nn.BatchNorm2d(16),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(16, 4, 3, padding=1),
+        )
+
+    def forward(self, pixel_values):
+        return type("Output", (), {"logits": self.layers(pixel_values)})
+
+
+def test_bfloat16_loses_no_gradient_of_a_mixed_step(monkeypatch):
+    """As training runs it: accelerate gives the pair its autocast context."""
+    monkeypatch.setattr(cotraining, "photometric", lambda images, config: images)
+    config, given = replace(MIXED, mix_probability=1.0, confidence=0.3), batch(4, 16)
+    gradients = []
+    for precision in ("no", "bf16"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = Accelerator(cpu=True, mixed_precision=precision)
+        pair = accelerator.prepare(Pair(Deep(0), Deep(1)).train())
+        torch.manual_seed(3)
+        online = accelerator.unwrap_model(pair).online
+        sum(cotraining_losses(pair, online, given, config, 255, 0)).backward()
+        gradients.append({name: parameter.grad for name, parameter in pair.named_parameters()})
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert len(gradients[0]) == 12
+    for name, exact in gradients[0].items():
+        rounded = gradients[1][name]
+        assert rounded is not None, name
+        if exact.abs().max() > 1e-6:  # a bias before a norm has none
+            assert float((rounded - exact).norm() / exact.norm()) < 0.1, name
 
 
 def test_the_online_forward_leaves_the_networks_as_they_were():
@@ -160,9 +202,33 @@ def test_the_online_forward_leaves_the_networks_as_they_were():
 def test_colors_change_and_stay_in_range():
     torch.manual_seed(1)
     images = torch.rand(6, 3, 16, 16)
-    changed = photometric(images)
+    changed = photometric(images, MIXED)
     assert changed.shape == images.shape
     assert not torch.equal(changed, images)
     assert float(changed.min()) >= -1e-5
     assert float(changed.max()) <= 1 + 1e-5
     assert abs(float(normalize(torch.full((1, 3, 1, 1), 0.485))[0, 0])) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changed", "share"), [({}, 0.2), ({"gray_probability": 1.0}, 1.0), ({"gray_probability": 0.0}, 0.0)]
+)
+def test_images_become_gray_with_their_probability(changed, share):
+    torch.manual_seed(1)
+    made = photometric(torch.rand(300, 3, 4, 4), replace(MIXED, **changed))
+    gray = ((made - made.mean(1, keepdim=True)).abs().amax((1, 2, 3)) < 1e-3).float().mean()
+    assert float(gray) == pytest.approx(share, abs=0.07)
+
+
+def test_each_change_of_colors_has_its_strength():
+    still = {"color_probability": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    still |= {"gray_probability": 0.0, "blur_probability": 0.0}
+    torch.manual_seed(1)
+    images = 0.3 + 0.2 * torch.rand(200, 3, 4, 4)
+    assert (photometric(images, replace(MIXED, **still)) - images).abs().max() < 1e-4
+    moved = photometric(images, replace(MIXED, **still | {"brightness": 0.2})) - images
+    assert 0.18 < float(moved.abs().max()) < 0.2001  # it is added
+    scaled = photometric(images, replace(MIXED, **still | {"contrast": 0.2})) / images
+    assert 1.18 < float(scaled.max()) < 1.2001
+    blurred = photometric(images, replace(MIXED, **still | {"blur_probability": 1.0}))
+    assert blurred.std() < 0.8 * images.std()
