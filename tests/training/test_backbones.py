@@ -159,8 +159,6 @@ def test_upernet_takes_no_resnet_d():
 SWIN = SwinConfig(
     embed_dim=8, depths=[1, 2, 1, 1], num_heads=[1, 2, 2, 4], window_size=3, out_features=["stage4"]
 )
-    embed_dim=8, depths=[1, 2, 1, 1], num_heads=[1, 2, 2, 4], window_size=3, out_features=["stage4"]
-)
 
 
 def authors_state(backbone: nn.Module) -> dict[str, Tensor]:
