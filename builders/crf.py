@@ -49,10 +49,20 @@ class DenseCRF:
         if len(present) < 2:
             sure = np.ones((len(present), *labels.shape), np.float32)
             return Refined(labels.astype(np.int32), present, sure)
-        infer = self._pydensecrf if self._crf.implementation == "pydensecrf" else self._lattice
-        probabilities = infer(_unary(labels, present, self._crf.gt_prob))
+        probabilities = self._infer(_unary(labels, present, self._crf.gt_prob))
         probabilities = probabilities.reshape(len(present), *labels.shape)
         return Refined(present[probabilities.argmax(axis=0)].astype(np.int32), present, probabilities)
+
+    def refine_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
+        """Refine the probabilities (L, H, W) float of all labels by the colors of the image; the unary term
+        is their negative logarithm, of at least 1e-5 as in pydensecrf. Returns (L, H, W) float32.
+        """
+        logarithms = np.log(probabilities.clip(1e-5, 1).astype(np.float32)).reshape(len(probabilities), -1)
+        refined = self._infer(logarithms[:-1] - logarithms[-1])
+        return refined.reshape(probabilities.shape)
+
+    def _infer(self, unary: np.ndarray) -> np.ndarray:
+        return self._pydensecrf(unary) if self._crf.implementation == "pydensecrf" else self._lattice(unary)
 
     def _lattice(self, unary: np.ndarray) -> np.ndarray:
         """Probabilities (L, H * W) from log odds (L - 1, H * W) against the last label."""

@@ -162,6 +162,11 @@ class TrainConfig(RunOptions):
     boundary_weight: float | None = constant_option(
         "weight of labels along the outlines of pasted things", at_least=0, card="weight of pasted outlines"
     )
+    chosen_on: str | None = constant_option(
+        "name of the images on which the other constants were chosen, for the card",
+        metavar="TEXT",
+        card="images on which this project's values were chosen",
+    )
     color_probability: float | None = fraction_option(
         "probability that brightness, contrast, saturation and hue of an image change",
         card="probability of a change of colors",

@@ -61,18 +61,31 @@ class EvaluateConfig(CheckedOptions):
     )
     limit: int | None = option("measure only the first N images", None, at_least=1, default_text="all images")
     scales: str = option(
-        "average the logits of each image at these scales, with commas between them",
+        "take the maximum of the logits of each image at these scales, with commas between them",
         "1",
         AUGMENTATION,
         metavar="S,S",
     )
-    flip: bool = option("average with the logits of the mirrored image", False, AUGMENTATION)
+    flip: bool = option("also take the logits of the mirrored image", False, AUGMENTATION)
     window: int | None = option(
         "predict larger images in overlapping windows of N pixels",
         None,
         AUGMENTATION,
         at_least=32,
         default_text="the whole image",
+    )
+    crf: str | None = option(
+        "also measure the predictions after this dense CRF, in scores that begin with crf_",
+        None,
+        AUGMENTATION,
+        choices=("beco",),
+    )
+    chosen_on: str | None = option(
+        "name of the images on which scales, mirroring and windows were chosen, for the card",
+        None,
+        AUGMENTATION,
+        metavar="TEXT",
+        default_text="not recorded",
     )
 
     def __post_init__(self) -> None:
@@ -107,13 +120,14 @@ def run(config: EvaluateConfig) -> None:
     from attn2mask.training.inference import Augmentation, best_and_worst, evaluate, report
 
     checkpoint = load_checkpoint(config.checkpoint)
+    check_choices(config, checkpoint.record)
     table = table_to_measure(config, checkpoint)
     images = open_images(config.dataset, config.split, table)
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out if out.exists() else out.parent, os.W_OK):
         raise UserError(f"--out {out} cannot be written")
     networks = [network for network in (checkpoint.network, checkpoint.peer) if network is not None]
-    augmentation = Augmentation(config.factors, config.flip, config.window)
+    augmentation = Augmentation(config.factors, config.flip, config.window, config.crf is not None)
     evaluation = evaluate(
         networks,
         checkpoint.processor,
@@ -130,6 +144,7 @@ def run(config: EvaluateConfig) -> None:
         "table": table.name,
         "seconds": round(time.time() - started, 1),
         "hub": hub_name(config.dataset),
+        "checkpoint_chosen_on": checkpoint.record.get("chosen_on"),
     }
     out.write_text(json.dumps({**metrics, "evaluated": protocol}, indent=2) + "\n")
     options = f"attn2mask evaluate --config {out.stem}.yaml"
@@ -148,6 +163,27 @@ def run(config: EvaluateConfig) -> None:
     print(
         f"next: look at {made[-1]}" + (f", or run `{shlex.join(again)}`" if config.factors == (1.0,) else "")
     )
+
+
+def check_choices(config: EvaluateConfig, record: dict[str, Any]) -> None:
+    """Raises UserError if the images are those on which the checkpoint or the options were chosen."""
+    chosen = record.get("chosen_on") or {}
+    same_split = config.split is None or chosen.get("split") in (None, config.split)
+    if chosen and same_split and same_place(config.dataset, chosen["dataset"]):
+        raise UserError(
+            f"checkpoint {config.checkpoint} was chosen on {config.dataset}: measure it on other images, or"
+            " measure the last networks of the training, which are in the folder above"
+        )
+    if config.chosen_on and same_place(config.dataset, config.chosen_on):
+        raise UserError(
+            f"--chosen-on {config.chosen_on}: scales, mirroring and windows must be chosen on other images"
+            " than those of --dataset"
+        )
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two names of datasets are the same folder, or the same dataset of the Hub."""
+    return one == other or Path(one).resolve() == Path(other).resolve()
 
 
 def table_to_measure(config: EvaluateConfig, checkpoint: "Checkpoint") -> ClassTable:
@@ -171,12 +207,16 @@ def table_to_measure(config: EvaluateConfig, checkpoint: "Checkpoint") -> ClassT
 
 def metrics_table(metrics: dict[str, Any]) -> str:
     """What `inference.report` returns as a table in percent: a line for each class (of many, the best and the
-    worst), and a column for the mean of the networks and, where there are two, for each network.
+    worst), and a column for the mean of the networks; where there are two, for each network; and with a CRF
+    for the mean after it.
     """
     from attn2mask.training.charts import best_and_worst_classes
 
     networks = metrics["networks"]
     columns = {"both": metrics, **networks} if len(networks) > 1 else {"IoU": metrics}
+    if "crf_mean_iou" in metrics:
+        names = ("mean_iou", "per_class_iou", "pixel_accuracy")
+        columns["CRF"] = {name: metrics[f"crf_{name}"] for name in names}
     names = list(metrics["per_class_iou"])
     if len(names) > PRINTED_CLASSES:
         names = [name for name, _ in best_and_worst_classes(metrics["per_class_iou"], PRINTED_CLASSES)]

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.crf import DenseCRF
+from attn2mask.builders.rules import CRF
 from attn2mask.training.benchmarks import Example
 from attn2mask.training.miou import MeanIoU, count_pixels, mean_iou
 
@@ -36,16 +38,28 @@ EXTREMES = 2  # images on a sheet: so many of the best, of the median and of the
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Test-time augmentation: the logits of several views of an image are averaged. It is resized by each of
-    `scales`, also mirrored with `flip`, and predicted in overlapping windows of at most `window` pixels.
+    """Test-time augmentation: the maximum of the logits of several views of an image, as BECO takes it. The
+    image is resized by each of `scales`, also mirrored with `flip`, and predicted in overlapping windows of
+    at most `window` pixels. With `crf`, BECO's dense CRF refines the prediction.
     """
 
     scales: Sequence[float] = (1.0,)
     flip: bool = False
     window: int | None = None
+    crf: bool = False
 
 
 PLAIN = Augmentation()
+# BECO's constants at test time (utils/crf.py of its code). Its widths are in pixels of images of any size.
+BECO_CRF = CRF(
+    gt_prob=0.7,  # for masks; probabilities do not use it
+    gaussian_sxy=1,
+    gaussian_compat=3,
+    bilateral_sxy=67,
+    bilateral_srgb=3,
+    bilateral_compat=4,
+    iterations=10,
+)
 
 
 @torch.no_grad()
@@ -59,8 +73,8 @@ def segment(
         processor: an image processor of transformers.
     """
     with _evaluating(networks):
-        logits = _logits(networks, processor, image, augmentation)
-    return _ids(_mean(logits), image.shape[:2]).cpu().numpy()
+        logits = _logits(networks, processor, image, augmentation)[-1]
+    return (refined_ids(logits, image) if augmentation.crf else _ids(logits, image.shape[:2])).cpu().numpy()
 
 
 @dataclass
@@ -70,7 +84,8 @@ class Evaluation:
     Attributes:
         metrics: a `MeanIoU` for network "a", for "b" where there are two, for the mean of their logits
             ("both"), and for "given_labels": the mean prediction restricted to the background and the classes
-            in the ground truth, an oracle that matches what attention masks know.
+            in the ground truth, an oracle that matches what attention masks know. With a CRF, also for "crf":
+            the mean prediction after it.
         image_iou: the mean IoU of "both" on each image, by its index; NaN if all of it is ignored.
     """
 
@@ -97,7 +112,7 @@ def evaluate(
             `range(rank, len(images), processes)`, and the matrices are summed over the processes.
     """
     classes, ignore = len(table.names), table.ignore_index
-    names = (*("a", "b")[: len(networks)], "both", "given_labels")
+    names = (*("a", "b")[: len(networks)], "both", "given_labels", *(("crf",) if augmentation.crf else ()))
     metrics = {name: MeanIoU(classes, ignore, table.names) for name in names}
     image_iou: dict[int, float] = {}
     for network in networks if device is not None else ():
@@ -107,8 +122,6 @@ def evaluate(
         for index in tqdm(indices, "evaluating", unit="image", disable=not progress):
             example = images[index]
             logits = _logits(networks, processor, example.image, augmentation)
-            if len(logits) > 1:
-                logits.append(_mean(logits))
             predicted = torch.stack([_ids(each, example.target.shape) for each in logits])
             target = torch.from_numpy(example.target).to(predicted)
             counts = count_pixels(predicted, target, classes, ignore).cpu().numpy()
@@ -123,16 +136,24 @@ def evaluate(
                 chosen = labels[_ids(logits[-1][:, labels], example.target.shape)]
                 matrix = count_pixels(chosen[None], target, classes, ignore)[0].cpu().numpy()
                 metrics["given_labels"].add_counts(matrix)
+            if augmentation.crf:
+                refined = refined_ids(logits[-1], example.image).to(predicted)
+                metrics["crf"].add_counts(
+                    count_pixels(refined[None], target, classes, ignore)[0].cpu().numpy()
+                )
     return Evaluation(metrics, image_iou)
 
 
 def report(evaluation: Evaluation) -> dict[str, Any]:
-    """What metrics.json holds: the metrics of "both"; `mean_iou_given_labels`; and the metrics of each
-    network under `networks.a` and `networks.b`. The counts start again.
+    """What metrics.json holds: the metrics of "both"; `mean_iou_given_labels`; with a CRF, the metrics after
+    it as `crf_mean_iou`, `crf_per_class_iou` and `crf_pixel_accuracy`; and the metrics of each network under
+    `networks.a` and `networks.b`. The counts start again.
     """
     computed = {name: metric.compute() for name, metric in evaluation.metrics.items()}
     given_labels = computed.pop("given_labels")["mean_iou"]
-    return {**computed.pop("both"), "mean_iou_given_labels": given_labels, "networks": computed}
+    both, refined = computed.pop("both"), computed.pop("crf", {})
+    refined = {f"crf_{name}": value for name, value in refined.items() if name != "num_images"}
+    return {**both, "mean_iou_given_labels": given_labels, **refined, "networks": computed}
 
 
 def best_and_worst(
@@ -169,7 +190,9 @@ def best_and_worst(
 def _logits(
     networks: Sequence[nn.Module], processor: Any, image: np.ndarray, augmentation: Augmentation
 ) -> list[Tensor]:
-    """Each network's mean logits (1, C, h, w), at the size that the processor gives to the image."""
+    """The logits (1, C, h, w) of each network and, of two, of their mean, at the size that the processor
+    gives to the image: their maximum over all views.
+    """
     pixels = processor(images=Image.fromarray(image), return_tensors="pt")["pixel_values"]
     size = pixels.shape[-2:]
     views = [
@@ -177,20 +200,31 @@ def _logits(
         for scale in augmentation.scales
         for mirrored in ((False, True) if augmentation.flip else (False,))
     ]
-    means = []
-    for network in networks:
-        weight = next(network.parameters(), pixels)
-        total = torch.zeros(())
-        for view, mirrored in views:
-            view = view.to(weight)
-            logits = _windowed(network, view.flip(-1) if mirrored else view, augmentation.window)
-            total = total + _resize(logits.flip(-1) if mirrored else logits, size)
-        means.append(total / len(views))
-    return means
+    best: list[Tensor] = []
+    for view, mirrored in views:
+        found = []
+        for network in networks:
+            given = view.to(next(network.parameters(), pixels))
+            logits = _windowed(network, given.flip(-1) if mirrored else given, augmentation.window)
+            found.append(_resize(logits.flip(-1) if mirrored else logits, size))
+        if len(found) > 1:
+            found.append(sum(found[1:], start=found[0]) / len(found))
+        pairs = zip(best, found, strict=True)
+        best = [torch.maximum(old, new) for old, new in pairs] if best else found
+    return best
 
 
-def _mean(logits: Sequence[Tensor]) -> Tensor:
-    return sum(logits[1:], start=logits[0]) / len(logits)
+def refined_ids(logits: Tensor, image: np.ndarray) -> Tensor:
+    """Ids (H, W) int32 for logits (1, C, h, w) of an image (H, W, 3) uint8, after BECO's dense CRF: its unary
+    term comes from the probabilities of all classes at the size of the image.
+    """
+    height, width = image.shape[:2]
+    probabilities = _resize(logits, (height, width))[0].softmax(0).cpu().numpy()
+    scale = (height * width) ** 0.5 / 512
+    crf = replace(BECO_CRF, gaussian_sxy=BECO_CRF.gaussian_sxy / scale)
+    crf = replace(crf, bilateral_sxy=BECO_CRF.bilateral_sxy / scale)
+    refined = DenseCRF(image, crf).refine_probabilities(probabilities)
+    return torch.from_numpy(refined.argmax(0).astype(np.int32))
 
 
 def _windowed(network: nn.Module, pixels: Tensor, window: int | None) -> Tensor:

@@ -5,7 +5,8 @@
     accelerate launch training/train.py --dataset data/voc --output-dir runs/demo
 
 The output directory holds network A at its root and network B in `peer/`, as transformers saves them, with
-`training_config.json` and `train.yaml`; `best/`, the same at the highest mIoU on `--eval-dataset`;
+`training_config.json` and `train.yaml`; `best/`, the same at the highest mIoU on `--eval-dataset`, on which
+it must therefore not be measured, with this mIoU in `selection.json`;
 `predictions/`, images of the evaluations; and the files of a run (see `run.py`).
 """
 
@@ -155,15 +156,20 @@ class Training(Run):
             logger.info("step %d: mIoU %.4f on %d images", self.step, metrics["mean_iou"], len(images))
             if metrics["mean_iou"] > self.kept["best"]:
                 self.kept["best"] = metrics["mean_iou"]
-                self.export(self.output / "best")
-                (self.output / "best" / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+                choice = {"dataset": self.config.eval_dataset, "split": self.config.eval_split}
+                self.export(self.output / "best", choice)
+                (self.output / "best" / "selection.json").write_text(json.dumps(metrics, indent=2) + "\n")
         accelerator.wait_for_everyone()
 
-    def export(self, folder: Path) -> None:
-        """Write the networks in transformers' format, with the record that cards are made from."""
+    def export(self, folder: Path, chosen_on: dict[str, str | None] | None = None) -> None:
+        """Write the networks in transformers' format, with the record that cards are made from. `chosen_on`
+        names the images on which this step was chosen among all; None for the last step.
+        """
         config = self.config
         on_hub = {name: hub_name(getattr(config, name)) for name in ("dataset", "eval_dataset", "backbone")}
-        record = self.record("train", on_hub=on_hub, rows=self.rows, table=self.table.name)
+        record = self.record(
+            "train", on_hub=on_hub, rows=self.rows, table=self.table.name, chosen_on=chosen_on
+        )
         options = to_yaml(config, "attn2mask train --config train.yaml")
         network, *peer = self.networks
         save_checkpoint(folder, network, peer[0] if peer else None, self.processor, record, options)
@@ -176,7 +182,7 @@ class Training(Run):
         made += [f"network B in {self.output / 'peer'}"] if self.config.co_training else []
         if metrics := self.kept["metrics"]:
             write_file(self.output / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
-            made.append(f"the best networks (mIoU {self.kept['best']:.4f}) in {self.output / 'best'}")
+            made.append(f"the best networks on {self.config.eval_dataset} in {self.output / 'best'}")
         self.export(self.output)  # last, because it marks the run as finished
         print(f"made {', '.join(made)} in {self.seconds:.0f} s")
         checkpoint = shlex.quote(str(self.output))

@@ -86,6 +86,46 @@ def test_the_command_with_one_network_and_a_limit(dataset, checkpoint, tmp_path,
     assert "m.yaml --scales 0.5,0.75,1,1.25,1.5 --flip --out" in said
 
 
+def test_scores_after_the_crf_stand_beside_those_without(dataset, checkpoint, tmp_path, capsys):
+    plain, refined = tmp_path / "plain.json", tmp_path / "refined.json"
+    assert command(dataset, "--out", str(plain), "--limit", "2") == 0
+    assert command(dataset, "--out", str(refined), "--limit", "2", "--crf", "beco") == 0
+    one, other = (json.loads(file.read_text()) for file in (plain, refined))
+    assert one["mean_iou"] == other["mean_iou"]
+    assert other["evaluated"]["options"]["crf"] == "beco"
+    head, *_ = capsys.readouterr().out.split("in the classes of voc\n")[2].splitlines()
+    assert head.split() == ["%", "both", "a", "b", "CRF"]
+    assert other["crf_mean_iou"] != other["mean_iou"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "split", "status"), [("val", None, 2), ("val", "val", 2), (None, "val", 2), ("val", "test", 0)]
+)
+def test_images_that_chose_the_checkpoint_give_no_score(
+    dataset, checkpoint, tmp_path, capsys, monkeypatch, chosen, split, status
+):
+    monkeypatch.setattr("attn2mask.training.benchmarks.open_images", lambda *options: examples(1))
+    checkpoint.record = {"chosen_on": {"dataset": str(dataset / "." / ""), "split": chosen}}
+    options = () if split is None else ("--split", split)
+    assert command(dataset, "--out", str(tmp_path / "m.json"), *options) == status
+    if status:
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "checkpoint runs/x was chosen on" in error
+        assert "measure it on other images" in error
+    else:
+        recorded = json.loads((tmp_path / "m.json").read_text())["evaluated"]["checkpoint_chosen_on"]
+        assert recorded == checkpoint.record["chosen_on"]
+
+
+def test_scales_are_not_chosen_on_the_images_of_the_score(dataset, checkpoint, tmp_path, capsys):
+    out = ("--out", str(tmp_path / "m.json"))
+    assert command(dataset, *out, "--scales", "1,2", "--chosen-on", str(dataset)) == 2
+    assert "must be chosen on other images" in capsys.readouterr().err.splitlines()[-1]
+    assert command(dataset, *out, "--scales", "1,2", "--chosen-on", "other images") == 0
+    recorded = json.loads((tmp_path / "m.json").read_text())["evaluated"]["options"]
+    assert recorded["chosen_on"] == "other images"
+
+
 def test_a_table_of_many_classes_is_printed_in_part(dataset, checkpoint, tmp_path, capsys):
     large = load_table("imagenet_s_300")
     checkpoint.table_name, checkpoint.names = large.name, large.names
@@ -127,6 +167,7 @@ def test_a_users_own_table_needs_its_names_alone(dataset, checkpoint, tmp_path, 
         (["--split", "test"], "has no split 'test'"),
         (["--dataset", "./missing"], "no dataset ./missing: there is no such folder"),
         (["--checkpoint", ""], "--checkpoint is missing"),
+        (["--crf", "irn"], "--crf"),
     ],
 )
 def test_mistakes_are_one_line(dataset, checkpoint, tmp_path, monkeypatch, capsys, options, message):

@@ -22,7 +22,7 @@ TABLE = load_table("voc")
 
 
 def predict(networks, processor, image: np.ndarray, **augmentation) -> list[torch.Tensor]:
-    """Each network's logits (C, H, W) at the size of the image."""
+    """The logits (C, H, W) of each network and of the mean of two, at the size of the image."""
     for network in networks:
         network.eval()
     with torch.no_grad():
@@ -36,8 +36,9 @@ def test_logits_have_the_size_of_the_image(size, stride):
     image = examples(1)[0].image
     networks = [Segmenter(0, stride=stride), Segmenter(1, stride=stride)]
     found = predict(networks, processor(size), image)
-    assert len(found) == 2
-    for network, logits in zip(networks, found, strict=True):
+    *single, both = found
+    torch.testing.assert_close(both, sum(single) / 2)
+    for network, logits in zip(networks, single, strict=True):
         pixels = processor(size)(Image.fromarray(image), "pt")["pixel_values"]
         with torch.no_grad():
             expected = F.interpolate(network.eval()(pixels).logits, pixels.shape[-2:], mode="bilinear")
@@ -80,22 +81,63 @@ def test_a_mirrored_view_is_mirrored_back():
             return SimpleNamespace(logits=torch.arange(40.0).expand(1, 2, 40, 40) * pixel_values.mean())
 
     (logits,) = predict([Ramp()], processor(), np.full((40, 40, 3), 255, np.uint8), flip=True)
-    torch.testing.assert_close(logits, torch.full((2, 40, 40), 19.5))
+    ramp = torch.arange(40.0)
+    torch.testing.assert_close(logits, torch.maximum(ramp, ramp.flip(0)).expand(2, 40, 40))
 
 
-def test_scales_are_averaged():
-    image, network = examples(1)[0].image, Segmenter(0)
+def test_the_maximum_over_scales_is_that_of_the_mean_of_the_networks():
+    image, networks = examples(1)[0].image, [Segmenter(0), Segmenter(1)]
     pixels = processor()(Image.fromarray(image), "pt")["pixel_values"]
     height, width = image.shape[:2]
-    expected = 0
+    views = []
     for scale in (1.0, 1.5):
         size = (round(height * scale), round(width * scale))
         resized = F.interpolate(pixels, size, mode="bilinear", antialias=True)
-        expected = expected + F.interpolate(network.layer(resized), (height, width), mode="bilinear")[0] / 2
-    (logits,) = predict([network], processor(), image, scales=(1.0, 1.5))
-    torch.testing.assert_close(logits, expected.detach())
-    predict([network], processor(), image, scales=(0.1,))
-    assert network.calls[-1] == (32, 32)  # no network takes less
+        views.append(
+            [F.interpolate(net.layer(resized), (height, width), mode="bilinear")[0] for net in networks]
+        )
+    (a1, b1), (a2, b2) = ([each.detach() for each in view] for view in views)
+    found = predict(networks, processor(), image, scales=(1.0, 1.5))
+    expected = a1.maximum(a2), b1.maximum(b2), ((a1 + b1) / 2).maximum((a2 + b2) / 2)
+    for logits, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(logits, wanted)
+    predict(networks[:1], processor(), image, scales=(0.1,))
+    assert networks[0].calls[-1] == (32, 32)  # no network takes less
+
+
+def test_the_crf_at_test_time_is_that_of_pydensecrf():
+    """With the constants of BECO's code, whose widths do not grow with the image."""
+    densecrf = pytest.importorskip("pydensecrf.densecrf")
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (3, 4, 3)).repeat(20, 0).repeat(25, 1).astype(np.uint8)
+    image = (image + rng.integers(0, 12, image.shape)).clip(0, 255).astype(np.uint8)
+    logits = torch.from_numpy(rng.normal(0, 2, (1, 5, 3, 4))).float()
+    logits = F.interpolate(logits, image.shape[:2], mode="bilinear")
+    field = densecrf.DenseCRF2D(100, 60, 5)
+    unary = -logits[0].softmax(0).clamp(1e-5, 1).log().reshape(5, -1).numpy()
+    field.setUnaryEnergy(np.ascontiguousarray(unary))
+    field.addPairwiseGaussian(sxy=1, compat=3)
+    field.addPairwiseBilateral(sxy=67, srgb=3, rgbim=np.ascontiguousarray(image), compat=4)
+    expected = np.array(field.inference(10)).reshape(5, 60, 100).argmax(0)
+    found = inference.refined_ids(logits, image).numpy()
+    assert (found != logits[0].argmax(0).numpy()).any()
+    assert (found == expected).mean() > 0.999
+
+
+def test_scores_after_the_crf_have_their_own_names():
+    images = examples(2)
+    plain, refined = (
+        report(evaluate([Segmenter(0)], processor(), images, TABLE, Augmentation(crf=crf), progress=False))
+        for crf in (False, True)
+    )
+    added = {"crf_mean_iou", "crf_per_class_iou", "crf_pixel_accuracy"}
+    assert refined.keys() - plain.keys() == added
+    assert {name: refined[name] for name in plain} == plain
+    expected = np.zeros((21, 22), np.int64)
+    for example in images:
+        ids = segment([Segmenter(0)], processor(), example.image, Augmentation(crf=True))
+        expected += confusion_matrix(ids, example.target, 21)
+    assert refined["crf_mean_iou"] == pytest.approx(mean_iou(expected), abs=1e-9)
 
 
 def test_labels_of_many_classes_are_found_group_by_group():
@@ -118,7 +160,7 @@ def test_scores_of_two_networks_are_those_of_plain_loops():
     expected = {name: np.zeros((21, 22), np.int64) for name in ("a", "b", "both")}
     given_labels = np.zeros((21, 22), np.int64)
     for index, example in enumerate(images):
-        a, b = predict(networks, processor(), example.image)
+        a, b, _ = predict(networks, processor(), example.image)
         for name, logits in {"a": a, "b": b, "both": (a + b) / 2}.items():
             matrix = confusion_matrix(logits.argmax(0).numpy(), example.target, 21)
             expected[name] += matrix

@@ -92,9 +92,12 @@ def test_a_run_leaves_networks_that_anyone_can_load(config, data):
     assert metrics["num_images"] == 12
     assert 0 <= metrics["mean_iou"] <= 1
     assert set(metrics["networks"]) == {"a", "b"}
-    best = json.loads((output / "best" / "metrics.json").read_text())
+    assert record["chosen_on"] is None
+    best = json.loads((output / "best" / "selection.json").read_text())
     assert best["mean_iou"] >= metrics["mean_iou"]
-    assert load_checkpoint(output / "best").peer is not None
+    chosen = load_checkpoint(output / "best")
+    assert chosen.peer is not None
+    assert chosen.record["chosen_on"] == {"dataset": str(data), "split": None}
     assert {p.name for p in (output / "predictions").iterdir()} == {"step-000003.png", "step-000006.png"}
     logged = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     assert {"loss_a", "loss_b", "learning_rate", "images_per_second"} <= set(logged[0])
@@ -208,7 +211,7 @@ def test_directories_that_are_not_this_runs(config, tmp_path):
     ("changed", "message"),
     [
         ({"batch_size": 1}, "pastes one image on another"),
-        ({"batch_size": 1, "no_mixing": True, "architecture": "upernet"}, "one image at a time"),
+        ({"batch_size": 1, "no_mixing": True}, "one image at a time"),
         ({"crop_size": 16}, "--crop-size"),
         ({"max_steps": 0}, "--max-steps"),
         ({"architecture": "unet"}, "--architecture"),
@@ -271,17 +274,46 @@ def test_two_processes_train_together(config):
     assert load_checkpoint(config.output_dir).peer is not None
 
 
+def test_a_preset_without_its_weights_ends_in_one_line(config):
+    done = launch(arguments(config, preset="voc-resnet50", backbone=None))
+    assert done.returncode == 1
+    error = next(line for line in done.stderr.splitlines() if "cannot be fetched" in line)
+    assert "local folder or file with its weights, or --backbone scratch:resnet50d" in error
+    assert not Path(config.output_dir).exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("preset", ["voc-resnet50", "voc-swin-base", "voc-swin-base-upernet"])
-def test_presets_run_where_no_weights_can_be_fetched(config, preset, processes):
+@pytest.mark.parametrize(
+    ("preset", "backbone"),
+    [
+        ("voc-resnet50", "scratch:resnet50d"),
+        ("voc-swin-base", "scratch:swin-base"),
+        ("voc-swin-base-upernet", "scratch:swin-base"),
+    ],
+)
+def test_presets_run_from_random_weights(config, preset, backbone, processes):
     options = arguments(
-        config, preset=preset, backbone=None, **{"batch-size": 2 * processes, "crop-size": 128}
+        config, preset=preset, backbone=backbone, **{"batch-size": 2 * processes, "crop-size": 128}
     )
     done = launch(options, processes)
     assert done.returncode == 0, done.stderr
-    assert "NO PRETRAINED WEIGHTS" in done.stderr
     assert load_checkpoint(config.output_dir).record["options"]["max_steps"] == 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_online_labels_wait_for_a_pass_over_the_first_rows(config, monkeypatch, streaming):
+    losses, used = module.cotraining_losses, []
+
+    def watched(forward, online, *rest):
+        used.append(online is not None)
+        return losses(forward, online, *rest)
+
+    monkeypatch.setattr(module, "cotraining_losses", watched)
+    module.train(replace(config, num_rows=8, streaming=streaming))
+    assert used == [False, False, True, True, True, True]  # 8 rows in batches of 4
+    record = load_checkpoint(config.output_dir).record
+    assert record["options"]["num_rows"] == 8
 
 
 @pytest.mark.slow
