@@ -62,12 +62,12 @@ def train(config: TrainConfig) -> None:
     if accelerator.is_main_process:
         write_identity(output, identity_of(config) | {"rows": origin})
     accelerator.wait_for_everyone()
-    run = Training(config, accelerator, pair, optimizer, table, origin)
+    warmup = config.warmup_steps(count_rows(rows)) if config.mixing and config.warmup_epochs else 0
+    run = Training(config, accelerator, pair, optimizer, table, origin, warmup)
     run.begin()
 
     loaded = iter(loader(rows, Crops(config, table), run.share(), batches.per_process, config.workers))
     eval_every = config.eval_every or max(1, config.max_steps // 10)
-    warmup = config.warmup_steps(count_rows(rows)) if config.mixing and config.warmup_epochs else 0
     background = 0 if table.background is not None else None
     logger.info("%s, %s precision: %s", accelerator.device, accelerator.mixed_precision, batches)
     pair.train()
@@ -76,7 +76,7 @@ def train(config: TrainConfig) -> None:
             entropy = [config.seed, run.step, accelerator.process_index]
             set_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
             run.set_rate()
-            online = run.pair.online if run.step >= warmup else None
+            online = run.pair.online if run.step >= run.warmup else None
             total, names = torch.zeros(len(run.networks), device=accelerator.device), []
             for _ in range(batches.accumulation):
                 batch = next_batch(loaded)
@@ -114,13 +114,14 @@ class Training(Run):
         optimizer: torch.optim.Optimizer,
         table: ClassTable,
         rows: dict[str, Any],
+        warmup: int,
     ) -> None:
-        """`pair` and `optimizer` are prepared; `rows` is what `rows_record` returns."""
+        """`pair` and `optimizer` are prepared; `rows` is what `rows_record` returns; `warmup` is in steps."""
         # Without accelerate's wrappers and torch.compile's, so that weights always have the same names.
         self.pair = accelerator.unwrap_model(pair, keep_torch_compile=False)
         self.networks = self.pair.networks
         super().__init__(config, accelerator, self.pair.state_dict, optimizer)
-        self.table, self.rows = table, rows
+        self.table, self.rows, self.warmup = table, rows, warmup
         self.processor = make_processor(config.resize or None)
         self.kept = {"best": -1.0, "metrics": {}}
 
@@ -168,7 +169,12 @@ class Training(Run):
         config = self.config
         on_hub = {name: hub_name(getattr(config, name)) for name in ("dataset", "eval_dataset", "backbone")}
         record = self.record(
-            "train", on_hub=on_hub, rows=self.rows, table=self.table.name, chosen_on=chosen_on
+            "train",
+            on_hub=on_hub,
+            rows=self.rows,
+            table=self.table.name,
+            warmup_steps=self.warmup,
+            chosen_on=chosen_on,
         )
         options = to_yaml(config, "attn2mask train --config train.yaml")
         network, *peer = self.networks

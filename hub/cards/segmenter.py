@@ -208,7 +208,7 @@ def _model_files(model: TrainedModel, evaluations: Sequence[Evaluation]) -> Iter
     if predictions and not has_images:
         yield "assets/predictions.png", predictions[-1].read_bytes()
     if any("loss_a" in line for line in model.log):
-        yield "assets/training.png", png_bytes(training_chart(model.log, model.options))
+        yield "assets/training.png", png_bytes(training_chart(model.log, model.training.get("warmup_steps")))
 
 
 def _eval_results(evaluation: Evaluation) -> bytes:
@@ -226,8 +226,10 @@ def _eval_results(evaluation: Evaluation) -> bytes:
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False).encode()
 
 
-def training_chart(log: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> "Figure":
-    """The losses of both networks by step and, if they were measured while training, the mean IoUs."""
+def training_chart(log: Sequence[Mapping[str, Any]], warmup: int | None) -> "Figure":
+    """The losses of both networks by step, the end of the warm-up of so many steps, and, if they were
+    measured while training, the mean IoUs.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -241,8 +243,7 @@ def training_chart(log: Sequence[Mapping[str, Any]], options: Mapping[str, Any])
         if points:
             dot = "o" if len(points) == 1 else None
             panels[0].plot(*zip(*points, strict=True), color=color, linewidth=1.4, marker=dot, label=name)
-    warmup = round(options.get("warmup", 0) * options.get("max_steps", 0))
-    if warmup and not (options.get("no_co_training") and options.get("no_mixing")):
+    if warmup:
         panels[0].axvline(warmup, color="#777777", linewidth=1, linestyle="--", label="end of the warm-up")
     panels[0].set(xlabel="step", title="loss")
     panels[0].legend(frameon=False, fontsize=9)
@@ -304,10 +305,11 @@ def _model_values(model: TrainedModel) -> dict[str, Any]:
     config, labels = model.config, model.config.get("id2label", {})
     architecture = config.get("model_type", "")
     shapes = tensor_shapes(model.path / "model.safetensors")
+    family = config.get("backbone_config", {}).get("model_type")
     parameters = sum(math.prod(shape) for name, shape in shapes.items() if "running_" not in name)
     return {
         "architecture": ARCHITECTURE_NAMES.get(architecture, architecture or "A network"),
-        "backbone": config.get("backbone_config", {}).get("model_type"),
+        "backbone": "ResNet-D" if config.get("resnet_d") else family,
         "num_classes": f"{len(labels):,}",
         "class_table": config.get("class_table"),
         "classes": ", ".join(f"{number} {labels[number]}" for number in sorted(labels, key=int)),
@@ -344,11 +346,31 @@ def _training_values(model: TrainedModel) -> dict[str, Any]:
         "steps": f"{training['step']:,}" if "step" in training else None,
         "time": duration(training["seconds"]) if "seconds" in training else None,
         "speed": f"{speeds[len(speeds) // 2]:.1f}" if speeds else None,
+        "weights": _weights(model.config),
+        "chosen_on": _choice(training.get("chosen_on")),
         "license": model.license if is_known else f"{NOT_RECORDED} for everything that was used",
         "preset": options.get("preset"),
         "options": option_rows(TrainConfig, options, **shown),
         "versions": version_rows(training),
     }
+
+
+def _weights(config: Mapping[str, Any]) -> str | None:
+    """How the backbone's pretrained weights were trained, and their digest."""
+    if config.get("backbone_from_scratch"):
+        return "none: the backbone started from random weights"
+    weights = config.get("backbone_weights") or {}
+    if not weights.get("sha256"):
+        return weights.get("recipe")
+    return f"{weights.get('recipe') or 'their training is ' + NOT_RECORDED}; SHA-256 {weights['sha256']}"
+
+
+def _choice(chosen_on: Mapping[str, Any] | None) -> str | None:
+    """The images on which the checkpoint was chosen among all steps, with their split."""
+    if not chosen_on:
+        return None
+    split = f", split `{chosen_on['split']}`" if chosen_on.get("split") else ""
+    return f"`{public_path(chosen_on['dataset'])}`{split}"
 
 
 def _result_values(evaluation: Evaluation) -> dict[str, Any]:
@@ -361,6 +383,8 @@ def _result_values(evaluation: Evaluation) -> dict[str, Any]:
         "scales": scales,
         "is_mirrored": flip,
         "window": evaluation.options.get("window"),
+        "chosen_on": evaluation.options.get("chosen_on"),
+        "crf": evaluation.options.get("crf"),
         "limit": evaluation.options.get("limit"),
         "columns": list(evaluation.columns),
         "mean_iou": [_per_cent(scores["mean_iou"]) for scores in columns],

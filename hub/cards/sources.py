@@ -15,6 +15,8 @@ OURS = "this project; **not verified**"
 USED_WITH = {
     "beta": ("threshold", "fixed"),
     "momentum": ("optimizer", "sgd"),
+    "warmup_epochs": ("no_mixing", False),
+    "mix_probability": ("no_mixing", False),
     "confidence": ("no_mixing", False),
     "boundary_weight": ("no_mixing", False),
     "class_prompt": ("prior_preservation", True),
@@ -22,7 +24,7 @@ USED_WITH = {
     "prior_weight": ("prior_preservation", True),
 }
 # Options whose values nobody states, and that are of no method.
-UNSOURCED = ("seed", "shard_size", "instance_prompt", "class_prompt")
+UNSOURCED = ("seed", "num_rows", "chosen_on", "shard_size", "instance_prompt", "class_prompt")
 
 
 def option_rows(command: type, options: Mapping[str, Any], **shown: str) -> list[list[str]]:

@@ -70,6 +70,8 @@ def run(voc, tmp_path_factory) -> Path:
         "on_hub": {"dataset": None, "eval_dataset": None, "backbone": None},
         "rows": {name: build[name] for name in ("num_images", "identity", "license")},
         "table": "voc",
+        "warmup_steps": 1,
+        "chosen_on": None,
         "step": 4,
         "seconds": 3.5,
         "hardware": "CPU",
@@ -101,6 +103,7 @@ def run(voc, tmp_path_factory) -> Path:
         "table": "voc",
         "seconds": 1.5,
         "hub": None,
+        "checkpoint_chosen_on": None,
     }
     (folder / "report.json").write_text(json.dumps({**report, "evaluated": evaluated}))
     comment = "attn2mask evaluate --config report.yaml"

@@ -23,10 +23,10 @@ from PIL import Image
 from places import ROOT
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import parse
+from attn2mask.builders.options import facts_of, parse, stored_options
 from attn2mask.hub.cards.markdown import split
 from attn2mask.hub.cards.segmenter import model_card, training_chart
-from attn2mask.hub.cards.sources import OURS
+from attn2mask.hub.cards.sources import OURS, UNSOURCED, source_of
 from attn2mask.training.config import TrainConfig
 from attn2mask.training.evaluate_command import EvaluateConfig
 from attn2mask.training.evaluate_command import run as evaluate
@@ -163,6 +163,7 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
     training = json.loads((run / "training_config.json").read_text())
     training["options"] |= {"optimizer": "sgd", "backbone": "embedded"}
     training["rows"]["revision"] = "0a1b"
+    training["chosen_on"] = {"dataset": "owner/choice", "split": "val"}
     hubs = {"dataset": "owner/rows", "eval_dataset": None, "backbone": "owner/bone"}
     found = json.loads(report.read_text())
     found["evaluated"]["hub"] = "owner/scores"
@@ -172,11 +173,15 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
         "scales": "1,2",
         "flip": True,
         "window": 64,
+        "crf": "beco",
+        "chosen_on": "other images",
     }
+    found |= {"crf_mean_iou": 0.51, "crf_pixel_accuracy": 0.72}
     for scores in (found, *found["networks"].values()):
         scores["per_class_iou"] = {name: 0.01 * k for k, name in enumerate(scores["per_class_iou"], start=1)}
     config = json.loads((run / "config.json").read_text()) | {"backbone_from_scratch": False}
-    kept = ("model_type", "id2label", "class_table", "backbone_from_scratch")
+    config["backbone_weights"] = {"recipe": "a recipe", "sha256": "0a1b"}
+    kept = ("model_type", "id2label", "class_table", "backbone_from_scratch", "backbone_weights", "resnet_d")
     config["backbone_config"] = {"model_type": config["backbone_config"]["model_type"]}
     records = {
         "training_config.json": training | {"on_hub": hubs},
@@ -187,7 +192,7 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
     local = training | {"on_hub": {}}
     silent = re.compile(
         "format_version|command|table|on_hub/eval_dataset|(num_images|networks/b/num_images)"
-        "|evaluated/(format_version|table|seconds|options/(checkpoint|table|out))"
+        "|evaluated/(format_version|table|seconds|checkpoint_chosen_on|options/(checkpoint|table|out))"
         "|options/(workers|eval_.*|micro_batch|checkpoint_every|mixed_precision)"
         "|rows/identity/(?!model$|model_version|seed$|threshold|reliability).*"
     )
@@ -217,8 +222,14 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
     ("options", "text"),
     [
         ({}, "There was no test-time augmentation."),
-        ({"scales": "0.5,1", "flip": True}, "Test-time augmentation: scales 0.5,1, mirrored."),
-        ({"scales": "0.5,1"}, "Test-time augmentation: scales 0.5,1, not mirrored."),
+        (
+            {"scales": "0.5,1", "flip": True},
+            "Test-time augmentation, with the maximum of all logits: scales 0.5,1, mirrored.",
+        ),
+        (
+            {"scales": "0.5,1"},
+            "Test-time augmentation, with the maximum of all logits: scales 0.5,1, not mirrored.",
+        ),
         ({"window": 64}, "Larger images were predicted in windows of 64 pixels."),
         ({"limit": 3}, "The measurement is limited to the first 3 images."),
     ],
@@ -228,6 +239,64 @@ def test_how_images_were_predicted_is_named(run, report, no_figures, tmp_path, o
     found["evaluated"]["options"] |= options
     (tmp_path / "report.json").write_text(json.dumps(found))
     assert text in model_card(run, REPO, [tmp_path / "report.json"]).text
+
+
+def test_the_images_of_every_choice_are_named(run, report, no_figures, tmp_path):
+    text = model_card(run, REPO, [report]).text
+    assert "The networks are those of the last step. No images were used to choose the step." in text
+    choice = {"dataset": "/data/VOCdevkit", "split": "val"}
+    chosen = model_card(changed(run, tmp_path, "training_config.json", "chosen_on", choice), REPO).text
+    assert "the step with the highest mean IoU on `VOCdevkit`, split `val`." in chosen
+    found = json.loads(report.read_text())
+    for chosen_on, sentence in (
+        (None, "It is not recorded on which images these settings were chosen."),
+        ("scenes of seed 5", "These settings were chosen on other images: scenes of seed 5."),
+    ):
+        found["evaluated"]["options"] |= {"scales": "1,2", "chosen_on": chosen_on}
+        (tmp_path / "report.json").write_text(json.dumps(found))
+        assert sentence in model_card(run, REPO, [tmp_path / "report.json"]).text
+
+
+@pytest.mark.parametrize(
+    ("weights", "from_scratch", "text"),
+    [
+        ({}, True, "none: the backbone started from random weights"),
+        ({"recipe": "timm resnet50d.ra2_in1k", "sha256": "0a1b"}, False, "ra2_in1k; SHA-256 0a1b"),
+        ({"recipe": None, "sha256": "0a1b"}, False, "their training is not recorded; SHA-256 0a1b"),
+        ({"recipe": None, "sha256": None}, False, "not recorded"),
+    ],
+)
+def test_pretrained_weights_are_named(run, no_figures, tmp_path, weights, from_scratch, text):
+    folder = changed(run, tmp_path, "config.json", "backbone_weights", weights)
+    folder = changed(folder, tmp_path / "2", "config.json", "backbone_from_scratch", from_scratch)
+    (line,) = (k for k in model_card(folder, REPO).text.splitlines() if "| pretrained weights" in k)
+    assert text in line
+
+
+@pytest.mark.parametrize("preset", ["voc-resnet50", "voc-swin-base"])
+def test_no_source_is_named_for_a_value_that_it_does_not_state(preset):
+    """Beside Table 1 and BECO's code, as they were read; everything else is not verified."""
+    values = {"voc-resnet50": (0.001, True), "voc-swin-base": (0.01, False)}[preset]
+    options = stored_options(TrainConfig(preset=preset).resolve())
+    table_1 = {"power": 0.9, "weight_decay": 1e-5, "batch_size": 12, "max_steps": 25_000}
+    table_1 |= {"learning_rate": values[0], "optimizer": "sgd", "architecture": "deeplabv3plus"}
+    beco = {"momentum": 0.9, "crop_size": 512, "crop_area_min": 0.5, "crop_area_max": 0.75}
+    beco |= {"head_multiplier": 1, "clip": 0, "warmup_epochs": 1, "mix_probability": 0.5}
+    beco |= {"confidence": 0.95, "boundary_weight": 1.2, "color_probability": 0.8, "hue": 0.11}
+    beco |= {"gray_probability": 0.2, "blur_probability": 0.5, "brightness": 0.2, "contrast": 0.2}
+    beco |= {"multi_grid": True} if values[1] else {}
+    for name, facts in facts_of(TrainConfig).items():
+        if facts.card is None or name in UNSOURCED or options[name] is None:
+            continue
+        keys = (name, f"{name} of {options['backbone']}")
+        source = source_of(TrainConfig, keys, options[name])
+        if source.startswith("the paper, Table 1") and name != "backbone":
+            assert table_1.pop(name) == options[name], name
+        elif source.startswith("BECO"):
+            assert beco.pop(name) == options[name], name
+        elif options[name] is not False:
+            assert "not verified" in source, name
+    assert table_1 == beco == {}
 
 
 def test_a_run_alone_shows_its_own_scores_and_predictions(run, tmp_path):
@@ -247,14 +316,13 @@ def test_a_run_alone_shows_its_own_scores_and_predictions(run, tmp_path):
 def test_the_chart_of_the_training_is_that_of_the_log():
     log = [{"step": 20, "loss_a": 3.0, "loss_b": 2.5}, {"step": 40, "loss_a": 1.0, "loss_b": 1.5}]
     log.append({"step": 40, "eval_mean_iou": 0.25})
-    options = {"warmup": 0.25, "max_steps": 40, "no_co_training": True}
-    losses, scores = training_chart(log, options).axes
+    losses, scores = training_chart(log, 10).axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
     assert drawn["network A"] == [[20, 3], [40, 1]]
     assert drawn["network B"] == [[20, 2.5], [40, 1.5]]
     assert drawn["end of the warm-up"][0][0] == 10
     assert scores.lines[0].get_xydata().tolist() == [[40, 25]]
-    (losses,) = training_chart(log[:1], options | {"no_mixing": True}).axes
+    (losses,) = training_chart(log[:1], 0).axes
     assert "end of the warm-up" not in {line.get_label() for line in losses.lines}
 
 
