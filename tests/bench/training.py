@@ -1,4 +1,4 @@
-"""The co-training step, compared with the step of one network and with an unoptimized co-training step."""
+"""The co-training step, compared with that of one network and with a plain implementation of BECO's step."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench.timing import Row, measure, peak_memory
-from bench.unoptimized import unoptimized_loss
+from bench.unoptimized import plain_step_loss
 
 from attn2mask.builders.drawn.rows import draw_rows, write_rows
 from attn2mask.builders.table_reader import load_table
@@ -17,6 +17,11 @@ from attn2mask.training.config import TrainConfig
 from attn2mask.training.cotraining import Pair, cotraining_losses, normalize, photometric
 from attn2mask.training.data import Crops, Share, loader, open_rows
 from attn2mask.training.models import build_network
+
+COMPARED = (  # what, our step, and BECO's
+    ("plain BECO step / ours", "full", "plain"),
+    ("plain BECO step / ours, both in bf16", "bf16", "plain bf16"),
+)
 
 
 def batch_of(size: int, side: int) -> dict[str, torch.Tensor]:
@@ -36,7 +41,9 @@ def steps(config: TrainConfig, size: int, side: int) -> dict[str, Callable[[], N
 
     def networks(first: int, count: int) -> list[torch.nn.Module]:
         return [
-            build_network(config.architecture, config.backbone, table, seed=first + k).train()
+            build_network(
+                config.architecture, config.backbone, table, first + k, side, config.multi_grid
+            ).train()
             for k in range(count)
         ]
 
@@ -45,60 +52,65 @@ def steps(config: TrainConfig, size: int, side: int) -> dict[str, Callable[[], N
     (alone,) = networks(4, 1)
     alone = alone.to(memory_format=torch.channels_last)
 
-    def plain() -> None:
-        logits = alone(pixel_values=normalize(photometric(batch["pixels"].float() / 255))).logits
+    def single() -> None:
+        colored = photometric(batch["pixels"].float() / 255, config)
+        logits = alone(pixel_values=normalize(colored)).logits
         torch.nn.functional.cross_entropy(logits, batch["label"]).backward()
         alone.zero_grad()
 
     def together(forward: torch.nn.Module, mixing: bool, half: bool) -> None:
+        context = torch.autocast("cpu", torch.bfloat16, enabled=half)  # each pass enters it anew
         part = replace(config, no_mixing=not mixing)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            losses = cotraining_losses(forward, pair.online, batch, part, True, 255, 0)
+        losses = cotraining_losses(context(forward), context(pair.online), batch, part, 255, 0)
         sum(losses).backward()
         pair.zero_grad()
 
-    def unoptimized() -> None:
-        unoptimized_loss(a, b, batch, config, 255).backward()
+    def plain(half: bool) -> None:
+        plain_step_loss(a, b, batch, config, 255, half).backward()
         a.zero_grad(), b.zero_grad()
 
     return {
-        "plain": plain,
+        "single": single,
         "full": partial(together, pair, True, False),
         "unmixed": partial(together, pair, False, False),
         "bf16": partial(together, pair, True, True),
         # accelerate's --dynamo_backend does this.
         "compiled": partial(together, torch.compile(pair), True, False),
-        "unoptimized": unoptimized,
+        "plain": partial(plain, False),
+        "plain bf16": partial(plain, True),
     }
 
 
 def training(quick: bool) -> Iterator[Row]:
-    """The small backbone as in the preset `demo`, and ResNet-50 with two small images."""
-    pairs, demo = (2 if quick else 12), TrainConfig().resolve()
+    """BECO's step on the small backbone of the demo, and on ResNet-50 with two small images."""
+    pairs = 2 if quick else 12
     size, side = 8, 112
-    of = steps(demo, size, side)
+    small = TrainConfig(preset="voc-resnet50", backbone="embedded", multi_grid=False)
+    of = steps(small.resolve(), size, side)
     for name, step in of.items():
         if not quick or name != "compiled":  # compiling takes a minute
             step()
     base = "co-training step / step of one network"
     for what, step in ((base, "full"), ("the same without mixing and online labels", "unmixed")):
-        memory = peak_memory(of[step]) / peak_memory(of["plain"])
-        row = measure(f"{what}, {size} x {side}", of[step], of["plain"], pairs, memory=memory)
+        memory = peak_memory(of[step]) / peak_memory(of["single"])
+        row = measure(f"{what}, {size} x {side}", of[step], of["single"], pairs, memory=memory)
         row.notes["images_per_second"] = size / row.seconds[0]
         yield row
-    for what, step in (("unoptimized step / ours", "full"), ("unoptimized step / ours in bf16", "bf16")):
-        yield measure(f"{what}, {size} x {side}", of["unoptimized"], of[step], pairs, goal=">= 1.3")
+    for what, step, plain in COMPARED:
+        row = measure(f"{what}, {size} x {side}", of[plain], of[step], pairs, goal=">= 1.3")
+        row.notes["images_per_second"] = size / row.seconds[1]
+        yield row
     yield from loading(of["full"], size, side, pairs)
     if quick:
         return
     what = f"our step compiled / not compiled, {size} x {side}"
     yield measure(what, of["compiled"], of["full"], pairs)
     size, side = 2, 256
-    of = steps(TrainConfig(preset="voc-resnet50", backbone="scratch:resnet50").resolve(), size, side)
-    for step in ("unoptimized", "full", "bf16"):
+    of = steps(TrainConfig(preset="voc-resnet50", backbone="scratch:resnet50d").resolve(), size, side)
+    for step in ("plain", "plain bf16", "full", "bf16"):
         of[step]()
-    for what, step in (("unoptimized step / ours", "full"), ("unoptimized step / ours in bf16", "bf16")):
-        yield measure(f"{what}, ResNet-50, {size} x {side}", of["unoptimized"], of[step], 5, goal=">= 1.3")
+    for what, step, plain in COMPARED:
+        yield measure(f"{what}, ResNet-50-D, {size} x {side}", of[plain], of[step], 5, goal=">= 1.3")
 
 
 def loading(step: Callable[[], None], size: int, side: int, pairs: int) -> Iterator[Row]:
@@ -106,7 +118,7 @@ def loading(step: Callable[[], None], size: int, side: int, pairs: int) -> Itera
     with tempfile.TemporaryDirectory() as out:
         write_rows(draw_rows("objects", 4 * size, 5), Path(out))
         rows, _ = open_rows(out, False, True)
-    crops = Crops(TrainConfig(crop_size=side, resize=0), load_table("voc"))
+    crops = Crops(TrainConfig(crop_size=side).resolve(), load_table("voc"))
     batches = iter(loader(rows, crops, Share(size, 0, 10_000), per_process=size, workers=0))
     next(batches)
     yield measure(
