@@ -224,7 +224,7 @@ def translated(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", key): value
             for key, value in state.items()
         }
-    found = {}
+    found: dict[str, Tensor] = {}
     for key, value in state.items():
         for pattern, name in _SWIN_NAMES:
             key = re.sub(pattern, name, key)
