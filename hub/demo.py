@@ -106,8 +106,7 @@ def measure_masks(images: "list[PaintedImage]") -> dict[str, Any]:
 
 def measure_segmenters(config: DemoConfig, data: Path, out: Path) -> dict[str, Any]:
     """Mean IoU, 0 to 1, on each held-out set: of the attention masks, which always know the image-level
-    labels, and of one network and of two that co-trained, with and without the labels given. Both train
-    without ClassMix, which costs points in so few steps (see the ablation).
+    labels, and of one network and of two that co-trained, with and without the labels given.
     """
     from attn2mask.training.config import TrainConfig
     from attn2mask.training.held_out import attention_masks, make_sets, train_and_score
@@ -127,7 +126,6 @@ def measure_segmenters(config: DemoConfig, data: Path, out: Path) -> dict[str, A
             max_steps=config.max_steps,
             resume=True,
             no_co_training=name == "no co-training",
-            no_mixing=True,
             mixed_precision="no",
         )
         found[name] = train_and_score(training, sets)

@@ -206,8 +206,8 @@ class TrainConfig(RunOptions):
 
     @property
     def mixing(self) -> bool:
-        """Whether images are mixed with ClassMix, and mixed images get online labels."""
-        return not self.no_mixing
+        """Whether images are mixed with ClassMix, and get online labels; for resolved options."""
+        return not self.no_mixing and self.mix_probability > 0
 
     def warmup_steps(self, rows: int) -> int:
         """The number of steps of the warm-up on so many rows; for resolved options."""

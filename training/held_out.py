@@ -30,9 +30,8 @@ from attn2mask.training.referee import Referee, load_referee
 
 SETS = ("objects", "shifted", "painted")
 MEASURES = ("mean_iou", "mean_iou_given_labels")
-# Images are larger than in training, whose random crops enlarge things (Touvron et al., "Fixing the
-# train-test resolution discrepancy", NeurIPS 2019).
-TEST_TIME_AUGMENTATION: dict[str, Any] = {"scales": "1.5,2.0", "flip": True}
+# Chosen with a network of the preset `demo` on scenes that are neither trained on nor held out.
+TEST_TIME_AUGMENTATION: dict[str, Any] = {"flip": True, "chosen_on": "200 drawn scenes of the seed 78000000"}
 PAINTED_SEED = 1_000_003  # of the painted set; builds that are trained on have other seeds
 
 

@@ -249,7 +249,7 @@ def run(config: DomainGapConfig) -> None:
     sources = {"unadapted": before, "adapted": streets / "adapted", "exact masks": streets / "real"}
     results["labels"] = {name: label_statistics(rows, table.names) for name, rows in sources.items()}
     variants = {name: (rows, ()) for name, rows in sources.items()}
-    trials = plan_trials(config, variants, [out / "held-out" / "streets"])
+    trials = plan_trials(config, "demo", variants, [out / "held-out" / "streets"])
     results["segmenters"] = run_trials(trials, config.jobs)
     results["seconds"] = round(time.time() - started, 1)
     (out / "domain_gap.json").write_text(json.dumps(results, indent=2) + "\n")

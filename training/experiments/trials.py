@@ -73,18 +73,20 @@ class Trial:
         """The command of its process."""
         held_out = ("--held-out", *map(str, self.sets))
         data = ("--dataset", str(self.data), "--output-dir", str(self.directory), "--workers", "0")
-        method = ("--preset", "demo", "--seed", str(self.seed), "--mixed-precision", "no", "--resume")
+        method = ("--seed", str(self.seed), "--mixed-precision", "no", "--resume")
         return [sys.executable, __file__, *held_out, *data, *method, *self.flags]
 
 
 def plan_trials(
-    config: ExperimentConfig, variants: Mapping[str, tuple[Path, Sequence[str]]], sets: Sequence[Path]
+    config: ExperimentConfig,
+    preset: str,
+    variants: Mapping[str, tuple[Path, Sequence[str]]],
+    sets: Sequence[Path],
 ) -> list[Trial]:
-    """The trials of all variants, those of the first seed first. A variant has rows and further flags.
-
-    All train without ClassMix, which costs points in so few steps.
+    """The trials of all variants by a preset, those of the first seed first. A variant has rows and further
+    flags.
     """
-    flags = ("--max-steps", str(config.max_steps), "--no-mixing")
+    flags = ("--preset", preset, "--max-steps", str(config.max_steps))
     folders = {name: Path(config.out) / "trials" / re.sub(r"\W+", "-", name) for name in variants}
     return [
         Trial(name, seed, Path(f"{folders[name]}-{seed}"), rows, sets, (*flags, *more))

@@ -40,7 +40,8 @@ def test_every_variant_is_a_training_that_parses(tmp_path, index):
     assert (config.seed, config.max_steps, config.resume) == (0, 7, True)
     assert config.held_out == [str(tmp_path / "objects"), str(tmp_path / "painted")]
     assert config.co_training == (variant.name != "no co-training")
-    assert not config.mixing
+    assert config.preset == ("demo" if variant.name == "preset demo" else "demo-beco")
+    assert config.mixing == (variant.name not in ("preset demo", "no mixing"))
     assert config.reliability == (variant.name not in ("no reliability", "no CRF"))
 
 
