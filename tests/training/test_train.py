@@ -57,6 +57,7 @@ def config(data, backbone, tmp_path) -> TrainConfig:
     return TrainConfig(
         dataset=str(data),
         output_dir=str(tmp_path / "run"),
+        preset="demo-beco",
         backbone=backbone,
         max_steps=6,
         batch_size=4,
@@ -74,7 +75,7 @@ def test_a_run_leaves_networks_that_anyone_can_load(config, data):
     record = checkpoint.record
     assert (record["format_version"], record["command"], record["step"]) == (1, "train", 6)
     assert record["options"]["max_steps"] == 6
-    assert record["options"]["learning_rate"] == 4e-4  # the preset's
+    assert record["options"]["learning_rate"] == 1.5e-3  # the preset's
     assert (
         parse(TrainConfig, ["--config", str(output / "train.yaml")], "", "")
         == replace(
