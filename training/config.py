@@ -136,9 +136,9 @@ class TrainConfig(RunOptions):
         "multiply the dilations of the last three blocks of a ResNet by 1, 2 and 4", card="multi-grid"
     )
     resize: int | None = constant_option(
-        "shortest side in pixels of images in prediction; 0 leaves the images as they are",
+        "shortest side in pixels of prediction, and of crops with a scale; 0 leaves the images as they are",
         at_least=0,
-        card="shortest side in pixels in prediction",
+        card="shortest side in pixels",
     )
     crop_area_min: float | None = area_option(
         "least area of a crop as a fraction of the image's, before it is resized to --crop-size",
@@ -146,6 +146,15 @@ class TrainConfig(RunOptions):
     )
     crop_area_max: float | None = area_option(
         "largest area of a crop as a fraction of the image's", card="largest area of a crop (fraction)"
+    )
+    crop_scale_min: float | None = constant_option(
+        "least scale of the image in crops that may exceed it", above=0, card="least scale in a crop"
+    )
+    crop_scale_max: float | None = constant_option(
+        "largest scale of the image in such crops, relative to --resize; without it, crops lie inside the"
+        " image and have the areas above",
+        above=0,
+        card="largest scale in a crop",
     )
     warmup_epochs: float | None = constant_option(
         "passes over the rows before online labels and the weight of pasted outlines are used",
@@ -186,9 +195,14 @@ class TrainConfig(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least, most = self.crop_area_min, self.crop_area_max
-        if least is not None and most is not None and least > most:
-            raise UserError(f"--crop-area-min {least:g} is above --crop-area-max {most:g}: exchange them")
+        for kind in ("area", "scale"):
+            least, most = getattr(self, f"crop_{kind}_min"), getattr(self, f"crop_{kind}_max")
+            if least is not None and most is not None and least > most:
+                raise UserError(
+                    f"--crop-{kind}-min {least:g} is above --crop-{kind}-max {most:g}: exchange them"
+                )
+        if (self.crop_scale_min is None) != (self.crop_scale_max is None) and self.crop_area_min is not None:
+            raise UserError("--crop-scale-min and --crop-scale-max must be given together")
 
     def resolve(self) -> "TrainConfig":
         """These options with the preset's values for all that are not given."""

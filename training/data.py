@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SHUFFLE_BUFFER = 1_000  # rows of a stream that are shuffled at a time
 ASPECTS = (3 / 4, 4 / 3)  # range of a crop's width / height
+GRAY = (124, 116, 104)  # the mean color of ImageNet, which normalization takes to zero
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Crops:
         """The crop of `row` at a global `position`: pixels (3, S, S) uint8, label (S, S) int64 with the
         ignore value, trusted (S, S) bool, sample_id.
 
-        Raises UserError for an image that cannot be read, and for a mask that has no ids, another size
+        Outside of the image the label is the ignore value and counts as trusted, so that nothing is learned
+        there. Raises UserError for an image that cannot be read, and for a mask that has no ids, another size
         than its image, or ids outside of the table.
         """
         config, ignore, classes = self.config, self.table.ignore_index, len(self.table.names)
@@ -63,14 +65,15 @@ class Crops:
                     f"row {name}: the image has {image.size} pixels, but its {kind} has {part.size}"
                 )
         rng = np.random.default_rng([config.seed, position])
-        box = crop_box(*image.size, (config.crop_area_min, config.crop_area_max), rng)
+        box = self.box(*image.size, rng)
         mirror = rng.random() < 0.5
 
         def cut(part: Image.Image, resample: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
             array = np.asarray(part.crop(box).resize((config.crop_size, config.crop_size), resample))
-            return array[:, ::-1] if mirror else array
+            return (array[:, ::-1] if mirror else array).copy()
 
-        label = cut(mask).astype(np.int64)
+        inside = cut(Image.new("L", image.size, 255)) > 0
+        label = np.where(inside, cut(mask).astype(np.int64), ignore)
         wrong = (label < 0) | (label >= classes) & (label != ignore)
         if wrong.any():
             raise UserError(
@@ -78,12 +81,26 @@ class Crops:
                 f" (ignore is {ignore})"
             )
         pixels = cut(image, Image.Resampling.BILINEAR)
+        pixels[~inside] = GRAY
         return {
-            "pixels": torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous(),
+            "pixels": torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
             "label": torch.from_numpy(label),
-            "trusted": torch.from_numpy((cut(trust) > 127) & (label != ignore)),
+            "trusted": torch.from_numpy((cut(trust) > 127) & (label != ignore) | ~inside),
             "sample_id": name,
         }
+
+    def box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """The crop of an image, (left, top, right, bottom) in its pixels; it may be larger than the image."""
+        config = self.config
+        if config.crop_scale_max is None:
+            return crop_box(width, height, (config.crop_area_min, config.crop_area_max), rng)
+        scale = rng.uniform(config.crop_scale_min, config.crop_scale_max)
+        scale *= config.resize / min(width, height) if config.resize else 1
+        side = max(1, round(config.crop_size / scale))
+        left, top = (
+            int(rng.integers(min(0, spare), max(0, spare) + 1)) for spare in (width - side, height - side)
+        )
+        return left, top, left + side, top + side
 
 
 def crop_box(

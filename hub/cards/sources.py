@@ -13,6 +13,8 @@ from attn2mask.hub.cards.markdown import table_rows
 OURS = "this project; **not verified**"
 # Options that are only used if another option has this value.
 USED_WITH = {
+    "crop_area_min": ("crop_scale_max", None),
+    "crop_area_max": ("crop_scale_max", None),
     "beta": ("threshold", "fixed"),
     "momentum": ("optimizer", "sgd"),
     "warmup_epochs": ("no_mixing", False),
@@ -23,6 +25,8 @@ USED_WITH = {
     "prior_images": ("prior_preservation", True),
     "prior_weight": ("prior_preservation", True),
 }
+# Options that are only used if they have a value.
+OPTIONAL = ("num_rows", "crop_scale_min", "crop_scale_max")
 # Options whose values nobody states, and that are of no method.
 UNSOURCED = ("seed", "num_rows", "chosen_on", "shard_size", "instance_prompt", "class_prompt")
 
@@ -39,7 +43,8 @@ def option_rows(command: type, options: Mapping[str, Any], **shown: str) -> list
     for name, facts in facts_of(command).items():
         value = options.get(name)
         reader, wanted = USED_WITH.get(name, (name, value))
-        if facts.card is not None and options.get(reader) == wanted:
+        is_used = options.get(reader) == wanted and not (name in OPTIONAL and value is None)
+        if facts.card is not None and is_used:
             keys = (name, f"{name} of {options.get('backbone')}")
             source = "" if name in UNSOURCED else source_of(command, keys, value)
             rows.append((facts.card, shown.get(name, value), source))

@@ -68,6 +68,12 @@ def test_the_warm_up_is_a_pass_over_the_rows(rows, steps):
     assert replace(preset, warmup_epochs=0.0).warmup_steps(rows) == 0
 
 
+def test_both_scales_of_crops_are_given():
+    with pytest.raises(UserError, match="--crop-scale-min and --crop-scale-max must be given together"):
+        TrainConfig(preset="voc-resnet50", crop_scale_max=2.0).resolve()
+    assert TrainConfig(preset="demo", crop_scale_max=0.9).resolve().crop_scale_max == 0.9
+
+
 def test_areas_of_crops_in_the_wrong_order():
     with pytest.raises(UserError, match=r"--crop-area-min 0\.8 is above --crop-area-max 0\.75"):
         TrainConfig(preset="voc-resnet50", crop_area_min=0.8).resolve()

@@ -59,7 +59,9 @@ def dataset(tmp_path):
 
 
 def crops(table=TABLE, **changed) -> Crops:
-    return Crops(TrainConfig(**{"crop_size": 32, "seed": 3, **changed}).resolve(), table)
+    return Crops(
+        TrainConfig(**{"preset": "voc-resnet50", "crop_size": 32, "seed": 3, **changed}).resolve(), table
+    )
 
 
 def test_image_labels_and_trust_are_cut_alike():
@@ -217,3 +219,28 @@ def test_the_first_rows_alone(dataset, streaming):
 def test_more_rows_than_there_are(dataset):
     with pytest.raises(UserError, match=r"--num-rows 3: --dataset .* has only 2 rows"):
         open_rows(dataset([row(0), row(1)]), False, True, num_rows=3)
+
+
+SCALED = {"crop_scale_min": 0.5, "crop_scale_max": 2.0}
+
+
+def test_crops_with_a_scale_may_exceed_the_image():
+    seen = []
+    for position in range(60):
+        crop = crops(**SCALED)(row(2), position)
+        rim = (crop["pixels"] == torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None]).all(0)
+        outside = crop["label"] == 255
+        assert (rim == outside).all()
+        assert crop["trusted"][outside].all()  # nothing is learned there
+        red = crop["pixels"][0].float() / 10
+        assert ((red - crop["label"]).abs() < 0.05)[~outside].float().mean() > 0.75
+        seen.append(float(outside.float().mean()))
+    assert min(seen) == 0
+    assert max(seen) > 0.3
+
+
+def test_images_are_brought_to_a_size_before_they_are_scaled():
+    whole = [crops(crop_size=64, **SCALED)(row(2), p)["label"] for p in range(20)]
+    small = [crops(crop_size=64, resize=20, **SCALED)(row(2), p)["label"] for p in range(20)]
+    areas = [sum(int((label != 255).sum()) for label in labels) for labels in (whole, small)]
+    assert areas[1] < 0.5 * areas[0]
