@@ -243,10 +243,10 @@ def open_rows(
     rows = rows.select_columns([n for n in (*needed, "sample_id") if n in features])
     for name in needed:
         rows = rows.cast_column(name, ImageFeature(decode=False))
+    if next(iter(rows), None) is None:  # also for a stream, from which training would wait for rows
+        raise UserError(f"--dataset {dataset} has no rows")
     if streaming:
         return rows if num_rows is None else rows.take(num_rows), table
-    if not len(rows):
-        raise UserError(f"--dataset {dataset} has no rows")
     if num_rows is not None and num_rows > len(rows):
         raise UserError(f"--num-rows {num_rows}: --dataset {dataset} has only {len(rows)} rows")
     return rows if num_rows is None else rows.select(range(num_rows)), table

@@ -154,6 +154,16 @@ def test_rows_that_lack_a_column(dataset):
     assert len(open_rows(path, False, False)[0]) == 1
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_dataset_without_rows_is_refused(tmp_path, streaming):
+    from datasets import Dataset
+
+    columns = features(TABLE, False)
+    Dataset.from_dict({name: [] for name in columns}, columns).to_parquet(tmp_path / "data" / "train.parquet")
+    with pytest.raises(UserError, match="has no rows"):
+        open_rows(str(tmp_path / "data"), streaming, True)
+
+
 def test_a_path_that_would_be_read_as_a_pattern_is_refused(tmp_path):
     """`load_dataset` would read the rows of run1 in the place of those of run[1]."""
     (tmp_path / "run[1]").mkdir()
