@@ -2,13 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 
 from attn2mask.builders.label import Labels
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.held_out import held_out_scenes
-from attn2mask.training.mask_quality import mask_quality, prompt_for, record_scenes, recorded_quality
+from attn2mask.training.mask_quality import (
+    class_prompt,
+    mask_quality,
+    prompt_for,
+    record_image,
+    record_scenes,
+    recorded_quality,
+)
 
 
 def labels(coarse: list[list[int]], mask: list[list[int]], reliability: list[list[int]]) -> Labels:
@@ -73,3 +81,16 @@ def test_drawn_scenes_are_recorded_with_the_classes_that_they_show():
     # Masks of the wrong scenes are worse than those of the right ones.
     shuffled = recorded_quality(recorded, targets[1:] + targets[:1], rules, table)
     assert quality["crf"] > shuffled["crf"]
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd2", "sdxl"])
+def test_images_are_recorded_with_each_kind_of_painter(tiny_model, kind):
+    painter, table = load_painter(str(tiny_model(kind))), load_table("voc")
+    image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    prompt = class_prompt([12, 8], "", table, painter, np.random.default_rng(0))
+    recorded = record_image(painter, image, prompt, seed=1)
+    assert (recorded.classes, recorded.latent_side) == ((12, 8), 16)
+    assert all(torch.isfinite(values).all() for of_class in recorded.maps for values in of_class.values())
+    assert len({len(of_class) for of_class in recorded.maps}) == 1
+    other = record_image(painter, image, prompt, seed=2)
+    assert not torch.equal(*(next(iter(each.maps[0].values())) for each in (recorded, other)))
