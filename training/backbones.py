@@ -17,13 +17,13 @@ import hashlib
 import json
 import logging
 import math
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -203,7 +203,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
         raise UserError(f"backbone {file} cannot be read: {first_line(error)}") from error
     for key in _STATES:
         state = state[key] if isinstance(state, Mapping) and key in state else state

@@ -153,6 +153,11 @@ def test_every_module_imports_without_torchvision_and_fcntl():
 def dangers(tree: ast.AST) -> list[str]:
     """Ways by which a file from elsewhere would be run as code."""
     found = []
+    safe = {  # `torch.load(..., weights_only=True)` runs no code
+        node.func
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and "weights_only=True" in map(ast.unparse, node.keywords)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [
@@ -161,9 +166,12 @@ def dangers(tree: ast.AST) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{name.name}" for name in node.names]
             found += [
-                name for name in names if name.split(".")[0] in ("pickle", "dill") or name == "torch.load"
+                name
+                for name in names
+                if (name.split(".")[0] in ("pickle", "dill") and name != "pickle.UnpicklingError")
+                or name == "torch.load"
             ]
-        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load" and node not in safe:
             found.append("torch.load")
         elif isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "allow_pickle"):
             found.append(f"{node.arg}={ast.unparse(node.value)}")
@@ -173,6 +181,8 @@ def dangers(tree: ast.AST) -> list[str]:
 def test_dangers_are_found():
     code = "import pickle\nfrom torch import load\ntorch.load(f)\nx(trust_remote_code=True)"
     assert dangers(ast.parse(code)) == ["pickle", "torch.load", "torch.load", "trust_remote_code=True"]
+    assert dangers(ast.parse("torch.load(f, weights_only=False)")) == ["torch.load"]
+    assert dangers(ast.parse("from pickle import UnpicklingError\ntorch.load(f, weights_only=True)")) == []
 
 
 @pytest.mark.parametrize("name", sources())
