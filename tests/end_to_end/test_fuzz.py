@@ -393,13 +393,14 @@ def oracle(words: list[str], classes: list[LabelClass], compounds: tuple[str, ..
     st.sampled_from([", ", ". ", " - ", "\n\n", '"']),
 )
 def test_class_words_are_those_of_an_oracle(parts, names, compounds, stop):
-    """Commas, full stops and the like part words; blanks and one hyphen do not."""
+    """Commas, full stops and the like part words; blanks, underscores and one hyphen do not."""
     assume(stop != "\n\n" or len(parts) == 1)
     classes = [FORMS[name] for name in names]
     table = ClassTable("test", tuple(classes), "background", compounds)
     found = find_occurrences(table, stop.join(" ".join(part) for part in parts))
     shown = [(classes[o.class_index].name, o.text.lower()) for o in found]
-    assert shown == [hit for part in parts for hit in oracle([w.lower() for w in part], classes, compounds)]
+    split = [" ".join(part).lower().replace("_", " ").split() for part in parts]
+    assert shown == [hit for part in split for hit in oracle(part, classes, compounds)]
 
 
 @examples(60)
@@ -621,7 +622,7 @@ def test_lists_and_splits_name_images_or_are_refused(tmp_path, name, split_name)
 def test_crops_hold_ids_of_the_table_or_the_row_is_refused(accepted, data, reliability, position):
     size = data.draw(st.sampled_from([None, (7, 5)]))
     row = {name: {"bytes": data.draw(image_files(size))} for name in ("image", "mask", "reliability")}
-    config = TrainConfig(crop_size=32, resize=0, seed=1, no_reliability=not reliability)
+    config = TrainConfig(crop_size=32, resize=0, seed=1, no_reliability=not reliability).resolve()
     crop = unless_refused(lambda: Crops(config, VOC)(row, position))
     if accepted(crop):
         assert crop["pixels"].shape == (3, 32, 32)
