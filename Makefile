@@ -27,7 +27,7 @@ lint: .venv/.developer
 lowest:
 	test -x runs/lowest/bin/python || $(PYTHON) -m venv runs/lowest
 	runs/lowest/bin/python -m pip install --quiet uv
-	runs/lowest/bin/uv pip install --quiet --python runs/lowest --resolution lowest-direct -e '.[dev]'
+	runs/lowest/bin/uv pip install --quiet --compile-bytecode --python runs/lowest --resolution lowest-direct -e '.[dev]'
 	OMP_NUM_THREADS=1 runs/lowest/bin/python -m pytest -q -n $(CORES) --dist worksteal
 
 bench: .venv/.developer
