@@ -30,8 +30,8 @@ from attn2mask.training.referee import Referee, load_referee
 
 SETS = ("objects", "shifted", "painted")
 MEASURES = ("mean_iou", "mean_iou_given_labels")
-# Sides in pixels of the images of 128 pixels at test time. They were chosen with networks of the preset `demo`
-# on scenes that are neither trained on nor held out.
+# Sides in pixels of the images of 128 pixels at test time. They were chosen with networks of the preset
+# `demo` on scenes that are neither trained on nor held out.
 IMAGE_SIDE, TEST_SIDES = 128, (96, 128)
 CHOSEN_ON = "drawn scenes of the seed 78000000"
 PAINTED_SEED = 1_000_003  # of the painted set; builds that are trained on have other seeds
