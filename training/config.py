@@ -27,6 +27,21 @@ area_option = partial(constant_option, above=0, at_most=1)
 # Switches that are off by default, and options that concern only the run.
 switch = partial(option, default=False, group=METHOD, identity=True)
 run_option = partial(option, group=RUN)
+# Images with masks that a command measures on, in a layout that `benchmarks.open_images` knows.
+measured_images = partial(
+    option,
+    "images with masks: VOCdevkit, Cityscapes, ImageNet-S, a folder with images/ and masks/, or rows (a"
+    " directory or a dataset of the Hub)",
+    None,
+    required=True,
+    metavar="PATH",
+)
+measured_split = partial(
+    option,
+    "split of --dataset",
+    None,
+    default_text="the layout's validation split, or the rows' train split",
+)
 
 
 @dataclass(frozen=True)

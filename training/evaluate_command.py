@@ -21,6 +21,7 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import CheckedOptions, option, stored_options, to_yaml
 from attn2mask.builders.provenance import FORMAT_VERSION
 from attn2mask.builders.table_reader import bare_table, load_table
+from attn2mask.training.config import measured_images, measured_split
 
 if TYPE_CHECKING:
     from attn2mask.training.checkpoint import Checkpoint
@@ -38,16 +39,8 @@ class EvaluateConfig(CheckedOptions):
     checkpoint: str | None = option(
         "checkpoint: a directory that train made, or a model of the Hub", None, required=True, metavar="DIR"
     )
-    dataset: str | None = option(
-        "images with masks: VOCdevkit, Cityscapes, ImageNet-S, a folder with images/ and masks/, or rows (a"
-        " directory or a dataset of the Hub)",
-        None,
-        required=True,
-        metavar="PATH",
-    )
-    split: str | None = option(
-        "split of --dataset", None, default_text="the layout's validation split, or the rows' train split"
-    )
+    dataset: str | None = measured_images()
+    split: str | None = measured_split()
     table: str | None = option(
         "class table of --dataset",
         None,

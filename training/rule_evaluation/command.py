@@ -24,6 +24,7 @@ from attn2mask.builders.options import CheckedOptions, option, stored_options, t
 from attn2mask.builders.provenance import FORMAT_VERSION
 from attn2mask.builders.rules import PAINTERS, Rules, check_preset, load_rules
 from attn2mask.builders.table_reader import load_table
+from attn2mask.training.config import measured_images, measured_split
 
 if TYPE_CHECKING:
     from attn2mask.training.rule_evaluation.measurement import Case, Judged
@@ -46,16 +47,8 @@ class EvaluateRulesConfig(CheckedOptions):
     range.
     """
 
-    dataset: str | None = option(
-        "images with masks: VOCdevkit, Cityscapes, ImageNet-S, a folder with images/ and masks/, or rows (a"
-        " directory or a dataset of the Hub)",
-        None,
-        required=True,
-        metavar="PATH",
-    )
-    split: str | None = option(
-        "split of --dataset", None, default_text="the layout's validation split, or the rows' train split"
-    )
+    dataset: str | None = measured_images()
+    split: str | None = measured_split()
     table: str | None = option(
         "class table of --dataset", None, default_text="the one that the dataset's build recorded, or voc"
     )
