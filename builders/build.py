@@ -21,10 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import yaml
 from tqdm import tqdm
 
 from attn2mask.builders.classes import ClassTable
-from attn2mask.builders.counts import count, rows_text, table_text
+from attn2mask.builders.counts import prompt_counts, rows_text, table_text
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
 from attn2mask.builders.options import LaunchOptions, fill, identity_of, option, read_preset, to_yaml
@@ -126,13 +127,14 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         card="probability of an alias",
     )
     aliases: str = _prompt_option(
-        "words that replace class words; paper: all of its Table 5",
+        "list of words that replace class words; paper is its whole Table 5",
         "default",
         choices=("default", "paper"),
         card="list of aliases",
     )
     no_balance: bool = option(
-        "classes have the frequencies of the captions; without it, classes take turns in a table of things",
+        "keep the frequencies that classes have in the captions; otherwise classes take turns in a table of"
+        " things",
         False,
         PROMPTS,
     )
@@ -181,7 +183,7 @@ class Inputs:
             "table_version": _digest(json.dumps(self.table.facts())),
             "captions": "grammar" if texts is None else _digest(texts),
             "prompt_rules": PROMPT_RULES,
-            "word_lists": _digest(LISTS.read_text("utf-8")),
+            "word_lists": _digest(json.dumps(yaml.safe_load(LISTS.read_text("utf-8")))),
             "balance": self.balance,
         }
         return own | {name: value for name, value in identity_of(self.config).items() if value is not None}
@@ -265,7 +267,7 @@ def dry_run(config: BuildConfig) -> None:
     if out is not None and (out.suffix != ".json" or out.is_dir()):
         raise UserError(f"--out {out}: with --dry-run, give the name of a .json file for the counts")
     source = resolve(config).prompt_source(load_tokenizers(config.model, config.revision))
-    counts = count(source, config.num_images)
+    counts = prompt_counts(source, config.num_images)
     print(table_text(counts, config.num_images))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -300,7 +302,8 @@ def run(config: BuildConfig) -> BuildDirectory | None:
         inputs = inputs.for_painter(painter)
         with labeling_pool(config.workers or default_workers(process.local_world_size)) as pool:
             synthesizer = inputs.synthesizer(painter, pool)
-            if process.rank == 0:
+            shards = plan(config.num_images, config.shard_size)
+            if process.rank == 0 and directory.manifests(shards) is None:
                 print(rows_text(synthesizer.source, config.num_images))
             record = {
                 "format_version": FORMAT_VERSION,

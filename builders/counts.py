@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 MOST_SHOWN = 30  # the most names that a line lists
 
 
-def count(source: "PromptSource", num_images: int) -> dict[str, Any]:
+def prompt_counts(source: "PromptSource", num_images: int) -> dict[str, Any]:
     """The numbers of captions that are `read` and `selected`; of `num_images` rows, those of each class; the
     classes that no selected caption names; and the selected captions that name an unlabeled thing, by word.
     """
@@ -23,7 +23,7 @@ def count(source: "PromptSource", num_images: int) -> dict[str, Any]:
 
 
 def table_text(counts: dict[str, Any], num_images: int) -> str:
-    """The result of `count` as a table of classes, the most frequent first, and lines of text."""
+    """The result of `prompt_counts` as a table of classes, the most frequent first, and lines of text."""
     rows, width = counts["rows"], max(map(len, counts["rows"]))
     lines = [f"{'class':{width}}  rows of {num_images:,}"]
     lines += [f"{name:{width}}  {rows[name]:,}" for name in _ordered(rows)]

@@ -10,7 +10,8 @@ from attn2mask.builders.classes import ClassTable
 # Share of the color in what is drawn over an image. The rest is the image in grey.
 OPACITY = 0.65
 _ORIENTATION = 0x0112  # the number of the orientation in EXIF
-# What makes an image upright, by its orientation.
+# What makes an image upright, by its orientation. Pillow's `exif_transpose` also writes the EXIF block again.
+# It therefore fails for blocks with a damaged part, also if their orientation can be read.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

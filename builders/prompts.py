@@ -371,9 +371,9 @@ class PromptSource:
         if attempt == 0:
             yield planned
         # Captions that name no class beside those of the planned one come first, so that the balance stays.
-        fitting = [number for number in pool if self._classes_of[number] <= self._classes_of[planned]]
-        yield from draw.permutation(fitting).tolist()
-        yield from (number for number in pool if number not in fitting)
+        allowed = self._classes_of[planned]
+        yield from draw.permutation([n for n in pool if self._classes_of[n] <= allowed]).tolist()
+        yield from (n for n in pool if not self._classes_of[n] <= allowed)
 
     def _compose(self, caption: Caption, rng: np.random.Generator, alias_probability: float) -> Prompt:
         text, occurrences = augment(self.table, " ".join(caption.text.split()), rng, alias_probability)

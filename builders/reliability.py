@@ -11,6 +11,7 @@ import torch
 from attn2mask.builders.crf import DenseCRF, Refined
 from attn2mask.builders.masks import coarse_mask
 
+RELIABLE = 128  # of 0 to 255: from this value on, a pixel counts as reliable
 # The thresholds are raised by this for confident foreground, and lowered for confident background. The value
 # is ours, because IRN's two thresholds are on another scale.
 OFFSET = 0.1

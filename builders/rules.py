@@ -57,7 +57,7 @@ def _crf_option(name: str, unit: str = "", **more: Any) -> Any:
 
 
 def _map_fraction(bound: str) -> Any:
-    text = f"{bound} map side as a fraction of the latents' side"
+    text = f"{bound} map side, as a fraction of the latents' side"
     return _fraction(text, card=f"{bound} side of the attention maps (fraction of the latents' side)")
 
 
@@ -87,7 +87,7 @@ class RuleOptions(CheckedOptions):
     graded: bool | None = _rule("reliability in 256 levels, not in two", card="graded reliability")
     crf: Implementation | None = _rule(
         "code of the dense CRF: this package's own, or the package pydensecrf (an optional extra); the masks"
-        " are the same but for single pixels",
+        " differ in single pixels only",
         card="code of the dense CRF",
         default_text="lattice, or that of the build",
     )
@@ -123,7 +123,7 @@ class RecordingOptions(CheckedOptions):
         card="normalization of class maps",
     )
     word_temperature: float | None = _constant(
-        "softmax over the words of an image: its temperature as a fraction of the largest attention; 0 for"
+        "temperature of a softmax over the words of an image, as a fraction of the largest attention; 0 takes"
         " no softmax",
         at_least=0,
         card="temperature of the softmax over the words",

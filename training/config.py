@@ -151,7 +151,8 @@ class TrainConfig(RunOptions):
         "multiply the dilations of the last three blocks of a ResNet by 1, 2 and 4", card="multi-grid"
     )
     resize: int | None = constant_option(
-        "shortest side in pixels of prediction, and of crops with a scale; 0 leaves the images as they are",
+        "shortest side in pixels that images get before prediction, and before crops with --crop-scale-max;"
+        " 0 leaves them as they are",
         at_least=0,
         card="shortest side in pixels",
     )
@@ -167,7 +168,7 @@ class TrainConfig(RunOptions):
     )
     crop_scale_max: float | None = constant_option(
         "largest scale of the image in such crops, relative to --resize; without it, crops lie inside the"
-        " image and have the areas above",
+        " image and have the areas of --crop-area-min and --crop-area-max",
         above=0,
         card="largest scale in a crop",
     )

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
+from attn2mask.builders.reliability import RELIABLE
 from attn2mask.builders.table_reader import bare_table
 from attn2mask.training.benchmarks import read_image, read_rgb, recorded_table
 from attn2mask.training.config import TrainConfig
@@ -85,7 +86,7 @@ class Crops:
         return {
             "pixels": torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
             "label": torch.from_numpy(label),
-            "trusted": torch.from_numpy((cut(trust) > 127) & (label != ignore) | ~inside),
+            "trusted": torch.from_numpy((cut(trust) >= RELIABLE) & (label != ignore) | ~inside),
             "sample_id": name,
         }
 
@@ -252,7 +253,7 @@ def open_rows(
     return rows if num_rows is None else rows.select(range(num_rows)), table
 
 
-def count_rows(rows: "datasets.Dataset | datasets.IterableDataset") -> int:
+def number_of_rows(rows: "datasets.Dataset | datasets.IterableDataset") -> int:
     """The number of rows. A stream whose origin does not state it is read once, without its images."""
     from datasets import Dataset as MapDataset
 

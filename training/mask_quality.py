@@ -17,6 +17,7 @@ from attn2mask.builders.label import Labels, label_image, to_ids
 from attn2mask.builders.painter import Painter
 from attn2mask.builders.prompts import Prompt, PromptSource
 from attn2mask.builders.recorder import AttentionRecorder
+from attn2mask.builders.reliability import RELIABLE
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.scores import class_scores, quantize
 from attn2mask.builders.words.captions import Caption
@@ -24,7 +25,6 @@ from attn2mask.builders.words.grammar import nouns, phrase, sentence
 from attn2mask.training.miou import MeanIoU
 from attn2mask.training.referee import to_tensor
 
-RELIABLE = 128  # reliability, 0 to 255, from which on a pixel counts as reliable
 TIMESTEP = 350  # of 1,000: the noise that is added to drawn scenes
 
 

@@ -34,7 +34,7 @@ from attn2mask.training.benchmarks import hub_name, open_images
 from attn2mask.training.checkpoint import is_exported, make_processor, save_checkpoint
 from attn2mask.training.config import BatchPlan, TrainConfig
 from attn2mask.training.cotraining import Pair, cotraining_losses
-from attn2mask.training.data import Crops, count_rows, loader, open_rows
+from attn2mask.training.data import Crops, loader, number_of_rows, open_rows
 from attn2mask.training.models import build_network, split_parameters
 from attn2mask.training.run import Run, end, make_accelerator, recorded_run, saved_step, write_identity
 
@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> None:
     if accelerator.is_main_process:
         write_identity(output, identity_of(config) | {"rows": origin})
     accelerator.wait_for_everyone()
-    warmup = config.warmup_steps(count_rows(rows)) if config.mixing and config.warmup_epochs else 0
+    warmup = config.warmup_steps(number_of_rows(rows)) if config.mixing and config.warmup_epochs else 0
     run = Training(config, accelerator, pair, optimizer, table, origin, warmup)
     run.begin()
 

@@ -396,7 +396,7 @@ def _ends_phrase(noun: Noun) -> bool:
 
 
 def _is_described_after(noun: Noun) -> bool:
-    """Whether words after a noun say what it looks like: "a cat that is black", "a bird with a long beak"."""
+    """Whether words after a noun describe it: "a cat that is black", "a bird with a long beak"."""
     lists = word_lists()
     if noun.next not in ("that", "which", "who", "is", "are", "was", "were", "has", "have", "with", "of"):
         return False

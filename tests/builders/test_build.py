@@ -154,13 +154,17 @@ def test_a_build_grows_finishes_and_refuses(command, captions, tmp_path, capsys)
     assert command("--num-images", "6", "--shard-size", "4") == 0
     small = rows_of(tmp_path / "out")
     assert command("--num-images", "9", "--shard-size", "4", "--batch-size", "8", "--workers", "2") == 0
-    assert "5 of them were made now" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "5 of them were made now" in out
+    assert "rows that name each class, of 9: " in out
     large = rows_of(tmp_path / "out")
     assert large[:4] == small[:4]
     assert [row["prompt"] for row in large[4:6]] == [row["prompt"] for row in small[4:6]]
     assert len(large) == 9
     assert command("--num-images", "9", "--shard-size", "4") == 0
-    assert "all were there already" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "all were there already" in out
+    assert "rows that name each class" not in out  # a finished build is not counted again
     assert "which can only grow, but it is 6 now" in error("--num-images", "6")
     message = error("--num-images", "9", "--seed", "3", "--threshold", "fixed", "--steps", "1")
     for part in (

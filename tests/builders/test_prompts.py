@@ -1,7 +1,6 @@
 """Prompts: which words are found, what replaces them, and at which tokens they stand."""
 
 import re
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -602,10 +601,8 @@ def coco() -> list[Caption]:
 
 
 def test_prompts_for_all_of_coco(coco: list[Caption]):
-    start = time.process_time()
     of = PromptSource(VOC, coco, [TOKENIZER], seed=0)
     prompts = [of.prompt(index, 0) for index in range(len(coco))]
-    assert time.process_time() - start < 60
     assert {k for prompt in prompts for k in prompt.classes} == {VOC.id_of(one.name) for one in VOC.classes}
     for prompt in prompts:
         assert len(prompt.classes) == len(set(prompt.classes)) == len(prompt.words) == len(prompt.spans) > 0

@@ -11,7 +11,7 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.sample import features
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.config import TrainConfig
-from attn2mask.training.data import Crops, Positions, Share, count_rows, crop_box, loader, open_rows
+from attn2mask.training.data import Crops, Positions, Share, crop_box, loader, number_of_rows, open_rows
 
 TABLE = load_table("voc")
 
@@ -222,8 +222,8 @@ def test_the_first_rows_alone(dataset, streaming):
     path = dataset([row(k) for k in range(9)])
     rows, _ = open_rows(path, streaming, True, num_rows=4)
     assert [one["sample_id"] for one in rows] == ["s0", "s1", "s2", "s3"]
-    assert count_rows(rows) == 4
-    assert count_rows(open_rows(path, streaming, True)[0]) == 9
+    assert number_of_rows(rows) == 4
+    assert number_of_rows(open_rows(path, streaming, True)[0]) == 9
 
 
 def test_more_rows_than_there_are(dataset):

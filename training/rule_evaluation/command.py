@@ -118,8 +118,13 @@ def run(config: EvaluateRulesConfig) -> None:
             attention = recorded(config, rules, table, pool)
         examples = ((index, images[index]) for index in range(count))
         cases = (make_case(i, e.image, e.target, table, attention.side, config.seed) for i, e in examples)
-        shown = tqdm((case for case in cases if case is not None), "judging", unit=" images", total=count)
-        results = list(results_of(shown, attention, AHEAD * workers))
+        shown = tqdm((case for case in cases if case is not None), "measuring", unit=" images", total=count)
+        # Of most images only the counts are kept, since a benchmark may have thousands.
+        results: list[tuple[int, Results]] = []
+        drawn: list[tuple[Case, Results]] = []
+        for case, judged in results_of(shown, attention, AHEAD * workers):
+            results.append((case.index, judged))
+            drawn += [(case, judged)] if len(drawn) < SHOWN else []
     if not results:
         raise UserError(f"no image of {config.dataset} shows a class of {table.name} and lacks another one")
     report = {
@@ -134,7 +139,7 @@ def run(config: EvaluateRulesConfig) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n")
     out.with_suffix(".yaml").write_text(to_yaml(config, f"attn2mask evaluate-rules --config {out.stem}.yaml"))
-    draw_masks(results[:SHOWN], table, out.with_suffix(".png"), attention.shown)
+    draw_masks(drawn, table, out.with_suffix(".png"), attention.shown)
     print(as_text(report))
     made = ", ".join(str(out.with_suffix(ending)) for ending in (".json", ".yaml", ".png"))
     print(f"made in {report['seconds']:.0f} s: {made}")
@@ -221,13 +226,15 @@ def results_of(
 
 
 def preset_figures(
-    results: Sequence[tuple["Case", "Results"]], preset: str, table: ClassTable
+    results: Sequence[tuple[int, "Results"]], preset: str, table: ClassTable
 ) -> dict[str, Any]:
-    """The figures of a preset over all images, and over each of `HALVES`."""
+    """The figures of a preset over all images, and over each of `HALVES`. `results` has the position of each
+    image in the dataset, and what was judged on it.
+    """
     from attn2mask.training.rule_evaluation.measurement import figures
 
     halves = {
-        half: figures([of[preset] for case, of in results if case.index % 2 == remainder], table)
+        half: figures([of[preset] for index, of in results if index % 2 == remainder], table)
         for remainder, half in enumerate(HALVES)
     }
     return {**figures([of[preset] for _, of in results], table), "halves": halves}

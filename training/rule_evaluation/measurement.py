@@ -14,13 +14,13 @@ from torch import Tensor
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.crf import DenseCRF
 from attn2mask.builders.label import Labels, label_image, to_ids
+from attn2mask.builders.reliability import RELIABLE
 from attn2mask.builders.rules import CRF, Rules
 from attn2mask.builders.scores import class_scores, quantize
 from attn2mask.training.rule_evaluation.simulation import LEVELS, PIXELS_PER_LATENT, simulate
 
 SMALL = 0.03  # a thing that covers less than this share of its image is small
 LEAST_SHARE = 0.003  # a class that covers at most this share of its image is ignored
-RELIABLE = 128  # reliability, 0 to 255, from which on a pixel counts as reliable
 
 # The attention maps, by (h, w), of each class that is named.
 Maps = Sequence[Mapping[tuple[int, int], Tensor]]

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +85,12 @@ def test_the_command_serves_this_machine_alone_until_it_is_interrupted(data, tmp
     places = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     proxy = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}
     command = [sys.executable, "-c", WATCHED, "preview", str(data.path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | places | proxy
-    ) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with (
+        subprocess.Popen(command, env=os.environ | places | proxy, **pipes) as process,
+        ExitStack() as stop,
+    ):
+        stop.callback(process.kill)  # if a check fails, leaving the block would wait for the process
         line = process.stdout.readline()
         assert re.fullmatch(rf"{data.path}: http://127\.0\.0\.1:\d+/ \(Ctrl-C ends it\)\n", line), (
             line or process.stderr.read()
