@@ -339,6 +339,8 @@ def _training_values(model: TrainedModel) -> dict[str, Any]:
     shown = {name: f"`{public_path(text)}`" for name, text in options.items() if isinstance(text, str)}
     if "backbone" in shown and model.config.get("backbone_from_scratch"):
         shown["backbone"] += ", from scratch"
+    # Without mixing, its constants have no effect, and the card does not list them.
+    used = options | {"no_mixing": True} if options.get("mix_probability") == 0 else options
     return {
         "training": training,
         "has_options": (model.path / "train.yaml").exists(),
@@ -350,7 +352,7 @@ def _training_values(model: TrainedModel) -> dict[str, Any]:
         "chosen_on": _choice(training.get("chosen_on")),
         "license": model.license if is_known else f"{NOT_RECORDED} for everything that was used",
         "preset": options.get("preset"),
-        "options": option_rows(TrainConfig, options, **shown),
+        "options": option_rows(TrainConfig, used, **shown),
         "versions": version_rows(training),
     }
 

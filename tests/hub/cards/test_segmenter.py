@@ -132,8 +132,8 @@ def test_the_license_of_a_model_is_that_of_its_rows_if_its_backbone_is_our_own(r
         ("training_config.json", ("options", "clip", 0.8), f" | 0.8 | {OURS} |"),
         (
             "training_config.json",
-            ("options", "no_mixing", True),
-            "| yes | a part of the method is switched off",
+            ("options", "no_reliability", True),
+            "| no reliability | yes | a part of the method is switched off",
         ),
         ("training_config.json", ("versions", "torch", "9.9"), "| torch | 9.9 |"),
         ("config.json", ("class_table", "other"), "`other`"),
@@ -167,6 +167,7 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
     hubs = {"dataset": "owner/rows", "eval_dataset": None, "backbone": "owner/bone"}
     found = json.loads(report.read_text())
     found["evaluated"]["hub"] = "owner/scores"
+    training["options"] |= {"mix_probability": 0.5}
     found["evaluated"]["options"] |= {
         "split": "val",
         "limit": 4,
@@ -272,6 +273,28 @@ def test_pretrained_weights_are_named(run, no_figures, tmp_path, weights, from_s
     folder = changed(folder, tmp_path / "2", "config.json", "backbone_from_scratch", from_scratch)
     (line,) = (k for k in model_card(folder, REPO).text.splitlines() if "| pretrained weights" in k)
     assert text in line
+
+
+def test_constants_of_mixing_are_listed_if_images_are_mixed(run, no_figures, tmp_path):
+    listed = {}
+    for probability in (0.0, 0.5):
+        folder = changed(
+            run,
+            tmp_path / str(probability),
+            "training_config.json",
+            "options",
+            "mix_probability",
+            probability,
+        )
+        listed[probability] = model_card(folder, REPO).text
+    for name in (
+        "probability of mixing",
+        "least probability of an online label",
+        "weight of pasted outlines",
+    ):
+        assert f"| {name} |" in listed[0.5]
+        assert f"| {name} |" not in listed[0.0]
+    assert "| no ClassMix | yes |" in listed[0.0]
 
 
 @pytest.mark.parametrize("preset", ["voc-resnet50", "voc-swin-base"])
