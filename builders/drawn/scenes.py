@@ -13,6 +13,7 @@ Every scene is a function of its seed:
     scene = draw_scene("objects", np.random.default_rng([seed, index]))
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -109,6 +110,16 @@ def random_style(world: str, rng: np.random.Generator) -> Style:
     )
 
 
+def random_things(rng: np.random.Generator, pool: Sequence[str], shares: Sequence[float]) -> tuple[str, ...]:
+    """Classes of the things of one scene. `shares` are the probabilities of one thing, two things and so on.
+
+    At times, all of them are of one class.
+    """
+    count = 1 + int(rng.choice(len(shares), p=shares)) if len(shares) > 1 else 1
+    things = tuple(pool[i] for i in rng.integers(len(pool), size=count))
+    return (things[0],) * count if count > 1 and rng.random() < 0.15 else things
+
+
 def draw_scene(
     world: str,
     rng: np.random.Generator,
@@ -138,10 +149,7 @@ def draw_scene(
         return DrawnScene(_finish(image, style, rng), np.full((size, size), 255, np.uint8), (), name)
     if things is None:
         pool = STUDY_THINGS if world == "studies" else VOC_THINGS
-        count = 1 if world == "studies" else int(rng.choice([1, 2, 3], p=[0.55, 0.35, 0.10]))
-        things = tuple(pool[i] for i in rng.integers(len(pool), size=count))
-        if count > 1 and rng.random() < 0.15:
-            things = (things[0],) * count
+        things = random_things(rng, pool, (1.0,) if world == "studies" else (0.55, 0.35, 0.10))
     kinds = [_choose([k for k in kinds_of(t) if shown_in(world, k)], rng) for t in things]
     backdrop = _choose_backdrop(kinds, rng)
     image, horizon = draw_backdrop(backdrop, (size, size), style, rng)

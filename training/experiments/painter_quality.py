@@ -5,6 +5,7 @@
 The measurements are:
 - drawn: drawn scenes are encoded, noised, and denoised in one pass under the recorder; their masks from
   attention are compared with the exact ones;
+- grounding: how well the attention of each class word covers its thing in these scenes, by map size;
 - recognized: the share of images of one class in which the referee recognizes the class, by class;
 - pairs: the share of captions with two classes for which the referee finds both in the image;
 - painted: the masks of all these images are compared with the referee's.
@@ -34,6 +35,7 @@ from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.rules import PRESETS, Reliability, Rules, Threshold, load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.grammar import pick, usual_places
+from attn2mask.training.grounding import grounding
 from attn2mask.training.held_out import held_out_scenes, referee_accuracy
 from attn2mask.training.mask_quality import RecordedImage, class_prompt, record_scenes, recorded_quality
 from attn2mask.training.referee import load_referee
@@ -107,7 +109,7 @@ def all_present(images: Sequence[RecordedImage], judged: Iterable[np.ndarray]) -
 
 
 def measure(config: PainterQualityConfig) -> dict[str, Any]:
-    """All measurements, each value in 0 to 1."""
+    """All measurements, each value in 0 to 1; `grounding` as the function of this name returns it."""
     table, referee, rules = load_table("voc"), load_referee(), rule_sets()
     logger.info("Loading the painter %s", config.model)
     painter = load_painter(config.model)
@@ -120,6 +122,7 @@ def measure(config: PainterQualityConfig) -> dict[str, Any]:
     scenes = list(held_out_scenes("objects", config.drawn))
     drawn = list(record_scenes(painter, table, tqdm(scenes, "recording drawn scenes", mininterval=5)))
     exact = [scene.mask for scene in scenes]
+    report["grounding"] = grounding(drawn, exact)
 
     rng, classes = np.random.default_rng(HELD_OUT), range(len(table.classes))
     singles = [make_prompt([k], table, painter, rng) for k in classes for _ in range(config.singles)]
@@ -148,6 +151,13 @@ def as_text(report: dict[str, Any]) -> str:
         f" {good} of {len(shares)} classes in {RECOGNIZED:.0%} of their images or more",
         f"  {by_class}",
         f"both classes present in {report['pairs']:.3f} of the images of two classes",
+        "",
+        f"{'attention of class words':34}{'area':>9}{'below 0.5':>11}{'IoU':>8}{'threshold':>11}",
+        *(
+            f"{'maps of ' + size:34}{found['auc']:9.3f}{found['below_chance']:11.3f}{found['iou']:8.3f}"
+            f"{found['threshold']:11.2f}"
+            for size, found in report["grounding"].items()
+        ),
         "",
         f"{'rules':34}{'drawn':>18}{'painted':>18}{'inside':>9}{'outside':>9}{'reliable':>10}",
     ]

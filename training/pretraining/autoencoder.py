@@ -3,6 +3,7 @@
 It is trained before the UNet, on crops. Its decoder is tuned once more at the end.
 """
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
+from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import replacing
 from attn2mask.training.pretraining.scene_store import SceneStore
-from attn2mask.training.pretraining.trainer import Trainer, gaussian_noise
+from attn2mask.training.pretraining.trainer import Trainer, fast_dtype, gaussian_noise
 from attn2mask.training.referee import to_tensor
 
 ARCHITECTURE = yaml.safe_load(Path(__file__).with_name("architecture.yaml").read_text("utf-8"))
@@ -29,6 +31,14 @@ def make_autoencoder() -> AutoencoderKL:
         vae.quant_conv.weight[vae.config.latent_channels :] = 0
         vae.quant_conv.bias[vae.config.latent_channels :] = -10
     return vae
+
+
+def load_autoencoder(folder: str) -> AutoencoderKL:
+    """The trained autoencoder in a folder of diffusers. Raises UserError if it cannot be loaded."""
+    try:
+        return AutoencoderKL.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--autoencoder {folder} cannot be loaded: {first_line(error)}") from error
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -51,7 +61,7 @@ def train_autoencoder(
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([seed, 2, step, state.process_index])
         target = scenes.crops(CROPS, CROP_SIZE, rng).to(state.device)
-        latent = vae.encode(target.bfloat16()).latent_dist.mean
+        latent = vae.encode(target.to(vae.dtype)).latent_dist.mean
         noise = 0.05 * latent.float().std().detach() * gaussian_noise(latent.shape, rng).to(state.device)
         output = vae.decode(latent + noise.to(latent)).sample
         return reconstruction_loss(output, target) + 1e-4 * latent.float().square().mean()
@@ -65,12 +75,13 @@ def encode_scenes(vae: AutoencoderKL, scenes: SceneStore, state: PartialState, f
     """Unscaled latents (2 N, C, h, w) float16 of the scenes, then of their mirror images; made once."""
     path = folder / f"latents-{state.process_index}.npy"
     if not path.exists():
-        parts = []
+        parts, dtype = [], fast_dtype(state.device)
+        encoder = deepcopy(vae).to(state.device, dtype)
         for step in (1, -1):
             starts = range(0, len(scenes.images), 64)
             for start in tqdm(starts, "latents", disable=not state.is_main_process, mininterval=5):
-                pixels = to_tensor(scenes.images[start : start + 64, :, ::step]).to(state.device)
-                parts.append(vae.encode(pixels).latent_dist.mean.half().cpu().numpy())
+                pixels = to_tensor(scenes.images[start : start + 64, :, ::step]).to(state.device, dtype)
+                parts.append(encoder.encode(pixels).latent_dist.mean.half().cpu().numpy())
         with replacing(path) as file:
             np.save(file, np.concatenate(parts))
     state.wait_for_everyone()
@@ -92,7 +103,7 @@ def tune_decoder(
         rng = np.random.default_rng([seed, 5, step, state.process_index])
         target = scenes.crops(CROPS, CROP_SIZE, rng).to(state.device)
         with torch.no_grad():
-            latent = vae.encode(target.bfloat16()).latent_dist.mean
+            latent = vae.encode(target.to(vae.dtype)).latent_dist.mean
         noise = 0.1 / vae.config.scaling_factor * gaussian_noise(latent.shape, rng).to(state.device)
         return reconstruction_loss(vae.decode(latent + noise.to(latent)).sample, target)
 

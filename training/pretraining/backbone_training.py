@@ -61,7 +61,7 @@ def make_batch(
 def run(config: BackboneTrainingConfig) -> None:
     """Draw the scenes, train, measure the statistics of BatchNorm, and write the weights in float16."""
     state, folder = start_processes(), Path(config.output_dir)
-    scenes = draw_scenes(folder, state, config.scenes, config.seed, world="variety")
+    scenes = draw_scenes(folder, state, config.scenes, config.seed)
     shown = np.zeros((len(scenes.scenes), len(KINDS)), np.float32)
     for row, scene in enumerate(scenes.scenes):
         shown[row, [k for k, _ in scene["things"]]] = 1
@@ -81,7 +81,7 @@ def run(config: BackboneTrainingConfig) -> None:
 
     def loss(step: int) -> Tensor:
         x, y = batch(step)
-        return F.binary_cross_entropy_with_logits(network(x.bfloat16()).logits.float(), y) * len(KINDS)
+        return F.binary_cross_entropy_with_logits(network(x.to(network.dtype)).logits.float(), y) * len(KINDS)
 
     network.train()
     trainer.run("backbone", loss)

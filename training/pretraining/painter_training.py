@@ -2,12 +2,18 @@
 
     torchrun --nproc-per-node 2 training/pretraining/painter_training.py --output-dir runs/painter
 
-`make painter` runs it. `run` lists the stages, each of which resumes where it was interrupted. The images
-have 128 x 128 pixels and the model has about 10 M parameters, so that two CPU cores train it in about three
-hours. Attention is the plain implementation: on CPUs its backward pass is several times as fast as that of
-the fused one. Every random choice is a function of (seed, stage, step, process).
+`make painter` runs it, on GPUs or CPUs. `run` lists the stages, each of which resumes where it was
+interrupted. The images have 128 x 128 pixels. Attention is the plain implementation: on CPUs its backward
+pass is several times as fast as that of the fused one. Every random choice is a function of (seed, stage,
+step, process).
+
+Two decisions ground the words, so that the attention of a class word covers its thing. The text encoder has
+no layers, so that each token carries its own word alone. With causal layers, the end tokens carry the whole
+caption, and nothing makes the UNet attend to the words. And cross-attention is only where features can be
+placed: in the decoder of the UNet, at 8 x 8 and 16 x 16 positions.
 """
 
+import json
 import logging
 import sys
 import time
@@ -19,7 +25,12 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.utils import make_image_grid
 from torch import Tensor
@@ -27,11 +38,18 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from attn2mask.builders.command import run_command
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import option
-from attn2mask.builders.painter import load_painter
+from attn2mask.builders.files import write_file
+from attn2mask.builders.options import option, stored_options
+from attn2mask.builders.painter import Painter, Painting, load_painter
+from attn2mask.builders.provenance import provenance
+from attn2mask.builders.table_reader import load_table
+from attn2mask.training.grounding import grounding
+from attn2mask.training.held_out import held_out_scenes
+from attn2mask.training.mask_quality import record_scenes
 from attn2mask.training.pretraining.autoencoder import (
     ARCHITECTURE,
     encode_scenes,
+    load_autoencoder,
     train_autoencoder,
     tune_decoder,
 )
@@ -41,6 +59,8 @@ from attn2mask.training.pretraining.vocabulary import MAX_TOKENS, Captions, make
 
 logger = logging.getLogger(__name__)
 
+RECORD = "training.json"  # beside the weights: how they were made
+PAINTING = Painting(steps=20, guidance_scale=3.0, height=IMAGE_SIZE, width=IMAGE_SIZE)
 LATENT_SIZE = IMAGE_SIZE // 8
 CHECKED = 128  # images that the error is measured on while training
 STUDIES = 0.12  # share of single things and plain grounds of Cityscapes' classes among the scenes
@@ -60,10 +80,16 @@ class PainterTrainingConfig(PretrainingConfig):
     output_dir: str = option("directory of scenes and checkpoints", "runs/painter", stored=False)
     scenes: int = option("number of drawn scenes to train on", 40_000, at_least=1)
     autoencoder_steps: int = option("steps of the autoencoder, 32 crops in each process", 2_000, at_least=1)
-    decoder_steps: int = option("steps of the decoder alone, at the end", 1_000, at_least=1)
-    steps: int = option("steps of the text encoder and the UNet", 12_000, at_least=1)
+    decoder_steps: int = option("steps of the decoder alone, at the end", 1_000, at_least=0)
+    steps: int = option("steps of the text encoder and the UNet", 40_000, at_least=1)
+    decay_from: float = option(
+        "fraction of the steps from which on the learning rate falls", 0.6, at_least=0, at_most=1
+    )
     batch_size: int = option("images of a step in each process", 24, at_least=1)
     learning_rate: float = option("highest learning rate of text encoder and UNet", 1e-3, above=0)
+    autoencoder: str | None = option(
+        "autoencoder to keep, a folder of diffusers", None, default_text="one is trained", metavar="DIR"
+    )
     start_from: str | None = option(
         "pipeline whose weights training starts from, if there is no checkpoint; its autoencoder is kept",
         None,
@@ -145,26 +171,34 @@ class Batches:
         return [tensor.to(self.device) for tensor in batch]
 
 
+def start_weights(
+    tokenizer: PreTrainedTokenizerFast, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, model: str
+) -> AutoencoderKL:
+    """Put the weights of the pipeline `model` into the text encoder and the UNet. Returns its autoencoder.
+
+    Raises UserError if it cannot be loaded, or has another vocabulary or architecture.
+    """
+    start = load_painter(model).pipe
+    if start.tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise UserError(f"--start-from {model}: its tokenizer has another vocabulary")
+    for name, module in (("text encoder", text_encoder), ("UNet", unet)):
+        part = getattr(start, name.lower().replace(" ", "_"))
+        try:
+            module.load_state_dict(part.state_dict())
+        except RuntimeError as error:
+            raise UserError(f"--start-from {model}: its {name} has another architecture") from error
+    return start.vae
+
+
 def train_unet(
     config: PainterTrainingConfig,
     state: PartialState,
     scenes: SceneStore,
     latents: np.ndarray,
-    scale: float,
-    start: Any = None,
-) -> tuple[PreTrainedTokenizerFast, CLIPTextModel, UNet2DConditionModel]:
-    """Train the text encoder and the UNet on `latents`, multiplied by `scale`.
-
-    `start` is a pipeline whose weights they start from. Raises UserError if its vocabulary is another one.
-    """
-    torch.manual_seed(config.seed + 1)
-    tokenizer = make_tokenizer()
-    text_encoder, unet = make_text_encoder(tokenizer), make_unet()
-    if start is not None:
-        if start.tokenizer.get_vocab() != tokenizer.get_vocab():
-            raise UserError(f"--start-from {config.start_from}: its tokenizer has another vocabulary")
-        text_encoder.load_state_dict(start.text_encoder.state_dict())
-        unet.load_state_dict(start.unet.state_dict())
+    pipe: StableDiffusionPipeline,
+) -> None:
+    """Train the text encoder and the UNet of `pipe` on the unscaled `latents` of `encode_scenes`."""
+    text_encoder, unet, scale = pipe.text_encoder, pipe.unet, pipe.vae.config.scaling_factor
     unet.set_attn_processor(AttnProcessor())
     trainer = Trainer(
         {"text_encoder": text_encoder, "unet": unet},
@@ -173,16 +207,18 @@ def train_unet(
         learning_rate=config.learning_rate,
         steps=config.steps,
         ema=0.9985,
+        decay_from=config.decay_from,
     )
-    batches = Batches(scenes, latents, scale, tokenizer, state.device)
-    signal = make_scheduler().alphas_cumprod.to(state.device)  # share of the signal's variance by timestep
+    batches = Batches(scenes, latents, scale, pipe.tokenizer, state.device)
+    signal = pipe.scheduler.alphas_cumprod.to(state.device)  # share of the signal's variance by timestep
+    checked = list(held_out_scenes("variety", CHECKED)) if state.is_main_process else []
 
     def velocity_error(x: Tensor, noise: Tensor, t: Tensor, ids: Tensor, weight: Tensor) -> Tensor:
         a = signal[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * x + (1 - a).sqrt() * noise
         target = a.sqrt() * noise - (1 - a).sqrt() * x
         text = text_encoder(ids).last_hidden_state
-        output = unet(noisy.bfloat16(), t, text).sample.float()
+        output = unet(noisy.to(unet.dtype), t, text).sample.float()
         return ((output - target).square() * weight).mean()
 
     def loss(step: int) -> Tensor:
@@ -194,11 +230,18 @@ def train_unet(
         x, noise, t, ids, weight = batches.draw(np.random.default_rng([config.seed, 4]), CHECKED, dropout=0.0)
         true = float(velocity_error(x, noise, t, ids, weight))
         shuffled = float(velocity_error(x, noise, t, ids.roll(1, 0), weight))
-        logger.info("step %d: error %.4f with true captions, %.4f with shuffled ones", step, true, shuffled)
-        trainer.log(stage="check", step=step, true=true, shuffled=shuffled)
+        recorded = record_scenes(Painter(pipe, PAINTING, {}), load_table("voc"), checked)
+        words = grounding(recorded, [scene.mask for scene in checked])
+        logger.info(
+            "step %d: error %.4f with true captions, %.4f with shuffled ones; area of class words %s",
+            step,
+            true,
+            shuffled,
+            ", ".join(f"{size} {values['auc']:.3f}" for size, values in words.items()),
+        )
+        trainer.log(stage="check", step=step, true=true, shuffled=shuffled, grounding=words)
 
     trainer.run("painter", loss, check)
-    return tokenizer, text_encoder, unet
 
 
 # The finished pipeline
@@ -225,47 +268,69 @@ def sample_sheet(pipe: StableDiffusionPipeline, path: Path, per_prompt: int = 4)
     for number, prompt in enumerate(SAMPLE_PROMPTS.replace("\n", "|").strip(" |").split("|")):
         seeds = [torch.Generator().manual_seed(1000 * number + k) for k in range(per_prompt)]
         prompts = [prompt.strip()] * per_prompt
-        images += pipe(prompts, num_inference_steps=20, guidance_scale=3.0, generator=seeds).images
+        images += pipe(
+            prompts,
+            num_inference_steps=PAINTING.steps,
+            guidance_scale=PAINTING.guidance_scale,
+            generator=seeds,
+        ).images
     make_image_grid(images, len(images) // (2 * per_prompt), 2 * per_prompt).save(path)
 
 
+def record(config: PainterTrainingConfig, state: PartialState) -> dict[str, Any]:
+    """What is needed to make the weights again: options, images a step, versions; and the same of the weights
+    that training started from, if there were such, as `start`.
+    """
+    batch = state.num_processes * config.batch_size
+    made = {"options": stored_options(config), "images_a_step": batch, "device": str(state.device)}
+    before = config.start_from and Path(config.start_from) / RECORD
+    if before and before.is_file():
+        made["start"] = json.loads(before.read_text())
+    return made | provenance()
+
+
 def run(config: PainterTrainingConfig) -> None:
-    """Run all stages. Raises UserError if --start-from is no pipeline with this vocabulary."""
+    """Run all stages. Raises UserError if the weights to start from cannot be used."""
     state, folder, started = start_processes(), Path(config.output_dir), time.time()
     if state.is_main_process:
         batch = state.num_processes * config.batch_size
         logger.info(
             "Training with %d processes on %s, %d images a step", state.num_processes, state.device, batch
         )
+    torch.manual_seed(config.seed + 1)
+    tokenizer = make_tokenizer()
+    text_encoder, unet = make_text_encoder(tokenizer), make_unet()
+    vae = None
+    if config.start_from:
+        vae = start_weights(tokenizer, text_encoder, unet, config.start_from)
+    if config.autoencoder:
+        vae = load_autoencoder(config.autoencoder)
     scenes = draw_scenes(folder, state, config.scenes, config.seed, studies=STUDIES)
-    start = load_painter(config.start_from).pipe if config.start_from else None
-    if start is not None:
-        vae = start.vae.to(state.device)
-    else:
+    scaled = vae is not None
+    if vae is None:
         vae = train_autoencoder(scenes, state, folder, seed=config.seed, steps=config.autoencoder_steps)
-    latents = encode_scenes(vae, scenes, state, folder)
-    if start is None:
+    latents = encode_scenes(vae.to(state.device), scenes, state, folder)
+    if not scaled:
         spread = torch.tensor(float(latents[::7].astype(np.float32).std()), device=state.device)
         vae.register_to_config(scaling_factor=1 / float(reduce(spread, "mean")))
-    tokenizer, text_encoder, unet = train_unet(
-        config, state, scenes, latents, vae.config.scaling_factor, start
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
+    train_unet(config, state, scenes, latents, pipe)
     tune_decoder(vae, scenes, state, folder, seed=config.seed, steps=config.decoder_steps)
     if state.is_main_process:
-        pipe = StableDiffusionPipeline(
-            vae=vae.cpu(),
-            text_encoder=text_encoder.cpu(),
-            tokenizer=tokenizer,
-            unet=unet.cpu(),
-            scheduler=make_scheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
         target = Path(config.export or folder / "pipeline")
         sheet = folder / "sheet.png"
-        sample_sheet(pipe, sheet)
+        sample_sheet(pipe.to("cpu"), sheet)
         megabytes, seconds = export(pipe, target) / 1e6, time.time() - started
+        write_file(target / RECORD, json.dumps(record(config, state), indent=2).encode())
         print(f"{target}: the painter, {megabytes:.1f} MB, after {seconds:.0f} s; {sheet} shows it")
         print(f"next: attn2mask build voc --model {target} --out data/voc")
     state.destroy_process_group()

@@ -22,7 +22,7 @@ from attn2mask.builders.command import run_command
 from attn2mask.builders.options import option
 from attn2mask.builders.painter import load_painter
 from attn2mask.training.pretraining.scene_store import draw_scenes
-from attn2mask.training.pretraining.trainer import PretrainingConfig, Trainer, start_processes
+from attn2mask.training.pretraining.trainer import PretrainingConfig, Trainer, fast_dtype, start_processes
 from attn2mask.training.referee import WEIGHTS, Referee, to_tensor
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def augment(
     blurred = n // 5
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     with torch.no_grad():
-        latent = vae.encode(images[:blurred].bfloat16()).latent_dist.mean
+        latent = vae.encode(images[:blurred].to(vae.dtype)).latent_dist.mean
         strength = float(rng.uniform(0.0, 0.25)) * latent.float().std()
         latent = latent + (torch.randn(latent.shape, generator=generator).to(latent) * strength).to(latent)
         images = torch.cat([vae.decode(latent).sample.float(), images[blurred:]])
@@ -64,7 +64,7 @@ def run(config: RefereeTrainingConfig) -> None:
     scenes = draw_scenes(folder, state, config.scenes, config.seed)
     if state.is_main_process:
         logger.info("Loading the painter %s", config.painter)
-    vae = load_painter(config.painter).pipe.vae.to(state.device, torch.bfloat16)
+    vae = load_painter(config.painter).pipe.vae.to(state.device, fast_dtype(state.device))
     torch.manual_seed(config.seed)
     referee = Referee()
     trainer = Trainer({"referee": referee}, state, folder / WEIGHTS, config.learning_rate, config.steps)
@@ -74,7 +74,7 @@ def run(config: RefereeTrainingConfig) -> None:
         rows = np.sort(rng.integers(len(scenes.images), size=config.batch_size))
         images, masks = to_tensor(scenes.images[rows]), torch.from_numpy(scenes.masks[rows]).long()
         x, y = augment(images.to(state.device), masks.to(state.device), vae, rng)
-        return F.cross_entropy(referee(x.bfloat16()).float(), y, ignore_index=255)
+        return F.cross_entropy(referee(x.to(vae.dtype)).float(), y, ignore_index=255)
 
     trainer.run("referee", loss)
     if state.is_main_process:

@@ -13,11 +13,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attn2mask.builders.drawn.kinds import KINDS
-from attn2mask.builders.drawn.scenes import draw_scene
+from attn2mask.builders.drawn.scenes import VOC_THINGS, draw_scene, random_things
 from attn2mask.builders.files import write_file
 from attn2mask.training.referee import to_tensor
 
 IMAGE_SIZE = 128  # pixels: height and width of every scene
+THINGS = (0.4, 0.45, 0.15)  # shares of the scenes with one, two and three things
 
 
 class SceneStore:
@@ -45,10 +46,8 @@ class SceneStore:
         return to_tensor(out)
 
 
-def draw_scenes(
-    folder: Path, state: PartialState, count: int, seed: int, world: str = "objects", studies: float = 0.0
-) -> SceneStore:
-    """Draw this process's part of `count` scenes of a drawn world, unless `folder` holds it already.
+def draw_scenes(folder: Path, state: PartialState, count: int, seed: int, studies: float = 0.0) -> SceneStore:
+    """Draw this process's part of `count` scenes of all kinds, unless `folder` holds it already.
 
     The share `studies` of the scenes shows single things and plain grounds of Cityscapes' classes instead.
     """
@@ -64,7 +63,10 @@ def draw_scenes(
         bar = tqdm(indices, "drawing", disable=not state.is_main_process, mininterval=5)
         for row, index in enumerate(bar):
             rng = np.random.default_rng([seed, 1, index])
-            scene = draw_scene("studies" if rng.random() < studies else world, rng, IMAGE_SIZE)
+            if rng.random() < studies:
+                scene = draw_scene("studies", rng, IMAGE_SIZE)
+            else:
+                scene = draw_scene("variety", rng, IMAGE_SIZE, random_things(rng, VOC_THINGS, THINGS))
             images[row], masks[row] = scene.image, scene.mask
             things = [[KINDS.index(thing.kind), thing.color] for thing in scene.things]
             lines.append(json.dumps({"things": things, "place": scene.place}))

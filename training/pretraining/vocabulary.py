@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from attn2mask.builders.drawn.canvas import PALETTE
 from attn2mask.builders.drawn.kinds import KINDS, Kind, kinds_of
-from attn2mask.builders.drawn.scenes import STUDY_THINGS, shown_in
+from attn2mask.builders.drawn.scenes import STUDY_THINGS
 from attn2mask.builders.drawn.street import BACKDROPS
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words import grammar
@@ -68,9 +68,8 @@ class Captions:
         self.base = {label.name: nouns(label) for label in load_table("voc").classes}
         self.loose: dict[str, list[str]] = {}  # aliases that belong to no kind: any kind may bear them
         for label in load_table("voc").classes:
-            painted = [kind for kind in kinds_of(label.name) if shown_in("objects", kind)]
-            claimed = {name.lower() for kind in painted for name in kind.names}
-            self.loose[label.name] = [alias for alias in label.aliases if alias not in claimed]
+            claimed = {name.lower() for kind in kinds_of(label.name) for name in kind.names}
+            self.loose[label.name] = [alias for alias in label.aliases if alias.lower() not in claimed]
 
     def noun(self, kind: Kind, rng: np.random.Generator) -> str:
         """A word for a thing: of its class, of its kind, or an alias of its class."""

@@ -74,6 +74,18 @@ def test_a_finished_run_leaves_the_averaged_weights_and_a_log(tmp_path):
     assert (tmp_path / "a.safetensors").exists()
 
 
+def test_frozen_weights_stay_as_they_were(tmp_path):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1))
+    net[0].requires_grad_(False)
+    before = [param.clone() for param in net[0].parameters()]
+    worker = Trainer({"net": net}, start_processes(), tmp_path / "a.safetensors", learning_rate=1e-2, steps=2)
+    trained = [param.clone() for param in worker.masters]
+    worker.run("net", loss_of(net))
+    assert all(torch.equal(a, b) for a, b in zip(before, net[0].parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(trained, worker.masters, strict=True))
+
+
 def test_two_processes_learn_from_the_mean_gradient(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(
@@ -85,7 +97,8 @@ def test_two_processes_learn_from_the_mean_gradient(tmp_path):
         "path = Path(sys.argv[1]) / f'{state.process_index}.safetensors'\n"
         "trainer = Trainer({'net': net}, state, path, learning_rate=0.1, steps=5, ema=0.9)\n"
         "for _ in range(3):\n"  # gradients of 1 and -3: their mean is -1, so the weight grows
-        "    trainer.update(net(torch.tensor([[1.0, -3.0][state.process_index]]).bfloat16()).sum())\n"
+        "    x = torch.tensor([[1.0, -3.0][state.process_index]], dtype=net.weight.dtype)\n"
+        "    trainer.update(net(x).sum())\n"
         "trainer.save()\n"
         "result = f'{state.num_processes} {float(trainer.masters[0])}'\n"
         "path.with_suffix('.txt').write_text(result)\n"  # lines of two processes may mix on standard output
