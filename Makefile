@@ -4,13 +4,14 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "
 BIN := .venv/bin
 CORES ?= $(shell nproc)
 QUICK ?=
+SIZE ?= full
 INSTALL := PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel $(BIN)/python -m pip install --quiet -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 .PHONY: demo test slow lint lowest bench bench-masks bench-peers survival painter evidence clean
 
 demo: .venv/.installed
-	$(BIN)/attn2mask demo --out runs/demo
+	$(BIN)/attn2mask demo --size $(SIZE) --out runs/demo$(if $(filter small,$(SIZE)),-small)
 
 test: .venv/.developer
 	$(PYTEST) -n $(CORES) --dist worksteal

@@ -19,11 +19,28 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REFEREE_SCENES = 200  # drawn scenes that the referee's own accuracy is measured on
-HELD_OUT_IMAGES = 120  # images of each held-out set
 DATASET_NAME, MODEL_NAME = "your-name/attn2mask-voc-demo", "your-name/attn2mask-deeplabv3plus-demo"
 TOKENS_PROMPT = "a red bus next to a horse on the street"
 SEGMENTERS = {"no co-training": "alone", "full": "segmenter"}  # names in the report, and their directories
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a demo makes: rows to build, training steps of each segmenter, images of each held-out set,
+    and drawn scenes that the referee's own accuracy is measured on.
+    """
+
+    num_images: int
+    max_steps: int
+    held_out: int
+    referee_scenes: int
+
+
+SIZES = {"full": Size(384, 400, 120, 200), "small": Size(72, 60, 24, 48)}
+
+
+def _of_sizes(name: str) -> str:
+    return ", ".join(f"{getattr(size, name)} for {key}" for key, size in SIZES.items())
 
 
 @dataclass(frozen=True)
@@ -31,8 +48,23 @@ class DemoConfig(CheckedOptions):
     """The options of `attn2mask demo`. Raises UserError for numbers out of range."""
 
     out: str = option("directory of everything that the demo makes", "runs/demo", stored=False, metavar="DIR")
-    num_images: int = option("number of rows to build", 384, at_least=1)
-    max_steps: int = option("training steps of each segmenter; 0 trains none", 400, at_least=0)
+    size: str = option("full: about ten minutes on two cores; small: about two", "full", choices=tuple(SIZES))
+    num_images: int | None = option(
+        "number of rows to build", None, at_least=1, default_text=_of_sizes("num_images")
+    )
+    max_steps: int | None = option(
+        "training steps of each segmenter; 0 trains none",
+        None,
+        at_least=0,
+        default_text=_of_sizes("max_steps"),
+    )
+
+    def resolve(self) -> Size:
+        """The size, with the given numbers in the place of its own."""
+        given = {name: getattr(self, name) for name in ("num_images", "max_steps")}
+        return replace(
+            SIZES[self.size], **{name: value for name, value in given.items() if value is not None}
+        )
 
 
 def demo(config: DemoConfig) -> None:
@@ -41,35 +73,37 @@ def demo(config: DemoConfig) -> None:
     from attn2mask.builders.painter import load_painter
     from attn2mask.training.held_out import build_rows, painted_images
 
-    started, out = time.time(), Path(config.out)
+    started, out, size = time.time(), Path(config.out), config.resolve()
     data = out / "data"
-    build_rows(data, config.num_images)
+    build_rows(data, size.num_images)
     (out / "demo.yaml").write_text(to_yaml(config, "attn2mask demo --config demo.yaml"))
     show.run(show.ShowConfig(str(data), str(out / "sheet.png")))
     show.token_sheet(load_painter(), TOKENS_PROMPT, out / "tokens.png")
     images = painted_images(data)
-    report = measure_masks(images) | {"rows": config.num_images, "rows_measured": len(images)}
-    if config.max_steps:
-        report["segmenters"] = measure_segmenters(config, data, out)
-    cards = write_cards(data, out / "segmenter" if config.max_steps else None, out / "cards")
+    report = measure_masks(images, size.referee_scenes)
+    report |= {"rows": size.num_images, "rows_measured": len(images)}
+    if size.max_steps:
+        report["segmenters"] = measure_segmenters(size, data, out)
+    cards = write_cards(data, out / "segmenter" if size.max_steps else None, out / "cards")
     report["seconds"] = round(time.time() - started, 1)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print(mask_text(report))
     names = ["data", "sheet.png", "tokens.png", "report.json"]
-    if config.max_steps:
+    if size.max_steps:
         print(segmenter_text(report["segmenters"]))
         names += ["segmenter", "segmenter/metrics_objects_images.png"]
     made = ", ".join([*(str(out / name) for name in names), *map(str, cards)])
     print(f"made in {report['seconds']:.0f} s: {made}")
     print(f'next: load_dataset("{data}", split="train"), or attn2mask show {data} --out sheet.png')
     print(f"Nothing was published. To publish: attn2mask publish dataset {data} {DATASET_NAME}")
-    if config.max_steps:
+    if size.max_steps:
         print(f"                                   attn2mask publish model {out / 'segmenter'} {MODEL_NAME}")
 
 
-def measure_masks(images: "list[PaintedImage]") -> dict[str, Any]:
+def measure_masks(images: "list[PaintedImage]", referee_scenes: int) -> dict[str, Any]:
     """Mean IoU, 0 to 1, of the masks of painted images against the referee: under each threshold rule, and
-    inside and outside the reliable part under the rules of the build; and the referee's own mean IoU.
+    inside and outside the reliable part under the rules of the build; and the referee's own mean IoU on
+    `referee_scenes` drawn scenes.
     """
     import numpy as np
     from tqdm import tqdm
@@ -87,7 +121,7 @@ def measure_masks(images: "list[PaintedImage]") -> dict[str, Any]:
     targets = referee.segment(np.stack([image.image for image in images]))
     classes = [image.classes for image in images]
     report: dict[str, Any] = {
-        "referee_miou": referee_accuracy(referee, "objects", REFEREE_SCENES),
+        "referee_miou": referee_accuracy(referee, "objects", referee_scenes),
         "masks": {},
     }
     with labeling_pool(default_workers() + 1) as pool:
@@ -104,7 +138,7 @@ def measure_masks(images: "list[PaintedImage]") -> dict[str, Any]:
     return report
 
 
-def measure_segmenters(config: DemoConfig, data: Path, out: Path) -> dict[str, Any]:
+def measure_segmenters(size: Size, data: Path, out: Path) -> dict[str, Any]:
     """Mean IoU, 0 to 1, on each held-out set: of the attention masks, which always know the image-level
     labels, and of one network and of two that co-trained, with and without the labels given.
     """
@@ -113,8 +147,8 @@ def measure_segmenters(config: DemoConfig, data: Path, out: Path) -> dict[str, A
 
     logger.info("Making the held-out sets")
     held_out = out / "held-out"
-    sets = make_sets(held_out, HELD_OUT_IMAGES)
-    attention = attention_masks(held_out, HELD_OUT_IMAGES)
+    sets = make_sets(held_out, size.held_out)
+    attention = attention_masks(held_out, size.held_out)
     found: dict[str, Any] = {
         "attention masks": {name: {"mean_iou_given_labels": iou} for name, iou in attention.items()}
     }
@@ -123,7 +157,7 @@ def measure_segmenters(config: DemoConfig, data: Path, out: Path) -> dict[str, A
         training = TrainConfig(
             dataset=str(data),
             output_dir=str(out / directory),
-            max_steps=config.max_steps,
+            max_steps=size.max_steps,
             resume=True,
             no_co_training=name == "no co-training",
             mixed_precision="no",

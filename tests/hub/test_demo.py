@@ -1,6 +1,7 @@
 """The demo on a few images: all files that it promises are there, and its values lie in their ranges."""
 
 import json
+from dataclasses import astuple, replace
 
 from accelerate.state import AcceleratorState
 from PIL import Image
@@ -11,11 +12,21 @@ from attn2mask.hub.cli import main
 from attn2mask.training.checkpoint import load_checkpoint
 
 
+def test_sizes():
+    full, small = (
+        parse(demo.DemoConfig, ["--size", size], "demo", "").resolve() for size in ("full", "small")
+    )
+    assert parse(demo.DemoConfig, [], "demo", "").resolve() == full
+    for whole, part in zip(astuple(full), astuple(small), strict=True):
+        assert 0 < part <= whole / 4
+    own = parse(demo.DemoConfig, ["--size", "small", "--num-images", "5", "--max-steps", "0"], "demo", "")
+    assert own.resolve() == replace(small, num_images=5, max_steps=0)
+
+
 def test_demo(tmp_path, capsys, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)  # another test may have trained in this process
-    monkeypatch.setattr(demo, "HELD_OUT_IMAGES", 6)
-    monkeypatch.setattr(demo, "REFEREE_SCENES", 20)
-    assert main(["demo", "--out", str(tmp_path), "--num-images", "8", "--max-steps", "2"]) == 0
+    monkeypatch.setitem(demo.SIZES, "small", demo.Size(8, 400, held_out=6, referee_scenes=20))
+    assert main(["demo", "--out", str(tmp_path), "--size", "small", "--max-steps", "2"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["rows"] == 8
     assert 0.5 < report["referee_miou"] <= 1
@@ -37,7 +48,7 @@ def test_demo(tmp_path, capsys, monkeypatch):
     for card in ("dataset", "model"):
         assert (tmp_path / "cards" / card / "README.md").read_text().startswith("---\n")
     options = parse(demo.DemoConfig, ["--config", str(tmp_path / "demo.yaml")], "demo", "")
-    assert (options.num_images, options.max_steps) == (8, 2)
+    assert options.resolve() == demo.Size(8, 2, 6, 20)
     said = capsys.readouterr().out
     assert "after the CRF: 0." in said
     assert f"attn2mask publish model {tmp_path / 'segmenter'} " in said
