@@ -27,7 +27,6 @@ from datasets import load_dataset
 from kornia.color import rgb_to_lab
 from PIL import Image
 from scipy.stats import wasserstein_distance
-from torch import Tensor
 
 from attn2mask.builders import build
 from attn2mask.builders.command import run_command
@@ -37,9 +36,9 @@ from attn2mask.builders.options import option
 from attn2mask.builders.provenance import LORA_RECORD
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.charts import strip_sheet
+from attn2mask.training.experiments.fidelity import kernel_distance, pooled_features
 from attn2mask.training.experiments.trials import ExperimentConfig, as_entry, plan_trials, run_trials
 from attn2mask.training.held_out import write_once
-from attn2mask.training.referee import load_referee, to_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -128,40 +127,9 @@ def color_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean([wasserstein_distance(*pair) for pair in pairs]))
 
 
-@torch.no_grad()
-def features(images: np.ndarray) -> Tensor:
-    """(N, 128, 256, 3) uint8 to (N, 128): the mean of the referee's features of the lowest level.
-
-    The referee learned to disregard the blur of the painter's autoencoder, which would otherwise outweigh all
-    other differences.
-    """
-    referee = load_referee()
-    return torch.cat([referee.encode(part)[-1].mean((2, 3)) for part in to_tensor(images).split(32)])
-
-
-def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """KID of features (N, D) and (M, D), times 1,000: the unbiased squared maximum mean discrepancy under the
-    kernel (x y / D + 1) ** 3 (Bińkowski et al., "Demystifying MMD GANs", ICLR 2018).
-
-    The features are not divided by their deviations: frames of one drive hardly differ in some features, and
-    these alone would decide.
-    """
-    # torchmetrics' `poly_mmd` takes only sets of equal size.
-    a, b = a.double(), b.double()
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T / x.shape[1] + 1) ** 3
-
-    def within(x: Tensor) -> Tensor:
-        k = kernel(x, x)
-        return (k.sum() - k.trace()) / (len(x) * (len(x) - 1))
-
-    return float(1000 * (within(a) + within(b) - 2 * kernel(a, b).mean()))
-
-
 def distances(images: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """Both distances between images and real ones."""
-    feature = kernel_distance(features(images), features(real))
+    feature = kernel_distance(pooled_features(images), pooled_features(real))
     return {"color": color_distance(images, real), "feature": feature}
 
 

@@ -8,6 +8,8 @@ The measurements are:
 - grounding: how well the attention of each class word covers its thing in these scenes, by map size;
 - recognized: the share of images of one class in which the referee recognizes the class, by class;
 - pairs: the share of captions with two classes for which the referee finds both in the image;
+- distance: the kernel distance (KID) of all these images from drawn scenes, and that of two halves of the
+  drawn scenes from each other;
 - painted: the masks of all these images are compared with the referee's.
 
 Both kinds of masks are measured under each preset, and under the preset `embedded` with each threshold and
@@ -35,6 +37,7 @@ from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.rules import PRESETS, Reliability, Rules, Threshold, load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.grammar import pick, usual_places
+from attn2mask.training.experiments.fidelity import kernel_distance, pooled_features
 from attn2mask.training.grounding import grounding
 from attn2mask.training.held_out import held_out_scenes, referee_accuracy
 from attn2mask.training.mask_quality import RecordedImage, class_prompt, record_scenes, recorded_quality
@@ -56,7 +59,7 @@ class PainterQualityConfig(CheckedOptions):
     drawn: int = option("number of drawn scenes", 120, at_least=1)
     singles: int = option("number of images of each class", 8, at_least=1)
     pairs: int = option("number of images of two classes", 80, at_least=1)
-    referee_scenes: int = option("drawn scenes that the referee is measured on", 300, at_least=1)
+    referee_scenes: int = option("drawn scenes that the referee is measured on", 300, at_least=4)
 
 
 def rule_sets() -> dict[str, Rules]:
@@ -108,8 +111,20 @@ def all_present(images: Sequence[RecordedImage], judged: Iterable[np.ndarray]) -
     )
 
 
+def distances(painted: Sequence[RecordedImage], count: int) -> dict[str, float]:
+    """The `kernel_distance` of painted images from `count` held-out drawn scenes, and that of two halves of
+    the drawn scenes from each other, which is what images of one distribution have.
+    """
+    drawn = pooled_features(np.stack([scene.image for scene in held_out_scenes("objects", count)]))
+    images = pooled_features(np.stack([image.image for image in painted]))
+    return {
+        "painted": kernel_distance(images, drawn),
+        "halves": kernel_distance(drawn[: count // 2], drawn[count // 2 :]),
+    }
+
+
 def measure(config: PainterQualityConfig) -> dict[str, Any]:
-    """All measurements, each value in 0 to 1; `grounding` as the function of this name returns it."""
+    """All measurements. Values are in 0 to 1, but for those of `distance` (`distances`) and `grounding`."""
     table, referee, rules = load_table("voc"), load_referee(), rule_sets()
     logger.info("Loading the painter %s", config.model)
     painter = load_painter(config.model)
@@ -131,6 +146,7 @@ def measure(config: PainterQualityConfig) -> dict[str, Any]:
     painted = list(paint(painter, [*singles, *pairs]))
     judged = referee.segment(np.stack([image.image for image in painted]))
     count = len(singles)
+    report["distance"] = distances(painted, config.referee_scenes)
     report["recognized"] = recognized(painted[:count], judged[:count], table)
     report["pairs"] = all_present(painted[count:], judged[count:])
     for kind, images, targets in (("drawn", drawn, exact), ("painted", painted, judged)):
@@ -151,6 +167,8 @@ def as_text(report: dict[str, Any]) -> str:
         f" {good} of {len(shares)} classes in {RECOGNIZED:.0%} of their images or more",
         f"  {by_class}",
         f"both classes present in {report['pairs']:.3f} of the images of two classes",
+        f"kernel distance from drawn scenes {report['distance']['painted']:.1f}"
+        f" (of their halves {report['distance']['halves']:.1f})",
         "",
         f"{'attention of class words':34}{'area':>9}{'below 0.5':>11}{'IoU':>8}{'threshold':>11}",
         *(

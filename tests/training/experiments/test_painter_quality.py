@@ -67,6 +67,7 @@ def test_a_toy_measurement_writes_its_report(tmp_path, monkeypatch, capsys):
     assert set(report["recognized"]) == {label.name for label in load_table("voc").classes}
     assert np.mean(list(report["recognized"].values())) > 0.5
     assert 0 <= report["pairs"] <= 1
+    assert set(report["distance"]) == {"painted", "halves"}
     assert list(report["grounding"]) == ["16x16", "8x8", "4x4"]
     assert report["grounding"]["16x16"]["auc"] > 0.7
     for kind in ("drawn", "painted"):
@@ -76,5 +77,6 @@ def test_a_toy_measurement_writes_its_report(tmp_path, monkeypatch, capsys):
             assert 0 < quality["reliable"] <= 1
     out = capsys.readouterr().out
     assert "embedded, threshold fixed" in out
+    assert f"kernel distance from drawn scenes {report['distance']['painted']:.1f}" in out
     assert f"maps of 16x16 {report['grounding']['16x16']['auc']:29.3f}" in out
     assert f"made {tmp_path / 'painter_quality.json'}" in out
