@@ -39,6 +39,7 @@ from attn2mask.training.held_out import (
 )
 
 PRESET = "demo-beco"  # BECO's step with the small backbone
+TITLES = dict(zip(SETS, ("drawn, in-domain", "drawn, shifted", "painted, by the referee"), strict=True))
 EXACT_SEED = 9  # of the drawn scenes that are trained on with exact masks
 
 
@@ -103,7 +104,7 @@ def make_trials(config: AblationConfig, sets: list[Path]) -> list[Trial]:
 
 def as_text(results: dict[str, Any]) -> str:
     """The table as Markdown, with an `as_entry` for each variant and set."""
-    lines = ["| | drawn, in-domain | drawn, shifted | painted, by the referee |", "|---|---|---|---|"]
+    lines = [f"| | {' | '.join(TITLES.values())} |", "|---|---|---|---|"]
     attention = results["attention masks"]
     entries = [f"({100 * attention[name]:.1f})" if name in attention else "-" for name in SETS]
     lines.append(f"| attention masks themselves | {' | '.join(entries)} |")
@@ -126,13 +127,14 @@ def plot(results: dict[str, Any], path: Path) -> None:
             seeds = [100 * value for value in free["seeds"]]
             axis.plot(seeds, [place] * len(seeds), ".", color="black")
         if name in attention:
-            label = "attention masks (given image-level labels)"
-            axis.axvline(100 * attention[name], color="#cc6677", ls="--", label=label)
-            axis.legend(fontsize=7)
+            line = axis.axvline(100 * attention[name], color="#cc6677", ls="--")
         axis.set_yticks(range(len(variants)), list(variants), fontsize=8)
-        axis.set_title(name, fontsize=9)
+        axis.set_title(TITLES[name], fontsize=9)
         axis.set_xlabel("mIoU in %", fontsize=8)
     axes[0].invert_yaxis()
+    if attention:
+        label = "attention masks (given image-level labels)"
+        figure.legend([line], [label], loc="outside lower center", fontsize=8)
     figure.savefig(path, dpi=150)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -141,9 +142,16 @@ def spread(scores: Sequence[Scores]) -> dict[str, dict[str, dict]]:
 
 
 def as_entry(scores: dict[str, dict]) -> str:
-    """mIoU in %, and in brackets given image-level labels, each with its standard deviation."""
-    entries = [f"{100 * scores[m]['mean']:.1f} ± {100 * scores[m]['std']:.1f}" for m in MEASURES]
-    return f"{entries[0]} ({entries[1]})"
+    """mIoU in %, and in brackets given image-level labels, each with its standard deviation if there are
+    several trials.
+    """
+
+    def entry(found: dict[str, Any]) -> str:
+        deviation = f" ± {100 * found['std']:.1f}" if len(found["seeds"]) > 1 else ""
+        return f"{100 * found['mean']:.1f}{deviation}"
+
+    free, given_labels = (entry(scores[measure]) for measure in MEASURES)
+    return f"{free} ({given_labels})"
 
 
 if __name__ == "__main__":

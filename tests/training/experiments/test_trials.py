@@ -31,7 +31,8 @@ def test_finished_trials_are_not_run_again_but_summed_up_by_name(tmp_path, monke
     assert full["mean"] == pytest.approx(0.5)
     assert full["std"] == pytest.approx(0.02**0.5)
     assert alone["std"] == 0
-    assert trials.as_entry(found["alone"]["objects"]) == "30.0 ± 0.0 (40.0 ± 0.0)"
+    assert trials.as_entry(found["alone"]["objects"]) == "30.0 (40.0)"
+    assert trials.as_entry(found["full"]["objects"]) == "50.0 ± 14.1 (60.0 ± 14.1)"
 
 
 def test_a_trial_that_fails_names_its_log(tmp_path, monkeypatch):
