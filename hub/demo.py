@@ -48,7 +48,9 @@ class DemoConfig(CheckedOptions):
     """The options of `attn2mask demo`. Raises UserError for numbers out of range."""
 
     out: str = option("directory of everything that the demo makes", "runs/demo", stored=False, metavar="DIR")
-    size: str = option("full: about ten minutes on two cores; small: less than two", "full", choices=tuple(SIZES))
+    size: str = option(
+        "full: about ten minutes on two cores; small: less than two", "full", choices=tuple(SIZES)
+    )
     num_images: int | None = option(
         "number of rows to build", None, at_least=1, default_text=_of_sizes("num_images")
     )

@@ -9,8 +9,8 @@ step, process).
 
 Two decisions ground the words, so that the attention of a class word covers its thing. The text encoder has
 no layers, so that each token carries its own word alone. With causal layers, the end tokens carry the whole
-caption, and nothing makes the UNet attend to the words. And cross-attention is only where features can be
-placed: in the decoder of the UNet, at 8 x 8 and 16 x 16 positions.
+caption, and nothing makes the UNet attend to the words. And the encoder of the UNet has cross-attention only
+at 4 x 4 positions, because at its finer levels nothing is known yet about where things are.
 """
 
 import json

@@ -73,7 +73,7 @@ def test_a_toy_training_makes_a_pipeline_that_paints_and_can_be_trained_further(
     (check,) = (line for line in log if line["stage"] == "check")
     assert check["step"] == 2
     assert 0 < check["true"] < 10
-    assert list(check["grounding"]) == ["16x16", "8x8"]
+    assert list(check["grounding"]) == ["16x16", "8x8", "4x4"]
     assert all(0 < values["auc"] < 1 for values in check["grounding"].values())
     record = json.loads((tmp_path / "run" / "pipeline" / "training.json").read_text())
     assert record["options"]["seed"] == 0
