@@ -21,7 +21,6 @@ from attn2mask.builders.drawn.scenes import draw_scene
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.provenance import LORA_WEIGHTS
 from attn2mask.hub.cli import main
-from attn2mask.training import adapt
 
 pytestmark = pytest.mark.slow
 
@@ -48,8 +47,8 @@ def model(tiny_pipeline, tmp_path) -> Path:
 def test_stable_diffusion_builds_rows(model, tmp_path, monkeypatch):
     seen = []
 
-    def class_scores(maps, rules):
-        seen.append((maps, *synthesize_scores(maps, rules)))
+    def class_scores(maps, rules, latent_side):
+        seen.append((maps, *synthesize_scores(maps, rules, latent_side)))
         return seen[-1][1:]
 
     synthesize_scores = synthesize.class_scores
@@ -59,7 +58,7 @@ def test_stable_diffusion_builds_rows(model, tmp_path, monkeypatch):
     (tmp_path / "captions.txt").write_text("a photo of a dog and a bus on the street\n")
     out = tmp_path / "voc"
     command = f"build voc --model {model} --captions {tmp_path / 'captions.txt'} --out {out} --num-images 1"
-    options = "--steps 2 --height 512 --width 512 --preset paper --alias-probability 0 --store-scores true"
+    options = "--steps 2 --height 512 --width 512 --preset paper --alias-probability 0 --store-scores"
     assert main([*command.split(), *options.split()]) == 0
 
     ((maps, scores, peaks),) = seen
@@ -90,15 +89,15 @@ def test_the_preset_of_table_2_adapts_it(model, tmp_path):
         Image.fromarray(image).save(frames / f"{number}.png")
     command = f"--data {frames} --model {model} --output-dir {out} --preset cityscapes --max-steps 2"
     options = "--crop-size 128 --micro-batch 1 --sample-every 0 --report-to none"
-    assert adapt.main([*command.split(), *options.split()]) == 0
+    assert main(["adapt", *command.split(), *options.split()]) == 0
 
-    settings = json.loads((out / "training_config.json").read_text())["settings"]
-    assert (settings["learning_rate"], settings["power"], settings["weight_decay"]) == (2e-5, 1.0, 0.01)
-    assert settings["batch_size"] == 4
+    chosen = json.loads((out / "training_config.json").read_text())["options"]
+    assert (chosen["learning_rate"], chosen["power"], chosen["weight_decay"]) == (2e-5, 1.0, 0.01)
+    assert chosen["batch_size"] == 4
     weights = load_file(out / LORA_WEIGHTS)
     assert len(weights) == 2 * 4 * 32  # A and B of to_q, to_k, to_v and to_out, in 16 + 16 attentions
     assert all(weight.isfinite().all() for weight in weights.values())
     moved = [name for name, weight in weights.items() if "lora_B" in name and weight.any()]
     assert len(moved) == 4 * 32  # B begins at nothing
     pipe = load_painter(str(model), lora=str(out)).pipe
-    assert pipe.unet.peft_config["lora"].r == settings["rank"]
+    assert pipe.unet.peft_config["lora"].r == chosen["rank"]
