@@ -178,7 +178,7 @@ def start_weights(
 
     Raises UserError if it cannot be loaded, or has another vocabulary or architecture.
     """
-    start = load_painter(model).pipe
+    start = load_painter(model, device="cpu").pipe
     if start.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise UserError(f"--start-from {model}: its tokenizer has another vocabulary")
     for name, module in (("text encoder", text_encoder), ("UNet", unet)):
@@ -278,11 +278,14 @@ def sample_sheet(pipe: StableDiffusionPipeline, path: Path, per_prompt: int = 4)
 
 
 def record(config: PainterTrainingConfig, state: PartialState) -> dict[str, Any]:
-    """What is needed to make the weights again: options, images a step, versions; and the same of the weights
-    that training started from, if there were such, as `start`.
+    """What is needed to make the weights again: options (of folders the name alone), images a step, versions;
+    and the same of the weights that training started from, if there were such, as `start`.
     """
+    options = stored_options(config)
+    for name in ("autoencoder", "start_from"):
+        options[name] = options[name] and Path(options[name]).name
     batch = state.num_processes * config.batch_size
-    made = {"options": stored_options(config), "images_a_step": batch, "device": str(state.device)}
+    made = {"options": options, "images_a_step": batch, "device": str(state.device)}
     before = config.start_from and Path(config.start_from) / RECORD
     if before and before.is_file():
         made["start"] = json.loads(before.read_text())

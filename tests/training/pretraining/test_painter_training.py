@@ -87,7 +87,9 @@ def test_a_toy_training_makes_a_pipeline_that_paints_and_can_be_trained_further(
     assert further.pipe.vae.config.scaling_factor == painter.pipe.vae.config.scaling_factor
     weights = (p.pipe.vae.encoder.conv_in.weight for p in (painter, further))
     assert torch.allclose(*weights, atol=1e-2)  # the autoencoder was kept
-    assert json.loads((tmp_path / "e" / "training.json").read_text())["start"] == record
+    again = json.loads((tmp_path / "e" / "training.json").read_text())
+    assert again["start"] == record
+    assert again["options"]["start_from"] == "pipeline"
 
 
 def test_an_autoencoder_is_kept(tmp_path, small, monkeypatch):
