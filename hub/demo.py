@@ -49,7 +49,9 @@ class DemoConfig(CheckedOptions):
 
     out: str = option("directory of everything that the demo makes", "runs/demo", stored=False, metavar="DIR")
     size: str = option(
-        "full: about ten minutes on two cores; small: less than two", "full", choices=tuple(SIZES)
+        "how much the demo makes: full takes about ten minutes on two cores, small takes less than two",
+        "full",
+        choices=tuple(SIZES),
     )
     num_images: int | None = option(
         "number of rows to build", None, at_least=1, default_text=_of_sizes("num_images")

@@ -38,7 +38,7 @@ from attn2mask.builders.rules import PRESETS, Reliability, Rules, Threshold, loa
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.grammar import pick, usual_places
 from attn2mask.training.experiments.fidelity import kernel_distance, pooled_features
-from attn2mask.training.grounding import grounding
+from attn2mask.training.experiments.grounding import grounding
 from attn2mask.training.held_out import held_out_scenes, referee_accuracy
 from attn2mask.training.mask_quality import RecordedImage, class_prompt, record_scenes, recorded_quality
 from attn2mask.training.referee import load_referee
@@ -124,7 +124,7 @@ def distances(painted: Sequence[RecordedImage], count: int) -> dict[str, float]:
 
 
 def measure(config: PainterQualityConfig) -> dict[str, Any]:
-    """All measurements. Values are in 0 to 1, but for those of `distance` (`distances`) and `grounding`."""
+    """All measurements. Values are in 0 to 1, except those of `distance` (see `distances`)."""
     table, referee, rules = load_table("voc"), load_referee(), rule_sets()
     logger.info("Loading the painter %s", config.model)
     painter = load_painter(config.model)

@@ -43,7 +43,7 @@ from attn2mask.builders.options import option, stored_options
 from attn2mask.builders.painter import Painter, Painting, load_painter
 from attn2mask.builders.provenance import provenance
 from attn2mask.builders.table_reader import load_table
-from attn2mask.training.grounding import grounding
+from attn2mask.training.experiments.grounding import grounding
 from attn2mask.training.held_out import held_out_scenes
 from attn2mask.training.mask_quality import record_scenes
 from attn2mask.training.pretraining.autoencoder import (
