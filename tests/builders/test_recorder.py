@@ -277,7 +277,8 @@ def test_lora(tiny_pipeline, tmp_path):
 
 def tensor_bytes(recorder) -> int:
     """Of all tensors in the recorder's own attributes, and those that its taps still hold."""
-    own = {name: value for name, value in vars(recorder).items() if name != "_timesteps"}  # the scheduler's
+    pipelines = ("_timesteps", "_text")
+    own = {name: value for name, value in vars(recorder).items() if name not in pipelines}
     holders = [own, *(tap.seen for tap in recorder._taps)]
     values = [value for holder in holders for value in holder.values()]
     values += [inner for value in values if isinstance(value, dict) for inner in value.values()]
@@ -299,9 +300,10 @@ def hooks(pipe) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pipe.unet.modules())
 
 
-def test_processors_come_back(tiny_pipeline):
+def test_the_model_is_left_as_it_was(tiny_pipeline):
     pipe = tiny_pipeline("sd15")
     before, hooks_before = dict(pipe.unet.attn_processors), hooks(pipe)
+    fused = torch.nn.functional.scaled_dot_product_attention
 
     def fail(*args):
         raise KeyError("stop")
@@ -310,13 +312,14 @@ def test_processors_come_back(tiny_pipeline):
         recorder = AttentionRecorder(pipe, spans_of(pipe)[:1])
         try:
             with recorder:
-                assert pipe.unet.attn_processors != before
+                assert hooks(pipe) > hooks_before
                 paint(pipe, PROMPTS[:1], **options)
         except KeyError:
             assert options
         after = pipe.unet.attn_processors
         assert all(after[name] is before[name] for name in before)
         assert hooks(pipe) == hooks_before
+        assert torch.nn.functional.scaled_dot_product_attention is fused
 
 
 def test_slicing_inside_the_context_is_noticed(tiny_pipeline):
@@ -348,14 +351,17 @@ def test_slicing_before_the_context_changes_nothing(tiny_pipeline):
     assert_same(sliced.maps, whole.maps)
 
 
-def test_fused_projections_are_noticed(tiny_pipeline):
+def test_fused_projections_are_recorded(tiny_pipeline):
     pipe = copy.deepcopy(tiny_pipeline("sd15"))
+    spans = spans_of(pipe)
+    with AttentionRecorder(pipe, spans) as apart:
+        paint(pipe)
     pipe.fuse_qkv_projections()
-    with (
-        pytest.raises(RuntimeError, match="unfuse_qkv_projections"),
-        AttentionRecorder(pipe, spans_of(pipe)[:1]),
-    ):
-        paint(pipe, PROMPTS[:1])
+    plain = paint(pipe)
+    with AttentionRecorder(pipe, spans) as fused:
+        recorded = paint(pipe)
+    assert torch.equal(plain, recorded)
+    assert_same(fused.maps, apart.maps)
 
 
 PAG = {"sd15": StableDiffusionPAGPipeline, "sdxl": StableDiffusionXLPAGPipeline}
