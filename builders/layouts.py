@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from attn2mask.builders.stretches import Rewrite, Stretch
+
 Size = tuple[int, int]
 Arguments = Mapping[str, Any]
 
@@ -81,6 +83,25 @@ class Layout:
             return slice(0, keys)
         return slice(0, keys - places) if self.text_first else slice(places, keys)
 
+    @classmethod
+    def stretches(cls, pipe: Any, text_length: int | None = None) -> list[Stretch]:
+        """Which tokenizers of a pipeline, which needs no weights, fill which stretch of the text keys.
+
+        `text_length` is the `max_sequence_length` that the pipeline is called with; None for its default.
+        By default the last tokenizer of the pipeline alone fills the text keys.
+        """
+        names = [name for name in ("tokenizer_2", "tokenizer") if getattr(pipe, name, None) is not None]
+        length = text_length or default_argument(pipe, "max_sequence_length")
+        return [Stretch("text", (getattr(pipe, names[0]),), length, rewrite=cls.rewrite(pipe))]
+
+    @classmethod
+    def rewrite(cls, pipe: Any) -> Rewrite | None:
+        """What the pipeline makes of a prompt before a tokenizer reads it, or None if it changes nothing.
+
+        A word that stands for several vectors of textual inversion becomes several words.
+        """
+        return getattr(pipe, "maybe_convert_prompt", None)
+
     def chosen(self, layers: Any) -> dict[str, nn.Module]:
         """The layers to record. None stands for the published ones, or for all if the model has none of
         these; "all" for all; a list of names for those that begin with one of them.
@@ -103,12 +124,33 @@ class Layout:
         return {name: layer for name, layer in self.layers.items() if name.startswith(beginnings)}
 
 
+def default_argument(pipe: Any, name: str) -> Any:
+    """The default of an argument of the pipeline's call, or None if it has no such argument."""
+    argument = inspect.signature(type(pipe).__call__).parameters.get(name)
+    return None if argument is None else argument.default
+
+
+def lowered(text: str, tokenizer: Any) -> str:
+    """What the pipelines of PixArt and Sana make of a prompt."""
+    return text.lower().strip()
+
+
 class UNet(Layout):
     """Stable Diffusion 1.x, 2.x and XL, Kolors, and their turbo and LCM models."""
 
     part = "unet"
     pattern = r".*\battn2"
     joint = False
+
+    @classmethod
+    def stretches(cls, pipe: Any, text_length: int | None = None) -> list[Stretch]:
+        names = ("tokenizer", "tokenizer_2")
+        tokenizers = tuple(part for name in names if (part := getattr(pipe, name, None)) is not None)
+        length = text_length or default_argument(pipe, "max_sequence_length")
+        length = length or tokenizers[0].model_max_length
+        # Kolors' tokenizer, the only slow one, fills the space before the text.
+        padded = not tokenizers[0].is_fast
+        return [Stretch("text", tokenizers, length, padded=padded, rewrite=cls.rewrite(pipe))]
 
     def entries(self, call: Arguments) -> int:
         return len(call["sample"])
@@ -150,6 +192,14 @@ class StableDiffusion3(Patches):
     published = ("transformer_blocks.9.attn",)
     publication = "Seg4Diff (NeurIPS 2025)"
 
+    @classmethod
+    def stretches(cls, pipe: Any, text_length: int | None = None) -> list[Stretch]:
+        clip = Stretch("clip", (pipe.tokenizer, pipe.tokenizer_2), pipe.tokenizer_max_length)
+        if pipe.tokenizer_3 is None:  # its keys are there, but hold nothing
+            return [clip]
+        length = text_length or default_argument(pipe, "max_sequence_length")
+        return [clip, Stretch("t5", (pipe.tokenizer_3,), length, first=clip.length)]
+
 
 class Flux(Layout):
     """FLUX.1 dev and schnell. The text keys are those of T5."""
@@ -171,12 +221,27 @@ class PixArt(Patches):
     pattern = r"transformer_blocks\.\d+\.attn2"
     joint = False
 
+    @classmethod
+    def rewrite(cls, pipe: Any) -> Rewrite | None:
+        return lowered
+
 
 class Sana(Patches):
-    """Sana. Its image attends to itself by linear attention, and to the text as others do."""
+    """Sana. Its image attends to itself by linear attention, and to the text as others do.
+
+    An instruction of many tokens stands before the prompt. Its first token and the last 299 become text keys.
+    """
 
     pattern = r"transformer_blocks\.\d+\.attn2"
     joint = False
+
+    @classmethod
+    def stretches(cls, pipe: Any, text_length: int | None = None) -> list[Stretch]:
+        length = text_length or default_argument(pipe, "max_sequence_length")
+        instruction = "\n".join(default_argument(pipe, "complex_human_instruction") or ())
+        skipped = len(pipe.tokenizer.encode(instruction)) - 2 if instruction else 0
+        shape = {"before": instruction, "skipped": skipped, "rewrite": lowered}
+        return [Stretch("text", (pipe.tokenizer,), length, **shape)]
 
 
 class QwenImage(Layout):
@@ -184,6 +249,13 @@ class QwenImage(Layout):
 
     pattern = r"transformer_blocks\.\d+\.attn"
     prompts = "own call"
+
+    @classmethod
+    def stretches(cls, pipe: Any, text_length: int | None = None) -> list[Stretch]:
+        length = text_length or default_argument(pipe, "max_sequence_length")
+        before, after = pipe.prompt_template_encode.split("{}")
+        skipped = pipe.prompt_template_encode_start_idx
+        return [Stretch("text", (pipe.tokenizer,), length, before=before, after=after, skipped=skipped)]
 
     def size(self, name: str, call: Arguments) -> Size:
         shape = call["img_shapes"][0]
@@ -197,6 +269,16 @@ class ZImage(Layout):
     pattern = r"layers\.\d+\.attention"
     text_first = False
     prompts = "first half"
+
+    @classmethod
+    def stretches(cls, pipe: Any, text_length: int | None = None) -> list[Stretch]:
+        length = text_length or default_argument(pipe, "max_sequence_length")
+        message = {"role": "user", "content": "{}"}
+        template = pipe.tokenizer.apply_chat_template(
+            [message], tokenize=False, add_generation_prompt=True, enable_thinking=True
+        )
+        before, after = template.split("{}")
+        return [Stretch("text", (pipe.tokenizer,), length, before=before, after=after)]
 
     def entries(self, call: Arguments) -> int:
         return len(call["x"])

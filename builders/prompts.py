@@ -8,7 +8,7 @@ split any word.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import get_args
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from attn2mask.builders.classes import ClassTable, Kind, gap, spelling, tokens
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.stretches import Rewrite, Stretch, fits, positions_of, stretches_of
 from attn2mask.builders.words.captions import Caption
 from attn2mask.builders.words.context import Context, Noun, is_part, is_thing, replacements
 from attn2mask.builders.words.english import UNCOUNTABLE, article, means_many, plural
@@ -42,10 +43,6 @@ _UNCOUNTABLE_AFTER = set(
 )
 
 
-# What a painter makes of a text before the given tokenizer reads it.
-Rewrite = Callable[[str, PreTrainedTokenizerBase], str]
-
-
 @dataclass(frozen=True)
 class Occurrence:
     """A class word in a text, at text[start:end]: a name of the class, or an ambiguous word."""
@@ -62,8 +59,9 @@ class Prompt:
     """The text that the painter gets, and the positions of its class words.
 
     `classes` are mask ids in the order of first appearance. Parallel to them are `words`, the class word at
-    its first occurrence within the token limit, and `spans`, the token positions of all its occurrences
-    (CLIP's start-of-text is 0). `dropped` has a reason for every other class of the caption.
+    its first occurrence within the token limit, and `spans`, the positions of all its occurrences among the
+    text keys of the painter (CLIP's start-of-text is 0). `dropped` has a reason for every other class of the
+    caption.
     """
 
     text: str
@@ -165,67 +163,6 @@ def with_instance_prompt(text: str, instance_prompt: str) -> str:
     return f"{text.rstrip(' .')}, {instance_prompt}"
 
 
-def token_spans(
-    tokenizer: PreTrainedTokenizerBase,
-    text: str,
-    char_spans: Sequence[tuple[int, int]],
-    rewrite: Rewrite | None = None,
-) -> list[tuple[int, ...] | None]:
-    """The token positions of each span of characters, in a text that is cut at the token limit.
-
-    Positions count the special tokens (CLIP's start-of-text is 0). A span that is cut off, even in part, gets
-    (). The painter applies `rewrite` to the text first; a span that cannot be found afterwards gets None. The
-    tokenizer must be a fast one, because only these give offsets.
-    """
-    found: Sequence[tuple[int, int] | None] = char_spans
-    if rewrite is not None:
-        text, found = _rewritten(tokenizer, text, char_spans, rewrite)
-    encoding = tokenizer(
-        text,
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        return_overflowing_tokens=True,  # the tokens beyond the limit follow as further sequences
-    )
-    parts = zip(encoding["offset_mapping"], encoding["special_tokens_mask"], strict=True)
-    pieces = [
-        (part, position, start, end)
-        for part, (offsets, special) in enumerate(parts)
-        for position, (start, end) in enumerate(offsets)
-        if not special[position]
-    ]
-    spans: list[tuple[int, ...] | None] = []
-    for span in found:
-        if span is None:
-            spans.append(None)
-            continue
-        first, stop = span
-        inside = [(part, position) for part, position, start, end in pieces if start < stop and end > first]
-        cut = any(part for part, _ in inside)
-        spans.append(() if cut else tuple(position for _, position in inside))
-    return spans
-
-
-def _rewritten(
-    tokenizer: PreTrainedTokenizerBase, text: str, char_spans: Sequence[tuple[int, int]], rewrite: Rewrite
-) -> tuple[str, list[tuple[int, int] | None]]:
-    """The rewritten text, and where its spans of characters are then; None where that is not known.
-
-    A word begins where the rewritten text before it ends.
-    """
-    new = rewrite(text, tokenizer)
-    if new == text:
-        return text, list(char_spans)
-
-    def moved(start: int, stop: int) -> tuple[int, int] | None:
-        before, inclusive = (rewrite(text[:end], tokenizer) for end in (start, stop))
-        known = new.startswith(inclusive) and inclusive.startswith(before)
-        return (len(before), len(inclusive)) if known else None
-
-    return new, [moved(*span) for span in char_spans]
-
-
 def image_seed(seed: int, index: int, attempt: int) -> int:
     """The seed of a sample's noise, from 0 to 2**63 - 1."""
     return int(_sequence(seed, _IMAGE, index, attempt).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -237,8 +174,9 @@ class PromptSource:
     A caption is selected if it names a class, and also each class that an ambiguous word of it may mean.
     Attempt 0 goes through the selected captions, in a new random order in each round; later attempts draw
     other captions. With `balance`, the classes take turns, as `_Turns` says. `alias_probability` is from 0
-    to 1. `instance_prompt` is added to every prompt that has room for it, and `rewrite` is applied before a
-    prompt is tokenized (see `Painter`).
+    to 1. `instance_prompt` is added to every prompt that has room for it. `tokenizers` are the stretches of
+    a painter (`Painter.stretches`), or the tokenizers of a painter whose text has one stretch, with what the
+    painter makes of a text before they read it, if it does so (`rewrite`).
 
     Raises UserError if no caption is selected, if `balance` is on and fewer than two classes have captions,
     and, for the grammar, if no name of a class fits the model's token limit.
@@ -248,7 +186,7 @@ class PromptSource:
         self,
         table: ClassTable,
         captions: Sequence[Caption] | None,
-        tokenizers: Sequence[PreTrainedTokenizerBase],
+        tokenizers: Sequence[Stretch | PreTrainedTokenizerBase],
         *,
         seed: int,
         alias_probability: float = 0.5,
@@ -258,9 +196,10 @@ class PromptSource:
     ):
         if not 0 <= alias_probability <= 1:
             raise UserError(f"the alias probability is {alias_probability}, but must lie between 0 and 1")
-        self.table, self.captions, self.tokenizers = table, captions, tokenizers
+        self.table, self.captions, self.stretches = table, captions, stretches_of(tokenizers, rewrite)
         self.seed, self.alias_probability, self.balance = seed, alias_probability, balance
-        self.instance_prompt, self.rewrite = instance_prompt, rewrite
+        self.instance_prompt = instance_prompt
+        self.limit = max(stretch.length for stretch in self.stretches)  # of the tokens that are read
         named = (_named(table, caption.text) for caption in captions or ())
         self._classes_of = {number: classes for number, classes in enumerate(named) if classes}
         self._selected = list(self._classes_of)
@@ -333,14 +272,11 @@ class PromptSource:
 
     def _check_readable(self) -> None:
         for label in self.table.classes:
-            for tokenizer in self.tokenizers:
-                if not any(
-                    token_spans(tokenizer, word, [(0, len(word))], self.rewrite)[0] for word in label.base
-                ):
-                    raise UserError(
-                        f"class {label.name[:60]!r} of table {self.table.name!r} has no name that fits the "
-                        f"model's {tokenizer.model_max_length} tokens: give it a shorter base name"
-                    )
+            if not any(positions_of(word, [(0, len(word))], self.stretches)[0] for word in label.base):
+                raise UserError(
+                    f"class {label.name[:60]!r} of table {self.table.name!r} has no name that fits the "
+                    f"model's {self.limit} tokens: give it a shorter base name"
+                )
 
     def _candidates(
         self, index: int, attempt: int, turn: int | None
@@ -379,26 +315,24 @@ class PromptSource:
         text, occurrences = augment(self.table, " ".join(caption.text.split()), rng, alias_probability)
         text, occurrences, left_out = self._with_instance_prompt(text, occurrences)
         char_spans = [(occurrence.start, occurrence.end) for occurrence in occurrences]
-        placed = self._token_spans(text, char_spans)
         words: dict[int, str] = {}
         spans: dict[int, tuple[int, ...]] = {}
         lost: dict[int, str] = {}
         painted: set[int] = set()  # the lost classes whose word the painter reads, at least in part
-        for occurrence, (span, *others) in zip(occurrences, zip(*placed, strict=True), strict=True):
+        for occurrence, place in zip(
+            occurrences, positions_of(text, char_spans, self.stretches), strict=True
+        ):
             k, start = occurrence.class_index, occurrence.start
-            if span is None or None in others:
-                lost[k] = "the painter rewrites the prompt, and its word is not found in the new text"
+            if isinstance(place, str):
+                lost[k] = place
                 painted.add(k)
-            elif any(other != span for other in others):
-                lost[k] = "its word has other token positions in the second text encoder"
-                painted.add(k)
-            elif not span:
-                lost[k] = f"its word lies beyond the model's {self.tokenizers[0].model_max_length} tokens"
-                if any(begins for (begins,) in self._token_spans(text, [(start, start + 1)])):
+            elif not place:
+                lost[k] = f"its word lies beyond the model's {self.limit} tokens"
+                if positions_of(text, [(start, start + 1)], self.stretches)[0]:
                     painted.add(k)
             else:
                 words.setdefault(k, occurrence.text)
-                spans[k] = spans.get(k, ()) + span
+                spans[k] = spans.get(k, ()) + place
         dropped = tuple(f"{self.table.classes[k].name}: {why}" for k, why in lost.items() if k not in words)
         if painted - set(words):  # a class may be in the image, but cannot be located
             words, spans = {}, {}
@@ -419,19 +353,12 @@ class PromptSource:
         last = max((occurrence.end for occurrence in occurrences), default=0)
         for kept in (text, text[:last]):
             longer = with_instance_prompt(kept, self.instance_prompt)
-            if all(span for (span,) in self._token_spans(longer, [(0, len(longer))])):
+            if fits(longer, self.stretches):
                 start = len(longer) - len(self.instance_prompt)
                 found = (o for o in find_occurrences(self.table, self.instance_prompt) if o.kind == "name")
                 moved = (replace(o, start=start + o.start, end=start + o.end) for o in found)
                 return longer, [*occurrences, *moved], ()
-        limit = self.tokenizers[0].model_max_length
-        return text, occurrences, (f"instance prompt: it lies beyond the model's {limit} tokens",)
-
-    def _token_spans(
-        self, text: str, char_spans: Sequence[tuple[int, int]]
-    ) -> list[list[tuple[int, ...] | None]]:
-        """The token positions of each span of characters, for each tokenizer of the painter."""
-        return [token_spans(tokenizer, text, char_spans, self.rewrite) for tokenizer in self.tokenizers]
+        return text, occurrences, (f"instance prompt: it lies beyond the model's {self.limit} tokens",)
 
 
 class _Turns:

@@ -18,8 +18,8 @@ from attn2mask.builders.prompts import (
     augment,
     find_occurrences,
     image_seed,
-    token_spans,
 )
+from attn2mask.builders.stretches import token_spans
 from attn2mask.builders.table_reader import TABLES, load_table
 from attn2mask.builders.words.captions import Caption, read_captions
 
