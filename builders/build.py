@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import yaml
 from tqdm import tqdm
@@ -51,11 +51,10 @@ from attn2mask.builders.words.context import LISTS
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
-    from transformers import PreTrainedTokenizerBase
-
     from attn2mask.builders.painter import Painter
     from attn2mask.builders.prompts import PromptSource
     from attn2mask.builders.sample import Sample
+    from attn2mask.builders.stretches import Stretch
     from attn2mask.builders.synthesize import Synthesizer
 
 logger = logging.getLogger(__name__)
@@ -106,11 +105,25 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         card="denoising steps",
     )
     guidance_scale: float | None = _model_value(
-        "scale of classifier-free guidance", at_least=0, card="guidance scale"
+        "scale of guidance by the prompt", at_least=0, card="guidance scale"
     )
+    negative_prompt: str | None = _model_value(
+        "what no image should show", default_text="none", card="negative prompt"
+    )
+    scheduler: str | None = _model_value("scheduler, by the name of its class in diffusers", card="scheduler")
     height: int | None = _model_value("image height in pixels", at_least=1, card="height in pixels")
     width: int | None = _model_value("image width in pixels", at_least=1, card="width in pixels")
-    batch_size: int = option("number of images painted at a time", 8, MODEL, at_least=1)
+    batch_size: int | None = option(
+        "number of images painted at a time", None, MODEL, at_least=1, default_text="8 or fewer, by the model"
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] | None = option(
+        "data type of the weights", None, MODEL, default_text="that of the model's family; float32 on CPUs"
+    )
+    offload: Literal["none", "model", "sequential", "group"] = option(
+        "what the CPU's memory keeps until the GPU needs it: nothing, models, layers, or groups of layers",
+        "none",
+        MODEL,
+    )
 
     captions: str | None = option(
         "captions: a .jsonl or .txt file, COCO's captions .json, or a dataset of the Hub",
@@ -196,8 +209,11 @@ class Inputs:
         config, style = self.config, self.table.caption_style
         chosen_by_model = ("steps", "guidance_scale", "height", "width")
         defaults = {name: getattr(painter.defaults, name) for name in chosen_by_model}
+        defaults["batch_size"] = painter.family.batch_size
+        rules = load_rules(config.preset)
+        defaults["record_from"], defaults["record_to"] = painter.family.window or rules.window
         if style is not None and style.aspect != 1:
-            factor = painter.pipe.vae_scale_factor
+            factor = painter.pipe.vae_scale_factor * painter.layout.patch
             if config.width is not None:
                 defaults["height"] = max(round(config.width / style.aspect / factor), 1) * factor
             height = config.height or defaults["height"]
@@ -207,10 +223,10 @@ class Inputs:
         return replace(self, config=config)
 
     def prompt_source(
-        self, tokenizers: "Sequence[PreTrainedTokenizerBase]", painter: "Painter | None" = None
+        self, stretches: "Sequence[Stretch]", instance_prompt: str | None = None
     ) -> "PromptSource":
-        """The prompts of these inputs for a painter with these tokenizers. Without the loaded `painter`,
-        nothing is added to them, and they are not rewritten.
+        """The prompts of these inputs for a painter with these stretches of text keys. `instance_prompt` is
+        added to each.
         """
         from attn2mask.builders.prompts import PromptSource
 
@@ -218,12 +234,11 @@ class Inputs:
         return PromptSource(
             self.table,
             self.captions,
-            tokenizers,
+            stretches,
             seed=config.seed,
             alias_probability=config.alias_probability,
             balance=self.balance,
-            instance_prompt=painter.instance_prompt if painter else None,
-            rewrite=painter.rewrite if painter else None,
+            instance_prompt=instance_prompt,
         )
 
     def synthesizer(self, painter: "Painter", pool: "ProcessPoolExecutor") -> "Synthesizer":
@@ -231,9 +246,15 @@ class Inputs:
         from attn2mask.builders.painter import Painting
         from attn2mask.builders.synthesize import Synthesizer
 
-        config, source = self.config, self.prompt_source(painter.tokenizers, painter)
-        size = config.height, config.width
-        painting = Painting(config.steps, config.guidance_scale, *size, self.rules.window)
+        config, source = self.config, self.prompt_source(painter.stretches, painter.instance_prompt)
+        painting = Painting(
+            config.steps,
+            config.guidance_scale,
+            config.height,
+            config.width,
+            self.rules.window,
+            config.negative_prompt,
+        )
         batch = config.batch_size
         return Synthesizer(self.table, source, painter, painting, self.rules, pool, config.seed, batch)
 
@@ -248,8 +269,11 @@ def resolve(config: BuildConfig) -> Inputs:
     if config.aliases == "paper":
         table = table.with_all_aliases()
     preset = preset_for(config.model, config.preset)
-    config = complete(replace(config, preset=preset), load_rules(preset))
-    config = fill(config, read_preset(PRESETS, preset))
+    filled = complete(replace(config, preset=preset), load_rules(preset))
+    filled = fill(filled, read_preset(PRESETS, preset))
+    if config.preset is None and config.record_from is None and config.record_to is None:
+        filled = replace(filled, record_from=None, record_to=None)  # `for_painter` asks the model's family
+    config = filled
     captions, warnings = read_captions(config.captions) if config.captions is not None else (None, [])
     for warning in warnings:
         logger.warning(warning)
@@ -261,12 +285,12 @@ def dry_run(config: BuildConfig) -> None:
 
     The weights of the painter are not loaded. Raises UserError for mistakes that the user can correct.
     """
-    from attn2mask.builders.painter import load_tokenizers
+    from attn2mask.builders.painter import load_stretches
 
     out = None if config.out is None else Path(config.out)
     if out is not None and (out.suffix != ".json" or out.is_dir()):
         raise UserError(f"--out {out}: with --dry-run, give the name of a .json file for the counts")
-    source = resolve(config).prompt_source(load_tokenizers(config.model, config.revision))
+    source = resolve(config).prompt_source(load_stretches(config.model, config.revision))
     counts = prompt_counts(source, config.num_images)
     print(table_text(counts, config.num_images))
     if out is not None:
@@ -298,7 +322,16 @@ def run(config: BuildConfig) -> BuildDirectory | None:
         from attn2mask.builders.workers import default_workers, labeling_pool
 
         device = f"cuda:{process.local_rank}" if torch.cuda.is_available() else "cpu"
-        painter = load_painter(config.model, config.revision, config.lora, config.lora_scale, device)
+        painter = load_painter(
+            config.model,
+            config.revision,
+            config.lora,
+            config.lora_scale,
+            device,
+            config.dtype and getattr(torch, config.dtype),
+            config.offload,
+            config.scheduler,
+        )
         inputs = inputs.for_painter(painter)
         with labeling_pool(config.workers or default_workers(process.local_world_size)) as pool:
             synthesizer = inputs.synthesizer(painter, pool)
@@ -315,7 +348,7 @@ def run(config: BuildConfig) -> BuildDirectory | None:
                     "read": len(inputs.captions or ()),
                     "selected": synthesizer.source.selected,
                 },
-                "batch_size": config.batch_size,
+                "batch_size": inputs.config.batch_size,
                 "device": device,
                 "dtype": str(painter.pipe.dtype).removeprefix("torch."),
                 "license": license_of(config.model, painter.facts["model_version"]),

@@ -31,6 +31,7 @@ class Layout:
             the batch, its "first half", or all entries of an "own call", which comes before the other one.
         published: the names of the layers that are recorded by default, or () for all.
         publication: where these layers were published.
+        patch: the side of a patch of the latents, which is one position.
         denoiser: the denoiser itself.
         layers: the layers that attend to text, by name.
     """
@@ -42,6 +43,7 @@ class Layout:
     prompts: ClassVar[Literal["second half", "first half", "own call"]] = "second half"
     published: ClassVar[tuple[str, ...]] = ()
     publication: ClassVar[str] = ""
+    patch: int = 2
 
     def __init__(self, pipe: Any):
         """The layout of a pipeline, or of its denoiser. Raises ValueError if no layer attends to text."""
@@ -141,6 +143,7 @@ class UNet(Layout):
     part = "unet"
     pattern = r".*\battn2"
     joint = False
+    patch = 1
 
     @classmethod
     def stretches(cls, pipe: Any, text_length: int | None = None) -> list[Stretch]:
@@ -178,10 +181,13 @@ class UNet(Layout):
 class Patches(Layout):
     """A transformer whose positions are patches of the latents (B, C, h * patch, w * patch)."""
 
+    def __init__(self, pipe: Any):
+        super().__init__(pipe)
+        self.patch = self.denoiser.config.patch_size
+
     def size(self, name: str, call: Arguments) -> Size:
         height, width = call["hidden_states"].shape[-2:]
-        patch = self.denoiser.config.patch_size
-        return height // patch, width // patch
+        return height // self.patch, width // self.patch
 
 
 class StableDiffusion3(Patches):
@@ -288,8 +294,7 @@ class ZImage(Layout):
 
     def size(self, name: str, call: Arguments) -> Size:
         height, width = call["x"][0].shape[-2:]
-        patch = call.get("patch_size", 2)
-        return height // patch, width // patch
+        return height // self.patch, width // self.patch
 
     def text_keys(self, keys: int, places: int) -> slice:
         return slice(-(-places // 32) * 32, keys)

@@ -4,24 +4,27 @@ Each image has its own generator on the CPU, so that its noise does not depend o
 process.
 """
 
-import inspect
 import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.families import UNET, Family, family_of, layout_class
 from attn2mask.builders.files import digest
-from attn2mask.builders.prompts import Prompt, Rewrite
+from attn2mask.builders.layouts import Layout, Size, default_argument, layout_of
+from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS, check_base, lora_record
-from attn2mask.builders.recorder import AttentionRecorder, layout_of
+from attn2mask.builders.recorder import AttentionRecorder
+from attn2mask.builders.stretches import Rewrite, Stretch
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +33,16 @@ EMBEDDED = Path(__file__).parent / "embedded" / "painter"
 _UNKNOWN_WEIGHTS = ("hada_", "lokr_", "list of present adapters")
 # "model.fp16.safetensors" and "model.fp16-00001-of-00002.safetensors" have a variant.
 _VARIANT = re.compile(r"\.(\w+)(?:-\d+-of-\d+)?\.safetensors$")
-TOKENIZERS = ("tokenizer", "tokenizer_2")  # the names of the tokenizers of a pipeline
-Maps = Mapping[str, Mapping[tuple[int, int], torch.Tensor]]
+# What a pipeline has beside its weights, for `load_stretches`.
+_NO_WEIGHTS = [
+    "model_index.json",
+    "tokenizer*/*",
+    "scheduler/*",
+    "unet/config.json",
+    "transformer/config.json",
+]
+Offload = Literal["none", "model", "sequential", "group"]
+Maps = Mapping[str, Mapping[Size, torch.Tensor]]
 
 # The advice if no image of a model can be used.
 ADVICE = (
@@ -42,8 +53,9 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class Painting:
-    """How images are painted: denoising steps, scale of classifier-free guidance, height and width in pixels,
-    and the `window` of steps that is recorded, as fractions of the run (0 to 1).
+    """How images are painted: denoising steps, scale of guidance, height and width in pixels, the
+    `window` of steps that is recorded, as fractions of the run (0 to 1), and the negative prompt, if there
+    is one.
     """
 
     steps: int
@@ -51,6 +63,7 @@ class Painting:
     height: int
     width: int
     window: tuple[float, float] = (0.0, 1.0)
+    negative_prompt: str | None = None
 
 
 class Painter:
@@ -58,21 +71,31 @@ class Painter:
     Painters with the same `facts` paint the same images.
     """
 
-    def __init__(self, pipe: Any, defaults: Painting, facts: dict[str, Any]):
+    def __init__(
+        self, pipe: Any, defaults: Painting, facts: dict[str, Any], family: Family = UNET, device: str = "cpu"
+    ):
         self.pipe, self.defaults, self.facts = pipe, defaults, facts
+        self.family, self.device = family, device
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the model attends to text."""
+        return layout_of(self.pipe)
+
+    @cached_property
+    def stretches(self) -> list[Stretch]:
+        """Which tokenizers fill which stretch of the text keys."""
+        return self.layout.stretches(self.pipe, self.family.text_length)
 
     @property
     def tokenizers(self) -> list[Any]:
-        """The tokenizers of the pipeline, one for each text encoder."""
-        return [part for name in TOKENIZERS if (part := getattr(self.pipe, name, None)) is not None]
+        """The tokenizers of the pipeline that fill text keys."""
+        return [tokenizer for stretch in self.stretches for tokenizer in stretch.tokenizers]
 
     @property
     def rewrite(self) -> Rewrite | None:
-        """What the pipeline makes of a text before a tokenizer reads it, or None if it changes nothing.
-
-        A word that stands for several vectors of textual inversion becomes several words.
-        """
-        return getattr(self.pipe, "maybe_convert_prompt", None)
+        """What the pipeline makes of a text before a tokenizer reads it, or None if it changes nothing."""
+        return self.stretches[0].rewrite
 
     @property
     def instance_prompt(self) -> str | None:
@@ -85,7 +108,7 @@ class Painter:
 
     def check(self, steps: int, height: int, width: int) -> None:
         """Raises UserError for a size in pixels or a number of steps that the model does not support."""
-        factor = self.pipe.vae_scale_factor
+        factor = self.pipe.vae_scale_factor * self.layout.patch
         if height % factor or width % factor:
             raise UserError(
                 f"height and width must be multiples of {factor} for this model, not {height} x {width}"
@@ -100,31 +123,62 @@ class Painter:
         """Paint a batch of B prompts.
 
         Returns images (B, height, width, 3) uint8; for each image the maps of its class words, recorded in
-        the window of steps; and for each image the reason why it cannot be used, or None. Raises UserError if
-        the device has too little memory.
+        the window of steps, the mean over the stretches of the text that have the word; and for each image
+        the reason why it cannot be used, or None. Raises UserError if the device has too little memory.
         """
-        self.pipe.scheduler.set_timesteps(painting.steps)
-        last = len(self.pipe.scheduler.timesteps) - 1
-        spans = [dict(zip(prompt.words, prompt.spans, strict=True)) for prompt in prompts]
+        last = self._calls(painting.steps) - 1
         first_step, last_step = (int(part * last + 0.5) for part in painting.window)
-        recorder = AttentionRecorder(self.pipe, spans, steps=(first_step, last_step))
+        recorder = AttentionRecorder(self.pipe, self._spans(prompts), steps=(first_step, last_step))
+        guided = self.family.arguments(painting.guidance_scale, painting.negative_prompt, len(prompts))
         try:
             with recorder:
                 pixels = self.pipe(
                     [prompt.text for prompt in prompts],
                     num_inference_steps=painting.steps,
-                    guidance_scale=painting.guidance_scale,
                     height=painting.height,
                     width=painting.width,
                     generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
                     output_type="np",
+                    **guided,
                 ).images
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the GPU has too little memory for batches of {len(prompts)}: use a smaller --batch-size"
+                " or --offload"
             ) from error
         images = (np.nan_to_num(pixels, nan=0.0) * 255).round().astype(np.uint8)
-        return images, recorder.maps, [_fault(image) for image in pixels]
+        return images, [_by_word(maps) for maps in recorder.maps], [_fault(image) for image in pixels]
+
+    def _calls(self, steps: int) -> int:
+        """The number of calls of the denoiser for each image: some schedulers need several for a step."""
+        scheduler = self.pipe.scheduler
+        # The shift depends on the size of the image, and does not change the number.
+        shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+        scheduler.set_timesteps(steps, **shift)
+        return len(scheduler.timesteps)
+
+    def _spans(self, prompts: Sequence[Prompt]) -> list[dict[tuple[str, str], tuple[int, ...]]]:
+        """For each prompt, the positions of each word in each stretch that has it."""
+        return [
+            {
+                (word, stretch.name): own
+                for word, positions in zip(prompt.words, prompt.spans, strict=True)
+                for stretch in self.stretches
+                if (own := stretch.own(positions))
+            }
+            for prompt in prompts
+        ]
+
+
+def _by_word(maps: Mapping[tuple[str, str], Mapping[Size, torch.Tensor]]) -> Maps:
+    """The maps of each word: the mean over its stretches, each of which weighs the same."""
+    streams: dict[str, list[Mapping[Size, torch.Tensor]]] = {}
+    for (word, _), by_size in maps.items():
+        streams.setdefault(word, []).append(by_size)
+    return {
+        word: {size: sum(part[size] for part in parts) / len(parts) for size in parts[0]}
+        for word, parts in streams.items()
+    }
 
 
 def load_painter(
@@ -134,46 +188,61 @@ def load_painter(
     lora_scale: float = 1.0,
     device: str | None = None,
     dtype: torch.dtype | None = None,
+    offload: Offload = "none",
+    scheduler: str | None = None,
 ) -> Painter:
     """Load the embedded painter ("embedded"), a folder with a diffusers pipeline, or a model of the Hub.
 
     `lora` is a file, a folder or a repository of the Hub. `device` is by default the GPU, if there is one,
-    and `dtype` is by default float16 there and float32 on the CPU. Raises UserError if the model or the LoRA
-    cannot be loaded, the model has no readable cross-attention, or the LoRA adapts another painter.
+    and `dtype` is by default that of the model's family there and float32 on the CPU. `offload` keeps weights
+    in the memory of the CPU until a GPU needs them: whole models, layers ("sequential"), or groups of layers.
+    `scheduler` is the name of a class of diffusers. Raises UserError if the model or the LoRA cannot be
+    loaded, the model has no readable cross-attention, the LoRA adapts another painter, the model cannot be
+    painted with by the scheduler, or there is no GPU to offload from.
     """
     _silence()
     from diffusers import DiffusionPipeline
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
+    if offload != "none" and device.startswith("cpu"):
+        raise UserError(f"--offload {offload} is for a GPU, and there is none: leave it out")
     folder = _checked_folder(model, revision)
     try:
         snapshot = folder or Path(DiffusionPipeline.download(model, revision=revision))
+        family, _ = _family(model, snapshot)
+        dtype = dtype or (torch.float32 if device.startswith("cpu") else family.dtype)
         pipe = DiffusionPipeline.from_pretrained(
             snapshot, dtype=dtype, variant=_variant(snapshot), local_files_only=True
         )
-        layout_of(pipe)
+        layout = layout_of(pipe)
         if hasattr(type(pipe), "do_perturbed_attention_guidance"):
             raise ValueError(
                 f"a {type(pipe).__name__} uses perturbed-attention guidance (PAG), which cannot be recorded"
             )
-        pipe.to(device)
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False)  # as a LoRA does; weights with gradients would round differently
+        if family.slicing:
+            pipe.vae.enable_slicing()
+        if scheduler is not None:
+            pipe.scheduler = _scheduler(scheduler, pipe)
+        if offload == "none":
+            pipe.to(device)
+    except UserError:
+        raise
     except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many types
         raise _not_loaded(model, error) from error
-    scheduler = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
+    settings = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
     facts: dict[str, Any] = {
         "model": folder.resolve().name if folder and model != "embedded" else model,
         # The cache of the Hub's client names snapshots by their commit.
         "model_version": digest(folder) if folder else snapshot.name,
         "pipeline": type(pipe).__name__,
-        "scheduler": {"class": type(pipe.scheduler).__name__, **scheduler},
+        "scheduler": {"class": type(pipe.scheduler).__name__, **settings},
     }
     if lora is not None:
         facts |= {"lora": Path(lora).name if Path(lora).exists() else lora, "lora_scale": lora_scale}
-        check_base(lora, pipe.unet, model)
+        check_base(lora, layout.denoiser, model)
         try:
             pipe.load_lora_weights(lora, adapter_name="lora")
             pipe.set_adapters("lora", lora_scale)
@@ -189,8 +258,45 @@ def load_painter(
         if Path(lora).exists():
             whole = (Path(lora) / LORA_WEIGHTS).is_file()
             facts["lora_version"] = digest(Path(lora), LORA_WEIGHTS if whole else "*")
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    elif offload == "group":
+        pipe.enable_group_offload(torch.device(device), torch.device("cpu"), offload_type="leaf_level")
     pipe.set_progress_bar_config(disable=True)
-    return Painter(pipe, _defaults(pipe, model), facts)
+    return Painter(pipe, _defaults(pipe, model, family), facts, family, device)
+
+
+def _family(model: str, snapshot: Path) -> tuple[Family, type[Layout] | None]:
+    """The family and the layout of a model, from the configs in its folder."""
+
+    def config(name: str) -> dict[str, Any]:
+        file = snapshot / name
+        return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+
+    index = config("model_index.json")
+    denoiser = config("unet/config.json") or config("transformer/config.json")
+    name = snapshot.resolve().name if folder_of(model) else model
+    return (
+        family_of(name, index, denoiser, config("scheduler/scheduler_config.json")),
+        layout_class(index),
+    )
+
+
+def _scheduler(name: str, pipe: Any) -> Any:
+    """A scheduler of diffusers by the name of its class, with the settings of the pipeline's own one.
+
+    Raises UserError, which lists the choices, if it does not fit the model.
+    """
+    import diffusers
+
+    kind = getattr(diffusers, name, None)
+    fitting = {other.__name__: other for other in (type(pipe.scheduler), *pipe.scheduler.compatibles)}
+    if kind is None or name not in fitting:
+        names = ", ".join(sorted(fitting))
+        raise UserError(f"--scheduler {name} does not fit this model: choose from {names}")
+    return kind.from_config(pipe.scheduler.config)
 
 
 def _variant(snapshot: Path) -> str | None:
@@ -205,24 +311,27 @@ def _variant(snapshot: Path) -> str | None:
     return None
 
 
-def load_tokenizers(model: str, revision: str | None = None) -> list[Any]:
-    """The tokenizers of a painter, as `Painter.tokenizers` has them, without its weights. `model`, `revision`
-    and errors are those of `load_painter`.
+def load_stretches(model: str, revision: str | None = None) -> list[Stretch]:
+    """Which tokenizers of a painter fill which stretch of its text keys, without its weights. `model`,
+    `revision` and errors are those of `load_painter`.
     """
     _silence()
-    from huggingface_hub import hf_hub_download
-    from transformers import AutoTokenizer
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import snapshot_download
 
-    folder, index = _checked_folder(model, revision), "model_index.json"
+    folder = _checked_folder(model, revision)
     try:
-        file = folder / index if folder else Path(hf_hub_download(model, index, revision=revision))
-        parts = json.loads(file.read_text("utf-8"))
-        names = [name for name in TOKENIZERS if any(parts.get(name) or ())]
-        return [
-            AutoTokenizer.from_pretrained(folder or model, subfolder=name, revision=revision)
-            for name in names
-        ]
-    except Exception as error:  # transformers and the Hub's client raise errors of many types
+        files = {"revision": revision, "allow_patterns": _NO_WEIGHTS}
+        snapshot = folder or Path(snapshot_download(model, **files))
+        index = json.loads((snapshot / "model_index.json").read_text("utf-8"))
+        family, layout = _family(model, snapshot)
+        if layout is None:
+            raise ValueError(f"a {index['_class_name']} has no cross-attention that can be read")
+        parts = {name for name, value in index.items() if isinstance(value, list) and value[0]}
+        weights = {name: None for name in parts if not name.startswith(("tokenizer", "scheduler"))}
+        pipe = DiffusionPipeline.from_pretrained(snapshot, **weights, local_files_only=True)
+        return layout.stretches(pipe, family.text_length)
+    except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many types
         raise _not_loaded(model, error) from error
 
 
@@ -243,6 +352,16 @@ def _checked_folder(model: str, revision: str | None) -> Path | None:
 
 
 def _not_loaded(model: str, error: Exception) -> UserError:
+    from huggingface_hub.errors import GatedRepoError
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, GatedRepoError):
+            return UserError(
+                f"--model {model} is gated: ask for access at https://huggingface.co/{model}, and log in with"
+                " `hf auth login`"
+            )
+        cause = cause.__cause__ or cause.__context__
     advice = "" if folder_of(model) else "; --model embedded needs no network"
     return UserError(f"--model {model} cannot be loaded: {first_line(error)}{advice}")
 
@@ -277,12 +396,21 @@ def _instance_prompt(lora: str) -> str | None:
     return None
 
 
-def _defaults(pipe: Any, model: str) -> Painting:
-    """The defaults of the pipeline. The embedded painter was trained for few steps and weak guidance."""
-    size = np.broadcast_to(pipe.unet.config.sample_size, 2) * pipe.vae_scale_factor
-    arguments = inspect.signature(pipe.__call__).parameters
-    own = (arguments[name].default for name in ("num_inference_steps", "guidance_scale"))
-    return Painting(*((20, 3.0) if model == "embedded" else own), *size.tolist())
+def _defaults(pipe: Any, model: str, family: Family = UNET) -> Painting:
+    """The defaults of the family, or else of the pipeline. The embedded painter was trained for few steps and
+    weak guidance.
+    """
+    config = layout_of(pipe).denoiser.config
+    side = getattr(config, "sample_size", None) or getattr(pipe, "default_sample_size", 128)
+    size = np.broadcast_to(side, 2) * pipe.vae_scale_factor
+    if model == "embedded":
+        return Painting(20, 3.0, *size.tolist())
+    steps, guidance_scale = family.steps, family.guidance_scale
+    if steps is None:
+        steps = default_argument(pipe, "num_inference_steps")
+    if guidance_scale is None:
+        guidance_scale = default_argument(pipe, "guidance_scale")
+    return Painting(steps, guidance_scale, *size.tolist())
 
 
 def _fault(image: np.ndarray) -> str | None:

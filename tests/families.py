@@ -457,8 +457,11 @@ def kolors(folder: Path) -> DiffusionPipeline:
         text_encoder=encoder,
         tokenizer=tokenizer,
         unet=unet(
-            16, encoder_hid_dim=16, encoder_hid_dim_type="text_proj",
-            projection_class_embeddings_input_dim=16 + 6 * 8, **sizes
+            16,
+            encoder_hid_dim=16,
+            encoder_hid_dim_type="text_proj",
+            projection_class_embeddings_input_dim=16 + 6 * 8,
+            **sizes,
         ),
         scheduler=EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1),
     )

@@ -17,8 +17,9 @@ from attn2mask.builders import painter as module
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import digest
 from attn2mask.builders.painter import EMBEDDED, Painting, load_painter
-from attn2mask.builders.prompts import Prompt, PromptSource, token_spans
+from attn2mask.builders.prompts import Prompt, PromptSource
 from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
+from attn2mask.builders.stretches import token_spans
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.captions import Caption
 
@@ -110,7 +111,9 @@ def test_images_that_are_not_finite_or_black_are_reported(painter, monkeypatch):
 
     pipe.scheduler = painter.pipe.scheduler
     monkeypatch.setattr(module, "AttentionRecorder", NoRecorder)
-    images, _, faults = module.Painter(pipe, painter.defaults, {}).paint(PROMPTS, [1, 2, 3], SMALL)
+    broken = module.Painter(pipe, painter.defaults, {})
+    broken.stretches = painter.stretches
+    images, _, faults = broken.paint(PROMPTS, [1, 2, 3], SMALL)
     assert "NaN" in faults[0]
     assert "black" in faults[1]
     assert faults[2] is None
@@ -206,10 +209,9 @@ def test_words_after_several_vectors_are_recorded_where_they_stand(several_vecto
     source = PromptSource(
         load_table("voc"),
         [Caption("a <robot> with a dog and a cat", "1")],
-        robot.tokenizers,
+        robot.stretches,
         seed=0,
         alias_probability=0.0,
-        rewrite=robot.rewrite,
     )
     prompt = source.prompt(0, 0)
     assert prompt.text == "a <robot> with a dog and a cat"  # the pipeline itself rewrites it
