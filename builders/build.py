@@ -73,21 +73,17 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
 
     table: str = option(f"class table: {', '.join(TABLES)}, or a YAML file", positional=True)
     out: str | None = local_option("directory of the dataset", default_text="data/TABLE", metavar="DIR")
-    num_images: int = option(
-        "number of rows; a later run may ask for more, but not for fewer", 256, RUN, at_least=1
-    )
+    num_images: int = option("number of rows; a later run may ask for more", 256, RUN, at_least=1)
     seed: int = _row_option("random seed for prompts and images", 0, at_least=0, card="seed")
     shard_size: int = _row_option(
         "rows in one Parquet file, the most that a crash loses", 64, at_least=1, card="rows in a shard"
     )
-    store_scores: bool = _row_option(
-        "store the class scores with the rows, as `attn2mask remask` needs", False
-    )
+    store_scores: bool = _row_option("store the class scores, as `attn2mask remask` needs", False)
     workers: int | None = local_option(
         "number of labeling processes", at_least=1, default_text="one for each core but one"
     )
     dry_run: bool = local_option(
-        "only count the rows of each class, and paint nothing; --out is then a JSON file for the counts",
+        "only count the rows of each class; --out is then a JSON file",
         default=False,
         default_text="off",
     )
@@ -108,21 +104,28 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         "scale of guidance by the prompt", at_least=0, card="guidance scale"
     )
     negative_prompt: str | None = _model_value(
-        "what no image should show", default_text="none", card="negative prompt"
+        "what no image should show", default_text="none", card="negative prompt", metavar="TEXT"
     )
-    scheduler: str | None = _model_value("scheduler, by the name of its class in diffusers", card="scheduler")
+    scheduler: str | None = _model_value(
+        "scheduler, by the name of its class in diffusers", card="scheduler", metavar="CLASS"
+    )
     height: int | None = _model_value("image height in pixels", at_least=1, card="height in pixels")
     width: int | None = _model_value("image width in pixels", at_least=1, card="width in pixels")
     batch_size: int | None = option(
         "number of images painted at a time", None, MODEL, at_least=1, default_text="8 or fewer, by the model"
     )
     dtype: Literal["float32", "float16", "bfloat16"] | None = option(
-        "data type of the weights", None, MODEL, default_text="that of the model's family; float32 on CPUs"
+        "data type of the weights: float32, float16 or bfloat16",
+        None,
+        MODEL,
+        default_text="the model's",
+        metavar="TYPE",
     )
     offload: Literal["none", "model", "sequential", "group"] = option(
-        "what the CPU's memory keeps until the GPU needs it: nothing, models, layers, or groups of layers",
+        "weights that wait in the CPU's memory: none, of whole models, of layers (sequential), or of groups",
         "none",
         MODEL,
+        metavar="WHAT",
     )
 
     captions: str | None = option(
@@ -140,7 +143,7 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         card="probability of an alias",
     )
     aliases: str = _prompt_option(
-        "list of words that replace class words; paper is its whole Table 5",
+        "words that replace class words; paper is its whole Table 5",
         "default",
         choices=("default", "paper"),
         card="list of aliases",

@@ -92,16 +92,10 @@ class RuleOptions(CheckedOptions):
         default_text="lattice, or that of the build",
     )
     crf_gt_prob: float | None = _crf_option("trust in the coarse label", ", 0 to 1", above=0, at_most=0.9999)
-    crf_gaussian_sxy: float | None = _crf_option(
-        "width of the Gaussian kernel", " in pixels of a 512 x 512 image", above=0
-    )
+    crf_gaussian_sxy: float | None = _crf_option("Gaussian width", " at 512 x 512 pixels", above=0)
     crf_gaussian_compat: float | None = _crf_option("weight of the Gaussian kernel", at_least=0)
-    crf_bilateral_sxy: float | None = _crf_option(
-        "spatial width of the bilateral kernel", " in pixels of a 512 x 512 image", above=0
-    )
-    crf_bilateral_srgb: float | None = _crf_option(
-        "color width of the bilateral kernel", " in levels of 0 to 255", above=0
-    )
+    crf_bilateral_sxy: float | None = _crf_option("bilateral width", " at 512 x 512 pixels", above=0)
+    crf_bilateral_srgb: float | None = _crf_option("bilateral color width", " in levels of 0 to 255", above=0)
     crf_bilateral_compat: float | None = _crf_option("weight of the bilateral kernel", at_least=0)
     crf_iterations: int | None = _crf_option("iterations", " of mean-field inference", at_least=0)
 

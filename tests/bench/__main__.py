@@ -68,6 +68,7 @@ def main() -> None:
     parts = {
         "recording": partial(recording.embedded, options.model),
         "architecture": recording.architecture,
+        "transformers": recording.transformers,
         "crf": partial(labeling.crf, options.model),
         "build": partial(building.hidden, options.model),
         "spread": building.spread,

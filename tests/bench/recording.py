@@ -1,5 +1,5 @@
-"""Painting with the recorder, compared with painting without it: the embedded painter, and the architecture
-of Stable Diffusion 1.5 with random weights.
+"""Painting with the recorder, compared with painting without it: the embedded painter, and with random weights
+the architectures of Stable Diffusion 1.5 and, on a GPU, of Stable Diffusion 3 and FLUX.1.
 """
 
 from collections.abc import Iterator
@@ -8,13 +8,15 @@ from functools import partial
 import numpy as np
 import torch
 from bench.timing import Row, measure, peak_memory
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from stable_diffusion import stable_diffusion
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTokenizerFast
 
+from attn2mask.builders.layouts import layout_of
 from attn2mask.builders.painter import EMBEDDED, Painting, load_painter
 from attn2mask.builders.prompts import PromptSource, image_seed
-from attn2mask.builders.recorder import AttentionRecorder, layout_of
+from attn2mask.builders.recorder import AttentionRecorder
 from attn2mask.builders.table_reader import load_table
 
 WORDS = {"dog": (5,), "bus": (8, 9)}
@@ -79,7 +81,8 @@ def architecture(quick: bool) -> Iterator[Row]:
         "output_type": "latent",
     }
     pairs, sizes = (2 if quick else 16), ((1, 8) if gpu else (1,))
-    dtypes = (torch.float16,) if gpu else (torch.bfloat16,) if quick else (torch.float32, torch.bfloat16)
+    on_cpu = (torch.bfloat16,) if quick else (torch.float32, torch.bfloat16)
+    dtypes = (torch.float16, torch.bfloat16) if gpu else on_cpu
     for dtype in dtypes:
         pipe.to("cuda" if gpu else "cpu", dtype)
         for size in sizes:
@@ -101,6 +104,73 @@ def architecture(quick: bool) -> Iterator[Row]:
             )
 
 
+def transformers(quick: bool) -> Iterator[Row]:
+    """The transformers of Stable Diffusion 3 and FLUX.1 with random weights, on a GPU alone: four calls for
+    images of 1024 x 1024 pixels, with the layers that are published.
+    """
+    if not torch.cuda.is_available():
+        return
+    for name, model, inputs in (("SD 3", SD3Transformer2DModel(), sd3), ("FLUX.1", flux_model(), flux)):
+        model = model.to("cuda", torch.bfloat16).requires_grad_(False)
+        for size in (1, 2):
+            call = inputs(size)
+
+            @torch.no_grad()
+            def plain(model=model, call=call) -> torch.Tensor:
+                for _ in range(4):
+                    output = model(**call, return_dict=False)[0]
+                return output.float().cpu()
+
+            def recorded(model=model, plain=plain, size=size) -> torch.Tensor:
+                with AttentionRecorder(model, [WORDS] * size):
+                    return plain()
+
+            same = torch.equal(recorded(), plain())
+            what = f"painting recorded / plain, {name} bfloat16, batch {size}"
+            pairs = 2 if quick else 16
+            yield measure(what, recorded, plain, pairs, goal="<= 1.02", same_images=same)
+        del model
+        torch.cuda.empty_cache()
+
+
+def flux_model() -> FluxTransformer2DModel:
+    """FLUX.1 dev's transformer by its published config; its layers are made on the GPU, in half the memory."""
+    with torch.device("meta"):
+        model = FluxTransformer2DModel(guidance_embeds=True)
+    model = model.to(torch.bfloat16).to_empty(device="cuda")
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.02)
+    return model
+
+
+def sd3(size: int) -> dict[str, torch.Tensor]:
+    """The arguments of a call with guidance, for `size` images."""
+    return on_gpu(
+        hidden_states=torch.randn(2 * size, 16, 128, 128),
+        encoder_hidden_states=torch.randn(2 * size, 333, 4096),
+        pooled_projections=torch.randn(2 * size, 2048),
+        timestep=torch.full((2 * size,), 500.0),
+    )
+
+
+def flux(size: int) -> dict[str, torch.Tensor]:
+    """The arguments of a call, for `size` images."""
+    grid = torch.cartesian_prod(torch.zeros(1), torch.arange(64.0), torch.arange(64.0))
+    return on_gpu(
+        hidden_states=torch.randn(size, 4096, 64),
+        encoder_hidden_states=torch.randn(size, 512, 4096),
+        pooled_projections=torch.randn(size, 768),
+        timestep=torch.full((size,), 0.5),
+        guidance=torch.full((size,), 3.5),
+        img_ids=grid,
+        txt_ids=torch.zeros(512, 3),
+    )
+
+
+def on_gpu(**tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {name: tensor.to("cuda", torch.bfloat16) for name, tensor in tensors.items()}
+
+
 def floor(pipe, plain) -> dict[str, float]:
     """The least additional work of recording in one call of the denoiser for one image.
 
@@ -111,7 +181,7 @@ def floor(pipe, plain) -> dict[str, float]:
     shapes: dict[str, list[torch.Size]] = {}
     hooks = []
     for name, layer in layout_of(pipe).layers.items():
-        for module in layout_of(pipe).projections(layer):
+        for module in (layer.to_q, layer.to_k):
             hooks.append(
                 module.register_forward_hook(
                     lambda module, args, output, name=name: shapes.setdefault(name, []).append(output.shape)
