@@ -1,5 +1,5 @@
-"""Painting with the recorder, compared with painting without it: the embedded painter, and with random weights
-the architectures of Stable Diffusion 1.5 and, on a GPU, of Stable Diffusion 3 and FLUX.1.
+"""Painting with the recorder, compared with painting without it: the embedded painter, and with random
+weights the architectures of Stable Diffusion 1.5 and, on a GPU, of Stable Diffusion 3 and FLUX.1.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from attn2mask.builders.recorder import AttentionRecorder
 from attn2mask.builders.table_reader import load_table
 
 WORDS = {"dog": (5,), "bus": (8, 9)}
+SD3 = {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192}
 PROMPT = "a photo of a dog and a bus on the street"
 
 
@@ -110,8 +111,12 @@ def transformers(quick: bool) -> Iterator[Row]:
     """
     if not torch.cuda.is_available():
         return
-    for name, model, inputs in (("SD 3", SD3Transformer2DModel(), sd3), ("FLUX.1", flux_model(), flux)):
-        model = model.to("cuda", torch.bfloat16).requires_grad_(False)
+    published = {  # the transformers' configs, where they differ from the defaults of their classes
+        "SD 3": (SD3Transformer2DModel, SD3, sd3),
+        "FLUX.1": (FluxTransformer2DModel, {"guidance_embeds": True}, flux),
+    }
+    for name, (kind, config, inputs) in published.items():
+        model = random_model(kind, **config)
         for size in (1, 2):
             call = inputs(size)
 
@@ -133,13 +138,13 @@ def transformers(quick: bool) -> Iterator[Row]:
         torch.cuda.empty_cache()
 
 
-def flux_model() -> FluxTransformer2DModel:
-    """FLUX.1 dev's transformer by its published config; its layers are made on the GPU, in half the memory."""
+def random_model(kind: type, **config) -> torch.nn.Module:
+    """A transformer with random weights in bfloat16, which are made on the GPU."""
     with torch.device("meta"):
-        model = FluxTransformer2DModel(guidance_embeds=True)
-    model = model.to(torch.bfloat16).to_empty(device="cuda")
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.02)
+        model = kind(**config)
+    model = model.to(torch.bfloat16).to_empty(device="cuda").requires_grad_(False)
+    for tensor in (*model.parameters(), *model.buffers()):
+        torch.nn.init.normal_(tensor, std=0.02)
     return model
 
 
