@@ -84,13 +84,11 @@ def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0)
     from attn2mask.builders.rules import load_rules, preset_for
     from attn2mask.builders.scores import class_scores
 
-    tokenizer = painter.tokenizers[0]
-    text = painter.rewrite(prompt, tokenizer) if painter.rewrite else prompt
-    ids = tokenizer(text, truncation=True, max_length=tokenizer.model_max_length).input_ids
-    tokens = [token.replace("</w>", "") for token in tokenizer.convert_ids_to_tokens(ids)]
-    positions = tuple(range(len(tokens)))
-    words = tuple(f"{position}: {token}" for position, token in enumerate(tokens))
-    every = Prompt(prompt, prompt, "", positions, words, tuple((position,) for position in positions))
+    named = [token for stretch in painter.stretches for token in stretch.tokens(prompt)]
+    tokens = [token.replace("</w>", "") for _, token in named]
+    words = tuple(f"{position}: {token}" for position, token in named)
+    spans = tuple((position,) for position, _ in named)
+    every = Prompt(prompt, prompt, "", tuple(range(len(named))), words, spans)
     rules, defaults = load_rules(preset_for(painter.facts["model"])), painter.defaults
     images, maps, _ = painter.paint([every], [seed], replace(defaults, window=rules.window))
     latent_side = painter.latent_side(defaults.height, defaults.width)

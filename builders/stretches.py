@@ -64,6 +64,20 @@ class Stretch:
             for tokenizer in self.tokenizers
         ]
 
+    def tokens(self, text: str) -> list[tuple[int, str]]:
+        """The tokens of a prompt, and of what the pipeline puts around it, with their positions among the
+        text keys.
+        """
+        tokenizer = self.tokenizers[0]
+        text = self.rewrite(text, tokenizer) if self.rewrite else text
+        limit, padding = self.skipped + self.length, "max_length" if self.padded else False
+        ids = tokenizer(
+            self.before + text + self.after, truncation=True, max_length=limit, padding=padding
+        ).input_ids
+        named = list(enumerate(tokenizer.convert_ids_to_tokens(ids)))[self.skipped :]
+        padded = {place for place, token in named if self.padded and token == tokenizer.pad_token}
+        return [(place - self.skipped + self.first, token) for place, token in named if place not in padded]
+
     def own(self, positions: Sequence[int]) -> tuple[int, ...]:
         """Those of the positions among the text keys that lie in this stretch."""
         return tuple(p for p in positions if self.first <= p < self.first + self.length)

@@ -60,6 +60,34 @@ def tiny_model(tiny_pipeline, tmp_path_factory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def family(tmp_path_factory) -> Callable[[str], DiffusionPipeline]:
+    """`family(kind)`: a tiny pipeline that all tests share. Leave it as it was, or copy it first."""
+    from families import tiny_family  # it imports many models
+
+    made: dict[str, DiffusionPipeline] = {}
+
+    def pipeline(kind: str) -> DiffusionPipeline:
+        if kind not in made:
+            made[kind] = tiny_family(kind, tmp_path_factory.mktemp(kind))
+        return made[kind]
+
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def family_model(family, tmp_path_factory) -> Callable[[str], Path]:
+    """`family_model(kind)`: the folder of such a pipeline, as `--model` takes it."""
+
+    def folder(kind: str) -> Path:
+        path = tmp_path_factory.getbasetemp() / f"family-{kind}"
+        if not path.exists():
+            family(kind).save_pretrained(path)
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_lora(tiny_model, tmp_path_factory) -> Path:
     """The folder of a LoRA of the tiny "sd15", as `--lora` takes it, with random weights of rank 2."""
     folder = tmp_path_factory.mktemp("lora")

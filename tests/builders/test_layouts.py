@@ -1,15 +1,14 @@
 """The recorder on every family of models: images that stay the same, and maps against the full softmax."""
 
 import copy
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import apply_rotary_emb
-from families import FAMILIES, tiny_family
+from families import FAMILIES
 from torch import nn
 
 from attn2mask.builders import recorder as module
@@ -23,19 +22,6 @@ PROMPTS = [
 ]
 WORDS = ("dog", "zebu")
 PLAIN = {"clean_caption": False, "use_resolution_binning": False}
-
-
-@pytest.fixture(scope="session")
-def family(tmp_path_factory) -> Callable[[str], DiffusionPipeline]:
-    """`family(kind)`: a tiny pipeline that all tests share. Leave it as it was, or copy it first."""
-    made: dict[str, DiffusionPipeline] = {}
-
-    def pipeline(kind: str) -> DiffusionPipeline:
-        if kind not in made:
-            made[kind] = tiny_family(kind, tmp_path_factory.mktemp(kind))
-        return made[kind]
-
-    return pipeline
 
 
 def spans_of(pipe, prompts=PROMPTS) -> list[dict[tuple[str, str], tuple[int, ...]]]:
