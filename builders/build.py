@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -177,7 +177,7 @@ class Inputs:
     @property
     def rules(self) -> Rules:
         """The rules of the labels."""
-        return rules_of(self.config)
+        return rules_of(fill(self.config, asdict(load_rules(self.config.preset))))
 
     @property
     def balance(self) -> bool:
@@ -216,7 +216,7 @@ class Inputs:
         rules = load_rules(config.preset)
         defaults["record_from"], defaults["record_to"] = painter.family.window or rules.window
         if style is not None and style.aspect != 1:
-            factor = painter.pipe.vae_scale_factor * painter.layout.patch
+            factor = painter.pixel_multiple
             if config.width is not None:
                 defaults["height"] = max(round(config.width / style.aspect / factor), 1) * factor
             height = config.height or defaults["height"]

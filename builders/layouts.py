@@ -246,8 +246,8 @@ class Sana(Patches):
         length = text_length or default_argument(pipe, "max_sequence_length")
         instruction = "\n".join(default_argument(pipe, "complex_human_instruction") or ())
         skipped = len(pipe.tokenizer.encode(instruction)) - 2 if instruction else 0
-        shape = {"before": instruction, "skipped": skipped, "rewrite": lowered}
-        return [Stretch("text", (pipe.tokenizer,), length, **shape)]
+        tokenizers = (pipe.tokenizer,)
+        return [Stretch("text", tokenizers, length, before=instruction, skipped=skipped, rewrite=lowered)]
 
 
 class QwenImage(Layout):

@@ -102,13 +102,18 @@ class Painter:
         """The text that every prompt needs to get the look of the LoRA, or None."""
         return self.facts.get("instance_prompt")
 
+    @property
+    def pixel_multiple(self) -> int:
+        """The number of pixels that heights and widths of images are multiples of."""
+        return self.pipe.vae_scale_factor * self.layout.patch
+
     def latent_side(self, height: int, width: int) -> int:
         """The shorter side of the latents of an image of `height` x `width` pixels."""
         return min(height, width) // self.pipe.vae_scale_factor
 
     def check(self, steps: int, height: int, width: int) -> None:
         """Raises UserError for a size in pixels or a number of steps that the model does not support."""
-        factor = self.pipe.vae_scale_factor * self.layout.patch
+        factor = self.pixel_multiple
         if height % factor or width % factor:
             raise UserError(
                 f"height and width must be multiples of {factor} for this model, not {height} x {width}"
@@ -176,7 +181,7 @@ def _by_word(maps: Mapping[tuple[str, str], Mapping[Size, torch.Tensor]]) -> Map
     for (word, _), by_size in maps.items():
         streams.setdefault(word, []).append(by_size)
     return {
-        word: {size: sum(part[size] for part in parts) / len(parts) for size in parts[0]}
+        word: {size: torch.stack([part[size] for part in parts]).mean(0) for size in parts[0]}
         for word, parts in streams.items()
     }
 
@@ -321,8 +326,9 @@ def load_stretches(model: str, revision: str | None = None) -> list[Stretch]:
 
     folder = _checked_folder(model, revision)
     try:
-        files = {"revision": revision, "allow_patterns": _NO_WEIGHTS}
-        snapshot = folder or Path(snapshot_download(model, **files))
+        snapshot = folder
+        if snapshot is None:
+            snapshot = Path(snapshot_download(model, revision=revision, allow_patterns=_NO_WEIGHTS))
         index = json.loads((snapshot / "model_index.json").read_text("utf-8"))
         family, layout = _family(model, snapshot)
         if layout is None:

@@ -18,14 +18,17 @@ from multiprocessing.connection import wait
 
 import torch
 
+from attn2mask.builders.cores import usable_cores
 from attn2mask.builders.errors import UserError
 
 MOST_WORKERS = 16  # more labeling processes would only wait for the painter
 
 
 def default_workers(local_processes: int = 1) -> int:
-    """The number of labeling processes of one painting process: its share of the cores minus one, 1 to 16."""
-    return min(max((os.cpu_count() or 1) // local_processes - 1, 1), MOST_WORKERS)
+    """The number of labeling processes of one painting process: its share of the cores that may be used,
+    minus one, 1 to 16.
+    """
+    return min(max(usable_cores() // local_processes - 1, 1), MOST_WORKERS)
 
 
 @contextmanager

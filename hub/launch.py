@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from attn2mask.builders.cores import usable_cores
 from attn2mask.builders.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def launcher_options(num_processes: int | None, config_file: str | None) -> tupl
         precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         options += ["--num_machines", "1", "--mixed_precision", precision, "--dynamo_backend", "no"]
     if use_cpu and "OMP_NUM_THREADS" not in os.environ:
-        threads = max(1, (os.cpu_count() or 1) // count)
+        threads = max(1, usable_cores() // count)
         options += ["--num_cpu_threads_per_process", str(threads)]
     return options, use_cpu
 

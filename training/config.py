@@ -118,7 +118,14 @@ class TrainConfig(RunOptions):
         default_text="all rows",
     )
     streaming: bool = switch("read rows of a Hub dataset while training, without a local copy", group=DATA)
-    workers: int = option("number of processes that load rows", 2, DATA, stored=False, at_least=0)
+    workers: int | None = option(
+        "number of processes that load rows",
+        None,
+        DATA,
+        stored=False,
+        at_least=0,
+        default_text="one for each core, at most 8",
+    )
     eval_dataset: str | None = option("images with masks to measure on while training", None, EVALUATION)
     eval_split: str | None = option(
         "split of --eval-dataset", None, EVALUATION, default_text="the layout's validation split"

@@ -18,6 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.cores import local_processes, usable_cores
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.reliability import RELIABLE
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import datasets
 
 SHUFFLE_BUFFER = 1_000  # rows of a stream that are shuffled at a time
+MOST_WORKERS = 8  # more processes would only wait for the training
 ASPECTS = (3 / 4, 4 / 3)  # range of a crop's width / height
 GRAY = (124, 116, 104)  # the mean color of ImageNet, which normalization takes to zero
 
@@ -280,14 +282,16 @@ def loader(
     crops: Crops,
     share: Share,
     per_process: int,
-    workers: int,
+    workers: int | None = None,
 ) -> DataLoader:
     """Batches of `per_process` crops for the positions of a share, made by `workers` processes (0: by this
-    one). A batch holds pixels (N, 3, S, S) uint8, label (N, S, S) int64, trusted (N, S, S) bool, and
-    sample_id, a list of str.
+    one; None: by one for each core that this process has, at most `MOST_WORKERS`). A batch holds pixels
+    (N, 3, S, S) uint8, label (N, S, S) int64, trusted (N, S, S) bool, and sample_id, a list of str.
     """
     from datasets import Dataset as MapDataset
 
+    if workers is None:
+        workers = min(max(usable_cores() // local_processes(), 1), MOST_WORKERS)
     common: dict[str, Any] = {"drop_last": True, "pin_memory": torch.cuda.is_available()}
     if isinstance(rows, MapDataset):
         positions = Positions(len(rows), crops.config.seed, share)

@@ -21,6 +21,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from attn2mask.builders import build, synthesize
+from attn2mask.builders.families import UNET
 from attn2mask.builders.painter import Painter, Painting
 from attn2mask.builders.provenance import LORA_RECORD
 from attn2mask.builders.shards import BuildDirectory, plan
@@ -390,9 +391,7 @@ def test_an_interrupt_is_one_line_and_status_130(command, monkeypatch, capsys):
 
 def test_a_tables_caption_style_decides_the_size():
     model = Painting(steps=50, guidance_scale=7.5, height=64, width=64)
-    painter = SimpleNamespace(
-        defaults=model, pipe=SimpleNamespace(vae_scale_factor=8), check=lambda *asked: None
-    )
+    painter = SimpleNamespace(defaults=model, family=UNET, pixel_multiple=8, check=lambda *asked: None)
 
     def size(name: str, **options: int) -> tuple[int, int]:
         config = build.resolve(build.BuildConfig(name, **options)).for_painter(painter).config

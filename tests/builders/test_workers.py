@@ -18,7 +18,8 @@ from attn2mask.builders.workers import MOST_WORKERS, default_workers, labeling_p
     [(1, 1, 1), (8, 1, 7), (8, 4, 1), (8, 8, 1), (256, 1, MOST_WORKERS)],
 )
 def test_the_number_of_processes(monkeypatch, cores, local_processes, workers):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 512)  # of the whole machine
     assert default_workers(local_processes) == workers
 
 

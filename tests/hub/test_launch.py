@@ -134,7 +134,7 @@ def test_options_for_accelerate(monkeypatch, tmp_path):
     assert "--multi_gpu" in options
     assert options[options.index("--num_processes") + 1] == "2"
     assert options[options.index("--main_process_port") + 1] == "0"
-    threads = max(1, os.cpu_count() // 2)
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
     assert options[options.index("--num_cpu_threads_per_process") + 1] == str(threads)
     gpus = 2
     options, use_cpu = launcher_options(2, None)
