@@ -74,15 +74,15 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
 
     table: str = option(f"class table: {', '.join(TABLES)}, or a YAML file", positional=True)
     out: str | None = local_option("directory of the dataset", default_text="data/TABLE", metavar="DIR")
-    num_images: int = option(
-        "number of rows; a later run may ask for more, but not for fewer", 256, RUN, at_least=1
-    )
+    num_images: int = option("number of rows; a later run may ask for more, not fewer", 256, RUN, at_least=1)
     seed: int = _row_option("random seed for prompts and images", 0, at_least=0, card="seed")
     shard_size: int = _row_option(
         "rows in one Parquet file, the most that a crash loses", 64, at_least=1, card="rows in a shard"
     )
-    store_scores: bool = _row_option(
-        "store the class scores with the rows, as `attn2mask remask` needs", False
+    store_scores: bool = _row_option("store the class scores, which `attn2mask remask` needs", False)
+    store_maps: bool = _row_option("store attention maps for remask, 11 kB a class at 512 pixels", False)
+    store_self_attention: bool = _row_option(
+        "store self-attention for remask, 2 MB a row at 512 pixels", False
     )
     workers: int | None = local_option(
         "number of labeling processes", at_least=1, default_text="one for each core but one"
@@ -139,10 +139,14 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         PROMPTS,
     )
 
-    preset: str | None = rules_preset("embedded for the embedded painter, photo for all others")
+    preset: str | None = rules_preset("by painter: embedded or photo")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.store_self_attention and not self.store_maps:
+            raise UserError("--store-self-attention is used only with --store-maps")
+        if self.store_maps:  # while the options of recording stay, `remask` takes the scores
+            object.__setattr__(self, "store_scores", True)
         plan(self.num_images, self.shard_size)
         if self.dry_run and self.push_to_hub is not None:
             raise UserError("--dry-run makes no dataset: leave out --push-to-hub")
@@ -235,7 +239,17 @@ class Inputs:
         size = config.height, config.width
         painting = Painting(config.steps, config.guidance_scale, *size, self.rules.window)
         batch = config.batch_size
-        return Synthesizer(self.table, source, painter, painting, self.rules, pool, config.seed, batch)
+        return Synthesizer(
+            self.table,
+            source,
+            painter,
+            painting,
+            self.rules,
+            pool,
+            config.seed,
+            batch,
+            self_attention=bool(self.rules.propagation_power) or config.store_self_attention,
+        )
 
 
 def resolve(config: BuildConfig) -> Inputs:
@@ -315,6 +329,7 @@ def run(config: BuildConfig) -> BuildDirectory | None:
                     "read": len(inputs.captions or ()),
                     "selected": synthesizer.source.selected,
                 },
+                "latent_side": synthesizer.latent_side,
                 "batch_size": config.batch_size,
                 "device": device,
                 "dtype": str(painter.pipe.dtype).removeprefix("torch."),
@@ -329,7 +344,6 @@ def run(config: BuildConfig) -> BuildDirectory | None:
                 record,
                 {"build.yaml": options},
                 inputs.table,
-                config.store_scores,
                 lambda shard, settled: synthesizer.samples(shard.rows, settled),
                 rank=process.rank,
                 processes=process.world_size,
@@ -342,7 +356,6 @@ def make_dataset(
     record: dict[str, Any],
     options: Mapping[str, str],
     table: ClassTable,
-    store_scores: bool,
     samples: Callable[[Shard, Callable[[], object]], Iterable["Sample"]],
     rank: int = 0,
     processes: int = 1,
@@ -353,7 +366,7 @@ def make_dataset(
     calls its second argument once for each finished one.
     """
     from attn2mask.builders.report import dataset_readme, shard_report, totals
-    from attn2mask.builders.sample import features
+    from attn2mask.builders.sample import features, optional_columns
 
     started = time.monotonic()
     directory.claim(record, options, rank)
@@ -361,7 +374,8 @@ def make_dataset(
     directory.check_data(shards)
     own = shards[rank::processes]
     missing = directory.missing(own)
-    columns = features(table, store_scores)
+    stored = optional_columns(record["identity"])
+    columns = features(table, stored)
     total, made_now = (sum(len(shard.rows) for shard in some) for some in (own, missing))
     with tqdm(
         total=total,
@@ -372,7 +386,7 @@ def make_dataset(
     ) as bar:
         for shard in missing:
             made = list(samples(shard, bar.update))
-            rows = (sample.to_row(store_scores) for sample in made)
+            rows = (sample.to_row(stored) for sample in made)
             directory.write_shard(shard, columns, rows, shard_report(made, table.names))
 
     minutes, seconds = divmod(round(time.monotonic() - started), 60)

@@ -1,6 +1,7 @@
 """The main path. Read it first: prompts are painted under the recorder, and become labeled samples.
 
-    prompt -> painter under the recorder -> class scores (8 bits) -> mask and reliability -> gate -> sample
+    prompt -> painter under the recorder -> maps (16 bits) -> class scores (8 bits) -> mask and reliability
+           -> gate -> sample
 
 The painter runs in this process, and labeling in a pool of other processes. A sample that fails the gate is
 tried again with its own next prompt and seed. Each shard is painted separately and in order: attempt 0 of its
@@ -12,25 +13,38 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
+from torch import Tensor
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.label import Labeled, label
-from attn2mask.builders.painter import ADVICE, Painter, Painting
+from attn2mask.builders.painter import ADVICE, Maps, Painter, Painting
 from attn2mask.builders.prompts import Prompt, PromptSource, image_seed
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.sample import Sample
-from attn2mask.builders.scores import class_scores, quantize
+from attn2mask.builders.scores import (
+    Size,
+    pack_maps,
+    pack_self_attention,
+    propagation_size,
+    quantized_scores,
+)
 
+# The key under which the maps of an image from `Painter.paint` hold its self-attention beside those of its
+# words: {(h, w): tensor (h * w, h * w)}, a row for each pixel that attends, each of sum 1.
+SELF_ATTENTION = ""
 ATTEMPTS = 4  # of a sample, at most; then the best one is kept, and its failed classes are dropped
 HOPELESS = 16  # if none of this many images of a shard can be used, the model must be the cause
 
 
 @dataclass(frozen=True)
 class Synthesizer:
-    """Makes the samples of a build from their indices. `batch_size` is the number of images of a batch."""
+    """Makes the samples of a build from their indices.
+
+    `batch_size` is the number of images of a batch. `self_attention` says whether rules or rows need it.
+    """
 
     table: ClassTable
     source: PromptSource
@@ -40,6 +54,7 @@ class Synthesizer:
     pool: ProcessPoolExecutor
     seed: int
     batch_size: int
+    self_attention: bool = False
 
     @property
     def latent_side(self) -> int:
@@ -49,23 +64,40 @@ class Synthesizer:
     # The main path.
 
     def synthesize(self, indices: Sequence[int], attempt: int) -> Iterator["Candidate"]:
-        """Paint a batch, and submit its images to the labeling pool: prompts -> paint -> scores -> label."""
+        """Paint a batch, and submit its images to the labeling pool: prompts -> paint -> scores -> label.
+
+        Raises UserError if self-attention is needed and the painter does not record it.
+        """
         prompts = [self.source.prompt(index, attempt) for index in indices]
         seeds = [image_seed(self.seed, index, attempt) for index in indices]
-        images, maps, faults = self.painter.paint(prompts, seeds, self.painting)
+        images, attention, faults = self.painter.paint(prompts, seeds, self.painting)
         for index, prompt, seed, image, of_word, fault in zip(
-            indices, prompts, seeds, images, maps, faults, strict=True
+            indices, prompts, seeds, images, attention, faults, strict=True
         ):
-            if fault is None:
-                scores, peaks = class_scores(
-                    [of_word[word] for word in prompt.words], self.rules, self.latent_side
-                )
-                classes, scores, peaks = prompt.classes, quantize(scores), tuple(peaks.tolist())
-            else:
-                classes, scores, peaks = (), np.zeros((0, 1, 1), np.uint8), ()
-            words = prompt.words[: len(classes)]
+            maps = [of_word[word] for word in prompt.words] if fault is None else []
+            self_attention = self.self_attention_of(of_word)
+            scores, peaks = quantized_scores(maps, self.rules, self.latent_side, self_attention)
+            classes, words = prompt.classes[: len(maps)], prompt.words[: len(maps)]
             labels = self.pool.submit(label, image, scores, peaks, classes, words, self.rules, self.table)
-            yield Candidate(index, prompt, seed, fault, scores, peaks, labels)
+            columns = {
+                "peaks": peaks,
+                "scores": scores.tolist(),
+                "maps": [pack_maps(of_class) for of_class in maps],
+                "self_attention": pack_self_attention(self_attention) if self_attention else None,
+            }
+            yield Candidate(index, prompt, seed, fault, columns, labels)
+
+    def self_attention_of(self, attention: Maps) -> dict[Size, Tensor]:
+        """The self-attention of the size that the rules choose in what the painter recorded of an image;
+        empty if it is not needed.
+        """
+        if not self.self_attention:
+            return {}
+        by_size = attention.get(SELF_ATTENTION)
+        if by_size is None:
+            raise UserError(f"the self-attention of {self.painter.facts['model']} cannot be recorded")
+        size = propagation_size(list(by_size), self.rules, self.latent_side)
+        return {size: by_size[size]}
 
     def sample(self, candidate: "Candidate", rejected: tuple[str, ...]) -> Sample:
         """The row of a candidate. `rejected` gives the reason of each rejected attempt."""
@@ -77,8 +109,7 @@ class Synthesizer:
             "words": prompt.words,
             "seed": candidate.seed,
             "sample_id": f"{self.table.name}-{self.seed}-{candidate.index:08d}",
-            "peaks": candidate.peaks,
-            "scores": candidate.scores.tolist(),
+            **candidate.columns,
         }
         return candidate.labels.result().sample(row, (*prompt.dropped, *candidate.reasons()), rejected)
 
@@ -123,14 +154,15 @@ class Synthesizer:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An attempt at a sample. `fault` is the reason why the image itself cannot be used, or None."""
+    """An attempt at a sample. `fault` is the reason why the image itself cannot be used, or None. `columns`
+    are those that its attention gives to the row.
+    """
 
     index: int
     prompt: Prompt
     seed: int
     fault: str | None
-    scores: np.ndarray
-    peaks: tuple[float, ...]
+    columns: dict[str, Any]
     labels: Future[Labeled]
 
     def reasons(self) -> tuple[str, ...]:

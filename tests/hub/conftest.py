@@ -106,7 +106,6 @@ def make_build(drawn_sample) -> Callable[..., Path]:
             record,
             {"build.yaml": to_yaml(inputs.config, "attn2mask build --config build.yaml")},
             table,
-            scores,
             lambda shard, _: (drawn_sample(index, table, seed) for index in shard.rows),
         )
         return path
