@@ -161,7 +161,7 @@ def pack(values: torch.Tensor) -> dict[str, Any]:
 
 def unpack(packed: Mapping[str, Any]) -> torch.Tensor:
     """The map that `pack` rounded, float32."""
-    return torch.from_numpy(np.asarray(packed["values"], np.float16)).float() * packed["peak"]
+    return torch.from_numpy(np.array(packed["values"], np.float16)).float() * packed["peak"]
 
 
 def pack_maps(by_size: Mapping[Size, torch.Tensor]) -> list[dict[str, Any]]:

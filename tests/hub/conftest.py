@@ -93,6 +93,7 @@ def make_build(drawn_sample) -> Callable[..., Path]:
             "num_images": rows,
             "identity": inputs.identity() | PAINTER,
             "captions": {"source": "built-in grammar", "read": 0, "selected": 0},
+            "latent_side": 8,
             "batch_size": 8,
             "device": "cpu",
             "dtype": "float32",
