@@ -187,6 +187,11 @@ def rules_preset(default_text: str) -> Any:
     return option(text, None, RULES, default_text=default_text)
 
 
+def is_of_this_project(preset: str) -> bool:
+    """Whether a preset is not the rules of another method."""
+    return not preset.endswith("-like")
+
+
 def check_preset(name: str, flag: str = "--preset") -> None:
     """Raises UserError, which says what each preset is for, if there is no preset of this name."""
     if name not in PAINTERS:

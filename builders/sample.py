@@ -38,7 +38,7 @@ class Sample:
     foreground: float
     reliable: float
 
-    def to_row(self, stored: Collection[str]) -> dict[str, Any]:
+    def to_row(self, stored: Collection[str] = ()) -> dict[str, Any]:
         """The row as it is stored; of the columns in `OPTIONAL` only with those in `stored`."""
         return {name: value for name, value in self.row.items() if name not in OPTIONAL or name in stored}
 

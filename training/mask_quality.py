@@ -31,17 +31,19 @@ TIMESTEP = 350  # of 1,000: the noise that is added to drawn scenes
 @dataclass(frozen=True)
 class RecordedImage:
     """An image (H, W, 3) uint8, the mask ids of the classes in its prompt, each class word's attention maps
-    by (h, w), and the shorter side of the latents.
+    by (h, w), the shorter side of the latents, and its self-attention by (h, w), as `class_scores` takes it,
+    or None.
     """
 
     image: np.ndarray
     classes: tuple[int, ...]
     maps: Sequence[Mapping[tuple[int, int], Tensor]]
     latent_side: int
+    self_attention: Mapping[tuple[int, int], Tensor] | None = None
 
     def labels(self, rules: Rules, table: ClassTable) -> Labels:
         """The labels of the image under `rules`."""
-        scores = quantize(class_scores(self.maps, rules, self.latent_side)[0])
+        scores = quantize(class_scores(self.maps, rules, self.latent_side, self.self_attention)[0])
         return label_image(self.image, scores, rules, table.background is not None)
 
 
