@@ -239,7 +239,7 @@ def complete(config: Any, rules: Rules) -> Any:
             f" {filled.threshold}"
         )
     for least, most in (("record_from", "record_to"), ("map_fraction_min", "map_fraction_max")):
-        low, high = (getattr(filled, name, 0) for name in (least, most))
+        low, high = (getattr(filled, name) for name in (least, most))
         if low > high:
             raise UserError(f"{flag_of(least)} {low} is above {flag_of(most)} {high}")
     return filled

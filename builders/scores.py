@@ -19,6 +19,9 @@ from attn2mask.builders.rules import Rules
 # A map that varies by less than this fraction of its maximum does not locate its class. Maps of objects vary
 # by nearly all of their maximum, even if the object fills the image.
 FLAT = 0.25
+# The key under which the recorded maps of an image hold its self-attention beside those of its words:
+# {(h, w): tensor (h * w, h * w)}, as `class_scores` takes it. No word is empty.
+SELF_ATTENTION = ""
 Size = tuple[int, int]
 
 
@@ -58,7 +61,7 @@ def class_scores(
     if rules.propagation_power:
         if not self_attention:
             raise ValueError("the rules multiply maps by the self-attention, which was not recorded")
-        size = propagation_size(list(self_attention), rules, latent_side)
+        size = propagation_size(list(self_attention), rules.propagation_fraction, latent_side)
         spread = _rounded(self_attention[size][None])[0]
         attention = propagate(upsample(attention, size), spread, rules.propagation_power)
 
@@ -138,12 +141,11 @@ def chosen_sizes(sizes: Sequence[Size], rules: Rules, latent_side: int) -> list[
     return [size for size in sizes if distance[size] == 0] or [nearest]
 
 
-def propagation_size(sizes: Sequence[Size], rules: Rules, latent_side: int) -> Size:
-    """The one of several sizes (h, w) of self-attention that the rules take: the one whose shorter side is
-    nearest to `propagation_fraction` of the latents' shorter side; of two, the larger.
+def propagation_size(sizes: Sequence[Size], fraction: float, latent_side: int) -> Size:
+    """The one of several sizes (h, w) of self-attention that rules with this `propagation_fraction` take:
+    its shorter side is nearest to the fraction of the latents' shorter side; of two, the larger.
     """
-    wanted = rules.propagation_fraction * latent_side
-    return min(sizes, key=lambda size: (abs(min(size) - wanted), -min(size)))
+    return min(sizes, key=lambda size: (abs(min(size) - fraction * latent_side), -min(size)))
 
 
 # Maps as rows store them

@@ -25,6 +25,7 @@ from attn2mask.builders.prompts import Prompt, PromptSource, image_seed
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.sample import Sample
 from attn2mask.builders.scores import (
+    SELF_ATTENTION,
     Size,
     pack_maps,
     pack_self_attention,
@@ -32,9 +33,6 @@ from attn2mask.builders.scores import (
     quantized_scores,
 )
 
-# The key under which the maps of an image from `Painter.paint` hold its self-attention beside those of its
-# words: {(h, w): tensor (h * w, h * w)}, a row for each pixel that attends, each of sum 1.
-SELF_ATTENTION = ""
 ATTEMPTS = 4  # of a sample, at most; then the best one is kept, and its failed classes are dropped
 HOPELESS = 16  # if none of this many images of a shard can be used, the model must be the cause
 
@@ -95,8 +93,11 @@ class Synthesizer:
             return {}
         by_size = attention.get(SELF_ATTENTION)
         if by_size is None:
-            raise UserError(f"the self-attention of {self.painter.facts['model']} cannot be recorded")
-        size = propagation_size(list(by_size), self.rules, self.latent_side)
+            raise UserError(
+                f"the self-attention of {self.painter.facts['model']} cannot be recorded, which"
+                " --store-self-attention and --propagation-power need"
+            )
+        size = propagation_size(list(by_size), self.rules.propagation_fraction, self.latent_side)
         return {size: by_size[size]}
 
     def sample(self, candidate: "Candidate", rejected: tuple[str, ...]) -> Sample:

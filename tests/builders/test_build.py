@@ -26,8 +26,8 @@ from attn2mask.builders.label import rescored
 from attn2mask.builders.painter import Painter, Painting
 from attn2mask.builders.provenance import LORA_RECORD
 from attn2mask.builders.rules import load_rules
+from attn2mask.builders.scores import SELF_ATTENTION
 from attn2mask.builders.shards import BuildDirectory, plan
-from attn2mask.builders.synthesize import SELF_ATTENTION
 from attn2mask.hub.cli import main
 
 CAPTIONS = [

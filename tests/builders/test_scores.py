@@ -207,7 +207,8 @@ def test_maps_take_the_size_of_the_self_attention():
     ],
 )
 def test_the_size_of_the_self_attention_is_a_fraction_of_the_latents(sizes, latent_side, chosen):
-    assert propagation_size(sizes, load_rules("dataset-diffusion-like"), latent_side) == chosen
+    fraction = load_rules("dataset-diffusion-like").propagation_fraction
+    assert propagation_size(sizes, fraction, latent_side) == chosen
 
 
 def test_self_attention_that_is_missing_or_no_number():

@@ -36,7 +36,7 @@ from attn2mask.builders.options import CheckedOptions, option, preset_names
 from attn2mask.builders.painter import Painter, load_painter
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.rules import PRESETS, Reliability, Rules, Threshold, load_rules
-from attn2mask.builders.synthesize import SELF_ATTENTION
+from attn2mask.builders.scores import SELF_ATTENTION
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.grammar import pick, usual_places
 from attn2mask.training.experiments.fidelity import kernel_distance, pooled_features
