@@ -73,12 +73,16 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
 
     table: str = option(f"class table: {', '.join(TABLES)}, or a YAML file", positional=True)
     out: str | None = local_option("directory of the dataset", default_text="data/TABLE", metavar="DIR")
-    num_images: int = option("number of rows; a later run may ask for more", 256, RUN, at_least=1)
+    num_images: int = option("number of rows; a later run may ask for more, not fewer", 256, RUN, at_least=1)
     seed: int = _row_option("random seed for prompts and images", 0, at_least=0, card="seed")
     shard_size: int = _row_option(
         "rows in one Parquet file, the most that a crash loses", 64, at_least=1, card="rows in a shard"
     )
-    store_scores: bool = _row_option("store the class scores, as `attn2mask remask` needs", False)
+    store_scores: bool = _row_option("store the class scores, which `attn2mask remask` needs", False)
+    store_maps: bool = _row_option("store attention maps for remask, 11 kB a class at 512 pixels", False)
+    store_self_attention: bool = _row_option(
+        "store self-attention for remask, 2 MB a row at 512 pixels", False
+    )
     workers: int | None = local_option(
         "number of labeling processes", at_least=1, default_text="one for each core but one"
     )
@@ -88,9 +92,7 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         default_text="off",
     )
 
-    model: str = option(
-        "painter: embedded, a folder with a diffusers pipeline, or a model of the Hub", "embedded", MODEL
-    )
+    model: str = option("embedded, a folder of diffusers, or a model of the Hub", "embedded", MODEL)
     revision: str | None = option("revision of --model on the Hub", None, MODEL, default_text="the newest")
     lora: str | None = option("LoRA weights: a file, a folder, or a repository of the Hub", None, MODEL)
     lora_scale: float = option("strength of the LoRA", 1.0, MODEL, at_least=0)
@@ -115,14 +117,14 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         "number of images painted at a time", None, MODEL, at_least=1, default_text="8 or fewer, by the model"
     )
     dtype: Literal["float32", "float16", "bfloat16"] | None = option(
-        "data type of the weights: float32, float16 or bfloat16",
+        "type of the weights: float32, float16 or bfloat16",
         None,
         MODEL,
         default_text="the model's",
         metavar="TYPE",
     )
     offload: Literal["none", "model", "sequential", "group"] = option(
-        "weights that wait in the CPU's memory: none, of whole models, of layers (sequential), or of groups",
+        "weights in the CPU's memory: none, model, sequential or group",
         "none",
         MODEL,
         metavar="WHAT",
@@ -143,22 +145,25 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         card="probability of an alias",
     )
     aliases: str = _prompt_option(
-        "words that replace class words; paper is its whole Table 5",
+        "words that replace class words; paper: all of Table 5",
         "default",
         choices=("default", "paper"),
         card="list of aliases",
     )
     no_balance: bool = option(
-        "keep the frequencies that classes have in the captions; otherwise classes take turns in a table of"
-        " things",
+        "keep the captions' frequencies of the classes",
         False,
         PROMPTS,
     )
 
-    preset: str | None = rules_preset("embedded for the embedded painter, photo for all others")
+    preset: str | None = rules_preset("by painter: embedded or photo")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.store_self_attention and not self.store_maps:
+            raise UserError("--store-self-attention is used only with --store-maps")
+        if self.store_maps:  # while the options of recording stay, `remask` takes the scores
+            object.__setattr__(self, "store_scores", True)
         plan(self.num_images, self.shard_size)
         if self.dry_run and self.push_to_hub is not None:
             raise UserError("--dry-run makes no dataset: leave out --push-to-hub")
@@ -250,6 +255,7 @@ class Inputs:
         from attn2mask.builders.synthesize import Synthesizer
 
         config, source = self.config, self.prompt_source(painter.stretches, painter.instance_prompt)
+        self_attention = bool(self.rules.propagation_power) or config.store_self_attention
         painting = Painting(
             config.steps,
             config.guidance_scale,
@@ -257,6 +263,7 @@ class Inputs:
             config.width,
             self.rules.window,
             config.negative_prompt,
+            self.rules.propagation_fraction if self_attention else None,
         )
         batch = config.batch_size
         return Synthesizer(self.table, source, painter, painting, self.rules, pool, config.seed, batch)
@@ -351,6 +358,7 @@ def run(config: BuildConfig) -> BuildDirectory | None:
                     "read": len(inputs.captions or ()),
                     "selected": synthesizer.source.selected,
                 },
+                "latent_side": synthesizer.latent_side,
                 "batch_size": inputs.config.batch_size,
                 "device": device,
                 "dtype": str(painter.pipe.dtype).removeprefix("torch."),
@@ -365,7 +373,6 @@ def run(config: BuildConfig) -> BuildDirectory | None:
                 record,
                 {"build.yaml": options},
                 inputs.table,
-                config.store_scores,
                 lambda shard, settled: synthesizer.samples(shard.rows, settled),
                 rank=process.rank,
                 processes=process.world_size,
@@ -378,7 +385,6 @@ def make_dataset(
     record: dict[str, Any],
     options: Mapping[str, str],
     table: ClassTable,
-    store_scores: bool,
     samples: Callable[[Shard, Callable[[], object]], Iterable["Sample"]],
     rank: int = 0,
     processes: int = 1,
@@ -389,7 +395,7 @@ def make_dataset(
     calls its second argument once for each finished one.
     """
     from attn2mask.builders.report import dataset_readme, shard_report, totals
-    from attn2mask.builders.sample import features
+    from attn2mask.builders.sample import features, optional_columns
 
     started = time.monotonic()
     directory.claim(record, options, rank)
@@ -397,7 +403,8 @@ def make_dataset(
     directory.check_data(shards)
     own = shards[rank::processes]
     missing = directory.missing(own)
-    columns = features(table, store_scores)
+    stored = optional_columns(record["identity"])
+    columns = features(table, stored)
     total, made_now = (sum(len(shard.rows) for shard in some) for some in (own, missing))
     with tqdm(
         total=total,
@@ -408,7 +415,7 @@ def make_dataset(
     ) as bar:
         for shard in missing:
             made = list(samples(shard, bar.update))
-            rows = (sample.to_row(store_scores) for sample in made)
+            rows = (sample.to_row(stored) for sample in made)
             directory.write_shard(shard, columns, rows, shard_report(made, table.names))
 
     minutes, seconds = divmod(round(time.monotonic() - started), 60)

@@ -42,12 +42,13 @@ class DenseCRF:
     def refine(self, labels: np.ndarray) -> Refined:
         """Refine a mask by the colors of the image.
 
-        `labels` is (H, W) int. Pixels of -1 have a uniform unary term. A mask with fewer than two labels is
-        returned unchanged, with its -1. Raises UserError if pydensecrf is to be used and is not installed.
+        `labels` is (H, W) int. Pixels of -1 have a uniform unary term. Without iterations, and with fewer
+        than two labels, the mask is returned unchanged, with its -1, and its labels have the probability 1.
+        Raises UserError if pydensecrf is to be used and is not installed.
         """
         present = np.flatnonzero(np.bincount(labels.ravel() + 1)[1:])
-        if len(present) < 2:
-            sure = np.ones((len(present), *labels.shape), np.float32)
+        if len(present) < 2 or self._crf.iterations == 0:
+            sure = (present[:, None, None] == labels).astype(np.float32)
             return Refined(labels.astype(np.int32), present, sure)
         probabilities = self._infer(_unary(labels, present, self._crf.gt_prob))
         probabilities = probabilities.reshape(len(present), *labels.shape)

@@ -21,8 +21,9 @@ import datasets
 from attn2mask.builders.build import BuildConfig, resolve
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import digest
+from attn2mask.builders.options import identity_of
 from attn2mask.builders.painter import folder_of, load_painter
-from attn2mask.builders.sample import features
+from attn2mask.builders.sample import features, optional_columns
 from attn2mask.builders.shards import plan
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.workers import default_workers, labeling_pool
@@ -72,9 +73,9 @@ class Attn2MaskBuilder(datasets.GeneratorBasedBuilder):
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
-            features=features(load_table(self._build.table), self.config.store_scores)
-        )
+        build = self._build
+        stored = optional_columns(identity_of(build))
+        return datasets.DatasetInfo(features=features(load_table(build.table), stored))
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         shards = plan(self.config.num_images, self.config.shard_size)
@@ -88,7 +89,7 @@ class Attn2MaskBuilder(datasets.GeneratorBasedBuilder):
             synthesizer = inputs.synthesizer(painter, pool)
             for shard in shards:
                 for sample in synthesizer.samples(shard.rows):
-                    yield sample.row["sample_id"], sample.to_row(config.store_scores)
+                    yield sample.row["sample_id"], sample.to_row(optional_columns(identity_of(config)))
 
 
 class Attn2MaskVOC(Attn2MaskBuilder):

@@ -17,8 +17,14 @@ from attn2mask.builders.crf import DenseCRF
 from attn2mask.builders.images import decode_png, encode_png
 from attn2mask.builders.masks import agreement_threshold, coarse_mask, fixed_threshold, otsu
 from attn2mask.builders.rules import Rules
-from attn2mask.builders.sample import Sample, png_columns
-from attn2mask.builders.scores import dequantize, upsample
+from attn2mask.builders.sample import PARALLEL, Sample, png_columns
+from attn2mask.builders.scores import (
+    dequantize,
+    quantized_scores,
+    unpack_maps,
+    unpack_self_attention,
+    upsample,
+)
 
 MIN_AREA = 0.001  # the least share of the image's pixels that a class must have after the CRF
 
@@ -27,8 +33,8 @@ MIN_AREA = 0.001  # the least share of the image's pixels that a class must have
 class Labels:
     """The labels of one image.
 
-    In `mask` and `coarse` 0 is background, 1 + k is class k of the image, and -1 is ignore (only in tables
-    without a background: no class is above its threshold).
+    In `mask` and `coarse` 0 is background, 1 + k is class k of the image, and -1 is ignore: no class is above
+    its threshold, and the table has no background, or a class is in the uncertain band below its threshold.
 
     Attributes:
         mask: (H, W) int32, after the CRF.
@@ -59,13 +65,15 @@ def label_image(
     large = upsample(small, image.shape[:2])
     adaptive = otsu(small).clamp(min=rules.least_threshold)
     if rules.threshold == "agreement":
-        thresholds, coarse, refined = agreement_threshold(field, large, adaptive, background)
+        thresholds, coarse, refined = agreement_threshold(
+            field, large, adaptive, background, rules.uncertain_band
+        )
     else:
         fixed = torch.full((len(scores),), fixed_threshold(rules.beta))
         thresholds = adaptive if rules.threshold == "otsu" else fixed
-        coarse = coarse_mask(large, thresholds, background).numpy()
+        coarse = coarse_mask(large, thresholds, background, rules.uncertain_band).numpy()
         refined = field.refine(coarse)
-    # Without a background, pixels of no class are ignored.
+    # What the coarse mask ignores stays ignored.
     refined = replace(refined, labels=np.where(coarse < 0, -1, refined.labels))
 
     if rules.reliability == "agreement":
@@ -137,12 +145,10 @@ class Labeled:
     reliable: float
 
     def sample(self, row: dict[str, Any], dropped: Sequence[str], rejected: Sequence[str] = ()) -> Sample:
-        """The sample of `row`, which has all columns except for those that hold images. Its classes, words,
-        peaks and scores become those of the kept classes. See `Sample` for `dropped` and `rejected`.
+        """The sample of `row`, which has all columns except for those that hold images. Its columns in
+        `PARALLEL` become those of the kept classes. See `Sample` for `dropped` and `rejected`.
         """
-        parallel = {
-            name: [row[name][k] for k in self.kept] for name in ("classes", "words", "peaks", "scores")
-        }
+        parallel = {name: [row[name][k] for k in self.kept] for name in PARALLEL if name in row}
         images = png_columns(self.image, self.mask, self.reliability)
         return Sample({**row, **images, **parallel}, dropped, rejected, self.foreground, self.reliable)
 
@@ -189,6 +195,17 @@ def label(
         foreground=float((mask > 0).mean()),
         reliable=float(reliability.mean()) / 255,
     )
+
+
+def rescored(row: dict[str, Any], rules: Rules, latent_side: int) -> dict[str, Any]:
+    """The scores and the peaks that the stored maps of a row, and its self-attention if the rules need it,
+    have under other rules. `latent_side` is the shorter side of the latents.
+    """
+    maps = [unpack_maps(of_class) for of_class in row["maps"]]
+    stored = row["self_attention"] if rules.propagation_power else None
+    self_attention = unpack_self_attention(stored) if stored else None
+    scores, peaks = quantized_scores(maps, rules, latent_side, self_attention)
+    return {"scores": scores.tolist(), "peaks": peaks}
 
 
 def relabel(row: dict[str, Any], rules: Rules, table: ClassTable, dropped: Sequence[str]) -> Labeled:

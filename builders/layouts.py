@@ -24,6 +24,8 @@ class Layout:
     Attributes:
         part: the name of the denoiser in the pipeline.
         pattern: a regular expression for the names of the layers that attend to text.
+        image_pattern: the same for the layers in which the image attends to itself, beside cross-attention;
+            "" if they cannot be read. In joint attention they are those of `pattern`.
         joint: whether the keys of these layers are those of text and image (joint attention), or of the text
             alone (cross-attention).
         text_first: whether the text stands before the image among the keys and queries of joint attention.
@@ -38,6 +40,7 @@ class Layout:
 
     part: ClassVar[str] = "transformer"
     pattern: ClassVar[str]
+    image_pattern: ClassVar[str] = ""
     joint: ClassVar[bool] = True
     text_first: ClassVar[bool] = True
     prompts: ClassVar[Literal["second half", "first half", "own call"]] = "second half"
@@ -48,14 +51,22 @@ class Layout:
     def __init__(self, pipe: Any):
         """The layout of a pipeline, or of its denoiser. Raises ValueError if no layer attends to text."""
         self.denoiser: nn.Module = getattr(pipe, self.part, pipe)
-        self.layers = {
-            name: module
-            for name, module in self.denoiser.named_modules()
-            if re.fullmatch(self.pattern, name) and hasattr(module, "processor")
-        }
+        self.layers = self._named(self.pattern)
         if not self.layers:
             raise ValueError(f"{type(self.denoiser).__name__} has no cross-attention that can be read")
         self._signature = inspect.signature(type(self.denoiser).forward)
+
+    def _named(self, pattern: str) -> dict[str, nn.Module]:
+        return {
+            name: module
+            for name, module in self.denoiser.named_modules()
+            if re.fullmatch(pattern, name) and hasattr(module, "processor")
+        }
+
+    @property
+    def image_layers(self) -> dict[str, nn.Module]:
+        """The layers in which the image attends to itself, by name; empty if they cannot be read."""
+        return self.layers if self.joint else self._named(self.image_pattern)
 
     def arguments(self, args: tuple[Any, ...], kwargs: Arguments) -> dict[str, Any]:
         """The arguments of a call of the denoiser by their names."""
@@ -141,7 +152,7 @@ class UNet(Layout):
     """Stable Diffusion 1.x, 2.x and XL, Kolors, and their turbo and LCM models."""
 
     part = "unet"
-    pattern = r".*\battn2"
+    pattern, image_pattern = r".*\battn2", r".*\battn1"
     joint = False
     patch = 1
 
@@ -224,7 +235,7 @@ class Flux(Layout):
 class PixArt(Patches):
     """PixArt-Alpha and PixArt-Sigma."""
 
-    pattern = r"transformer_blocks\.\d+\.attn2"
+    pattern, image_pattern = r"transformer_blocks\.\d+\.attn2", r"transformer_blocks\.\d+\.attn1"
     joint = False
 
     @classmethod

@@ -1,7 +1,7 @@
 """From scores to a coarse mask: a threshold for each class, and the class that exceeds its threshold by most.
 
-Labels are local to an image: 0 is background, 1 + k is class k of the image, and -1 is ignore (only if the
-class table has no background). The dense CRF that refines the mask is in `crf`.
+Labels are local to an image: 0 is background, 1 + k is class k of the image, and -1 is ignore (if the class
+table has no background, and in an uncertain band). The dense CRF that refines the mask is in `crf`.
 """
 
 from collections.abc import Iterator
@@ -43,37 +43,48 @@ def otsu(scores: torch.Tensor) -> torch.Tensor:
 
 
 def fixed_threshold(beta: float) -> float:
-    """The replication's threshold (1 - beta) / 2: a higher score s exceeds the background's 1 - s - beta."""
+    """The threshold (1 - beta) / 2, 0 to 1 for beta in -1 to 1. A higher score s exceeds the score 1 - s -
+    beta of the background; this is the replication's rule.
+    """
     return (1 - beta) / 2
 
 
-def coarse_mask(scores: torch.Tensor, thresholds: torch.Tensor, background: bool) -> torch.Tensor:
+def coarse_mask(
+    scores: torch.Tensor, thresholds: torch.Tensor, background: bool, band: float = 0.0
+) -> torch.Tensor:
     """Local labels (H, W) int64 of scores (K, H, W) and thresholds (K,).
 
     Class k is a candidate where its score exceeds its threshold. The candidate that exceeds its threshold by
-    most wins. A pixel without a candidate is background (0), or -1 if the table has no background.
+    most wins. A pixel without a candidate is background (0), or -1 if the table has no background, and where
+    a score is less than `band` below its threshold. Dataset Diffusion (Nguyen et al. 2023) has such a band.
     """
     excess = scores - thresholds[:, None, None]
     # The background comes first, with an excess of 0, so a class must be above its threshold to win. On CPUs
     # max is ten times as fast as argmax over the first axis, and it also takes the first of equal values.
     labels = torch.cat([excess.new_zeros(1, *excess.shape[1:]), excess]).max(0).indices
-    return labels if background else torch.where(labels > 0, labels, -1)
+    if not background:
+        return torch.where(labels > 0, labels, -1)
+    return torch.where((labels == 0) & (excess > -band).any(0), -1, labels) if band else labels
 
 
 def agreement_threshold(
-    field: DenseCRF, scores: torch.Tensor, otsu_thresholds: torch.Tensor, background: bool
+    field: DenseCRF,
+    scores: torch.Tensor,
+    otsu_thresholds: torch.Tensor,
+    background: bool,
+    band: float = 0.0,
 ) -> tuple[torch.Tensor, np.ndarray, Refined]:
     """Choose among Otsu's thresholds and a few common ones those whose coarse mask the CRF changes least.
 
-    `field` is the CRF of the image, and `scores` are (K, H, W). Returns the thresholds (K,), their coarse
-    mask (H, W) and its refinement. These two have the largest mean IoU over the background and all classes of
-    the image; a class without a pixel counts 0, and of equal ones the first is kept: Otsu's. This is our
-    reading of DiffuMask's adaptive threshold, with the CRF in place of AffinityNet.
+    `field` is the CRF of the image, `scores` are (K, H, W), and `band` is that of `coarse_mask`. Returns the
+    thresholds (K,), their coarse mask (H, W) and its refinement. These two have the largest mean IoU over the
+    background and all classes of the image; a class without a pixel counts 0, and of equal ones the first is
+    kept: Otsu's. This is our reading of DiffuMask's adaptive threshold, with the CRF in place of AffinityNet.
     """
 
     def attempts() -> Iterator[tuple[float, torch.Tensor, np.ndarray, Refined]]:
         for thresholds in (otsu_thresholds, *(torch.full_like(otsu_thresholds, t) for t in CANDIDATES)):
-            coarse = coarse_mask(scores, thresholds, background).numpy()
+            coarse = coarse_mask(scores, thresholds, background, band).numpy()
             refined = field.refine(coarse)
             yield _mean_iou(coarse, refined.labels, len(scores), background), thresholds, coarse, refined
 

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from attn2mask.builders.layouts import Layout, Size, default_argument, layout_of
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS, check_base, lora_record
 from attn2mask.builders.recorder import AttentionRecorder
+from attn2mask.builders.scores import SELF_ATTENTION, propagation_size
 from attn2mask.builders.stretches import Rewrite, Stretch
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ ADVICE = (
 class Painting:
     """How images are painted: denoising steps, scale of guidance, height and width in pixels, the
     `window` of steps that is recorded, as fractions of the run (0 to 1), and the negative prompt, if there
-    is one.
+    is one, and the side of the self-attention that is recorded, as a fraction of the latents' side, or None.
     """
 
     steps: int
@@ -64,6 +65,7 @@ class Painting:
     width: int
     window: tuple[float, float] = (0.0, 1.0)
     negative_prompt: str | None = None
+    self_attention: float | None = None
 
 
 class Painter:
@@ -128,12 +130,19 @@ class Painter:
         """Paint a batch of B prompts.
 
         Returns images (B, height, width, 3) uint8; for each image the maps of its class words, recorded in
-        the window of steps, the mean over the stretches of the text that have the word; and for each image
-        the reason why it cannot be used, or None. Raises UserError if the device has too little memory.
+        the window of steps, the mean over the stretches of the text that have the word, and under the key
+        `SELF_ATTENTION` the self-attention, if the painting asks for it; and for each image the reason why it
+        cannot be used, or None. Raises UserError if the device has too little memory, or if self-attention
+        is asked for and cannot be recorded.
         """
         last = self._calls(painting.steps) - 1
         first_step, last_step = (int(part * last + 0.5) for part in painting.window)
-        recorder = AttentionRecorder(self.pipe, self._spans(prompts), steps=(first_step, last_step))
+        recorder = AttentionRecorder(
+            self.pipe,
+            self._spans(prompts),
+            steps=(first_step, last_step),
+            **self._self_attention(painting),
+        )
         guided = self.family.arguments(painting.guidance_scale, painting.negative_prompt, len(prompts))
         try:
             with recorder:
@@ -152,7 +161,24 @@ class Painter:
                 " or --offload"
             ) from error
         images = (np.nan_to_num(pixels, nan=0.0) * 255).round().astype(np.uint8)
-        return images, [_by_word(maps) for maps in recorder.maps], [_fault(image) for image in pixels]
+        attention: list[dict[str, Any]] = [_by_word(maps) for maps in recorder.maps]
+        if painting.self_attention is not None:
+            for maps, of_image in zip(attention, recorder.self_attention, strict=True):
+                maps[SELF_ATTENTION] = of_image
+        return images, attention, [_fault(image) for image in pixels]
+
+    def _self_attention(self, painting: Painting) -> dict[str, Any]:
+        """What tells the recorder which self-attention to record; empty for none."""
+        if painting.self_attention is None:
+            return {}
+        if not self.layout.image_layers:
+            raise UserError(
+                f"the self-attention of {self.facts['model']} cannot be recorded, which"
+                " --store-self-attention and --propagation-power need"
+            )
+        side = self.latent_side(painting.height, painting.width)
+        choose = partial(propagation_size, fraction=painting.self_attention, latent_side=side)
+        return {"self_attention": choose}
 
     def _calls(self, steps: int) -> int:
         """The number of calls of the denoiser for each image: some schedulers need several for a step."""
@@ -175,7 +201,7 @@ class Painter:
         ]
 
 
-def _by_word(maps: Mapping[tuple[str, str], Mapping[Size, torch.Tensor]]) -> Maps:
+def _by_word(maps: Mapping[tuple[str, str], Mapping[Size, torch.Tensor]]) -> dict[str, Any]:
     """The maps of each word: the mean over its stretches, each of which weighs the same."""
     streams: dict[str, list[Mapping[Size, torch.Tensor]]] = {}
     for (word, _), by_size in maps.items():

@@ -11,7 +11,8 @@ the chosen words to one running mean for each resolution, so that memory does no
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -41,10 +42,12 @@ class AttentionRecorder:
         over: what the softmax runs over: "text" for the text keys alone, "joint" for the keys of text and
             image; None for what the layers themselves do.
         layout: a subclass of `Layout` for a model of a kind that is not known.
+        self_attention: a function that chooses, from the sizes (h, w) of the layers in which the image
+            attends to itself, the one to record; None records no self-attention.
 
     Raises:
         ValueError: a word has no position, the window is not valid, a layer does not exist, `over` is "joint"
-            for cross-attention, the model is compiled, or it has no attention to text that can be read; while
+            for cross-attention, the model is compiled, or it has no attention that can be read; while
             the pipeline runs: `spans` has another number of images, a position lies outside the text, or the
             pipeline uses perturbed-attention guidance (PAG).
         RuntimeError: the queries or keys cannot be read, tokens of the image are merged, or the pipeline runs
@@ -60,6 +63,7 @@ class AttentionRecorder:
         over: Literal["joint", "text"] | None = None,
         *,
         layout: type[Layout] | None = None,
+        self_attention: Callable[[Sequence[Size]], Size] | None = None,
     ):
         for words in spans:
             for word, positions in words.items():
@@ -79,7 +83,11 @@ class AttentionRecorder:
                 f"over='joint' is for joint attention: the layers of {kind} are cross-attention, "
                 "whose keys are those of the text alone"
             )
+        if self_attention is not None and not self.layout.image_layers:
+            kind = type(self.layout.denoiser).__name__
+            raise ValueError(f"the self-attention of {kind} cannot be recorded")
         self.layers = self.layout.chosen(layers)
+        self.choose_size = self_attention
         self.joint = self.layout.joint and over != "text"
         self.spans = [{word: tuple(positions) for word, positions in words.items()} for words in spans]
         self.steps = steps
@@ -92,6 +100,8 @@ class AttentionRecorder:
         self._waiting: dict[Any, list[Attention]] = {}
         self._sums: dict[Size, torch.Tensor] = {}
         self._counts: Counter[Size] = Counter()
+        self._self_sums: dict[Size, torch.Tensor] = {}
+        self._self_counts: Counter[Size] = Counter()
 
     def __enter__(self) -> "AttentionRecorder":
         if any(module._compiled_call_impl is not None for module in self.layout.denoiser.modules()):
@@ -103,7 +113,7 @@ class AttentionRecorder:
             denoiser.register_forward_hook(self._end_call),
         ]
         self._taps = [
-            Tap(layer, lambda: self._recording, lambda seen, name=name: self._receive(name, seen))
+            Tap(layer, lambda: self._recording, partial(self._receive, name))
             for name, layer in self.layers.items()
         ]
         tap.watch()
@@ -146,6 +156,15 @@ class AttentionRecorder:
         ]
 
     @property
+    def self_attention(self) -> list[dict[Size, torch.Tensor]]:
+        """For each image, {(h, w): float32 tensor (h * w, h * w)} of the chosen size, or {} if none was to be
+        recorded. A value is the probability that a position (row) attends to another one (column): the mean
+        over heads, layers of that resolution and steps. Each row has the sum 1.
+        """
+        means = {size: total / self._self_counts[size] for size, total in self._self_sums.items()}
+        return [{size: mean[image] for size, mean in means.items()} for image in range(len(self.spans))]
+
+    @property
     def _recording(self) -> bool:
         within = self.steps is None or self.steps[0] <= self._step <= self.steps[1]
         return within and self._conditional is not None
@@ -171,6 +190,7 @@ class AttentionRecorder:
         self._conditional = self._prompt_entries(call)
         if not self._sizes:
             self._sizes = {name: self.layout.size(name, call) for name in self.layers}
+            self._tap_self_attention(call)
         if self._conditional is not None:
             self._step += 1
 
@@ -193,6 +213,32 @@ class AttentionRecorder:
             painted = entries // 2 if guided else entries
             raise ValueError(f"the pipeline paints {painted} images, but spans has entries for {images}")
         return slice(images, None) if guided and prompts == "second half" else slice(0, images)
+
+    def _tap_self_attention(self, call: Arguments) -> None:
+        """Tap the layers in which the image attends to itself, of the one size that is chosen."""
+        if self.choose_size is None:
+            return
+        sizes = {name: self.layout.size(name, call) for name in self.layout.image_layers}
+        size = self.choose_size(sorted(set(sizes.values()), reverse=True))
+        for name, layer in self.layout.image_layers.items():
+            if sizes[name] == size:
+                receive = partial(self._receive_self_attention, name, size)
+                self._taps.append(Tap(layer, lambda: self._recording, receive))
+
+    @torch.no_grad()
+    def _receive_self_attention(self, name: str, size: Size, seen: Attention | None) -> None:
+        if seen is None:
+            raise RuntimeError(f"the self-attention of {name} cannot be seen")
+        places = size[0] * size[1]
+        image = self.layout.image_queries(seen.query.shape[2], places)
+        if size not in self._self_sums:
+            shape = (len(self.spans), places, places)
+            self._self_sums[size] = torch.zeros(shape, device=seen.query.device)
+        for number in range(len(self.spans)):  # all heads of one image fit into the memory
+            query, key = (part[self._conditional][number, :, image] for part in (seen.query, seen.key))
+            logits = (query.float() * seen.scale) @ key.float().transpose(1, 2)
+            self._self_sums[size][number] += logits.softmax(dim=2).mean(dim=0)
+        self._self_counts[size] += 1
 
     def _receive(self, name: str, seen: Attention | None) -> None:
         if seen is None:

@@ -1,34 +1,39 @@
-"""`attn2mask remask`: labels the images of a build again by other rules, from its stored scores.
+"""`attn2mask remask`: labels the images of a build again by other rules, from its stored attention.
 
     attn2mask remask data/voc --out data/voc-fixed --threshold fixed --beta 0.3
+    attn2mask remask data/voc --out data/voc-daam --preset daam-like
 
-Threshold, dense CRF and reliability may change; the rules that were applied while painting stay. With
+From stored scores, threshold, dense CRF and reliability may change; from stored maps (`build --store-maps`),
+also the map sizes, the propagation and the normalization. The recorded steps were fixed while painting. With
 unchanged rules the masks are the same bit for bit. Where a class was dropped from a row, the pixels that the
 mask of the row ignores stay ignored. It resumes as a build does, also if the build has grown.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from attn2mask.builders.build import RUN, local_option, make_dataset, run_name
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import fill, option, to_yaml
+from attn2mask.builders.options import fill, flag_of, option, to_yaml
 from attn2mask.builders.provenance import provenance
 from attn2mask.builders.rules import (
     CONSTANTS,
+    FIXED,
     RULES,
+    RecordingOptions,
     RuleOptions,
     Rules,
     complete,
     load_rules,
     preset_for,
+    rules_of,
     rules_preset,
 )
-from attn2mask.builders.sample import Sample
+from attn2mask.builders.sample import OPTIONAL, Sample, optional_columns
 from attn2mask.builders.shards import BuildDirectory, Shard
 
 if TYPE_CHECKING:
@@ -38,12 +43,12 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RemaskConfig(RuleOptions):
+class RemaskConfig(RuleOptions, RecordingOptions):
     """The options of `attn2mask remask`. None stands for the rule of the build."""
 
     GROUPS: ClassVar = (RUN, RULES, CONSTANTS)
 
-    dir: str = option("a dataset that was built with --store-scores", positional=True)
+    dir: str = option("a dataset that was built with --store-scores or --store-maps", positional=True)
     out: str | None = local_option("directory of the new dataset", default_text="DIR-remasked", metavar="DIR")
     workers: int | None = local_option(
         "number of labeling processes", at_least=1, default_text="one for each core but one"
@@ -51,23 +56,55 @@ class RemaskConfig(RuleOptions):
 
     preset: str | None = rules_preset("the rules of the build")
 
-    def rules(self, built: Rules, model: str) -> Rules:
-        """The rules of the new masks, given those of the build and its painter. Raises UserError if options
-        contradict each other, or if the preset does not exist or is not for the painter.
+    def rules(self, built: Rules, model: str, stored: Iterable[str] = OPTIONAL) -> Rules:
+        """The rules of the new masks, given those of the build, its painter, and the columns in `OPTIONAL`
+        that it stored.
+
+        Raises UserError if options contradict each other, if the preset does not exist or is not for the
+        painter, and if the rules need attention that was not stored.
         """
-        filled = complete(self, built if self.preset is None else load_rules(preset_for(model, self.preset)))
-        return replace(built, **{f.name: getattr(filled, f.name) for f in fields(RuleOptions)})
+        chosen = built if self.preset is None else load_rules(preset_for(model, self.preset))
+        rules = rules_of(complete(self, chosen))
+        changed = changed_recording(built, rules)
+        of_preset = "" if self.preset is None else f" of --preset {self.preset}"
+        if fixed := [name for name in changed if name in FIXED]:
+            raise UserError(
+                f"remask cannot take {_values(fixed, rules)}{of_preset}: the recorded steps and the side of"
+                f" the self-attention were fixed while painting ({_values(fixed, built)})"
+            )
+        if changed and "maps" not in stored:
+            raise UserError(
+                f"remask cannot take {_values(changed, rules)}{of_preset} from scores alone, which have"
+                f" {_values(changed, built)}: build with --store-maps"
+            )
+        if changed and rules.propagation_power and "self_attention" not in stored:
+            raise UserError(
+                f"remask cannot take --propagation-power {rules.propagation_power}{of_preset} without the"
+                " self-attention: build with --store-maps --store-self-attention"
+            )
+        return rules
+
+
+def changed_recording(built: Rules, rules: Rules) -> list[str]:
+    """The options of recording that differ between two sets of rules."""
+    return [f.name for f in fields(RecordingOptions) if getattr(built, f.name) != getattr(rules, f.name)]
+
+
+def _values(names: Iterable[str], rules: Rules) -> str:
+    return ", ".join(f"{flag_of(name)} {getattr(rules, name)}" for name in names)
 
 
 def run(config: RemaskConfig) -> None:
     """Make the new dataset, or its missing shards. Raises UserError for mistakes of the user."""
     source = BuildDirectory(Path(config.dir))
     old = source.record()
-    if not old["identity"].get("store_scores"):
+    stored = optional_columns(old["identity"])
+    if "scores" not in stored:
         raise UserError(
-            f"{source.path} holds no scores: remask needs a dataset that was built with --store-scores"
+            f"{source.path} holds no scores: remask needs a dataset that was built with --store-scores or"
+            " --store-maps"
         )
-    rules = config.rules(source.rules, old["identity"]["model"])
+    rules = config.rules(source.rules, old["identity"]["model"], stored)
     directory = BuildDirectory(Path(config.out or f"{source.path}-remasked"))
     directory.check_free()
     logger.info("Labeling the images of %s again", source.path)
@@ -89,22 +126,30 @@ def run(config: RemaskConfig) -> None:
         directory.locked(rank=0, run=run_name(1)),
         labeling_pool(config.workers or default_workers()) as pool,
     ):
-        make_dataset(directory, record, options, source.table, True, partial(_samples, source, rules, pool))
+        # The scores stay while the options of recording do.
+        latent_side = source.latent_side if changed_recording(source.rules, rules) else None
+        samples = partial(_samples, source, rules, latent_side, pool)
+        make_dataset(directory, record, options, source.table, samples)
 
 
 def _samples(
     source: BuildDirectory,
     rules: Rules,
+    latent_side: int | None,
     pool: "ProcessPoolExecutor",
     shard: Shard,
     settled: Callable[[], object],
 ) -> Iterator[Sample]:
-    from attn2mask.builders.label import relabel
+    """The rows of a shard with new labels, and with new scores if `latent_side` is given."""
+    from attn2mask.builders.label import relabel, rescored
 
     tasks, dropped_of = [], source.dropped(shard)
     for row in source.rows(shard):
         dropped = dropped_of.get(row["sample_id"], [])
-        tasks.append((row, dropped, pool.submit(relabel, row, rules, source.table, dropped)))
+        if latent_side is not None:
+            row |= rescored(row, rules, latent_side)
+        needed = {name: value for name, value in row.items() if name not in ("maps", "self_attention")}
+        tasks.append((row, dropped, pool.submit(relabel, needed, rules, source.table, dropped)))
     for row, dropped, task in tasks:
         labels = task.result()
         settled()

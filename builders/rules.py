@@ -1,7 +1,8 @@
 """The rules of labels: every value that decides about a mask, and their presets.
 
 A preset is a YAML file in `presets/` with a value for every rule, and possibly the number of denoising steps.
-Options of the command line replace single values. The functions on tensors read `Rules`.
+Its comment says where the values come from. Options of the command line replace single values. The functions
+on tensors read `Rules`.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -14,15 +15,21 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import CheckedOptions, fill, flag_of, option, read_preset
 
 PRESETS = Path(__file__).parent / "presets"
-# The painters that each preset is for.
+# The painters that each preset is for. The presets whose names end in "-like" are the rules of other methods.
 PAINTERS = {
+    "daam-like": "any painter",
+    "dataset-diffusion-like": "any painter whose self-attention can be recorded",
+    "diffumask-like": "any painter",
     "embedded": "the embedded painter alone, and its default",
+    "mosaicfusion-like": "any painter",
+    "ovam-like": "any painter",
     "paper": "any painter",
     "photo": "any painter, and the default of all but the embedded one",
     "replication": "any painter",
 }
 
 Threshold = Literal["otsu", "agreement", "fixed"]
+Normalization = Literal["max", "minmax", "max-by-size"]
 Reliability = Literal["agreement", "two-threshold", "margin"]
 Implementation = Literal["lattice", "pydensecrf"]
 
@@ -47,7 +54,7 @@ class CRF:
 
 
 RULES, CONSTANTS = "rules of labels", "constants of the rules (rarely changed)"
-_rule = partial(option, default=None, group=RULES, identity=True, default_text="the preset's")
+_rule = partial(option, default=None, group=RULES, identity=True, default_text="by preset")
 _constant = partial(_rule, group=CONSTANTS)
 _fraction = partial(_constant, at_least=0, at_most=1)
 
@@ -63,15 +70,15 @@ def _map_fraction(bound: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOptions(CheckedOptions):
-    """The options that `build` and `remask` share: the rules that lead from stored scores to labels."""
+    """The rules that lead from the stored scores of an image to its labels."""
 
     threshold: Threshold | None = _rule(
-        "how a score becomes a class: one Otsu threshold for each class, the threshold whose mask the CRF"
-        " changes least, or one fixed threshold",
+        "from score to class: Otsu's threshold of each class, that whose mask the CRF changes least, or a"
+        " fixed one",
         card="threshold from score to class",
     )
     beta: float | None = _rule(
-        "sets the fixed threshold to (1 - beta) / 2", at_least=0, at_most=1, card="beta of the threshold"
+        "sets the fixed threshold to (1 - beta) / 2", at_least=-1, at_most=1, card="beta of the threshold"
     )
     least_threshold: float | None = _rule(
         "least value of Otsu's thresholds",
@@ -79,30 +86,43 @@ class RuleOptions(CheckedOptions):
         at_most=1,
         card="least threshold",
     )
+    uncertain_band: float | None = _rule(
+        "ignore background whose score is this close to a class",
+        at_least=0,
+        at_most=1,
+        card="uncertain band below the thresholds",
+    )
     reliability: Reliability | None = _rule(
-        "which pixels to trust: where coarse mask and CRF agree, where two thresholds agree, or where the"
-        " CRF's best label leads by a margin",
+        "trusted pixels: where coarse mask and CRF agree, where two thresholds agree, or where the CRF's best"
+        " label leads by a margin",
         card="reliability",
     )
     graded: bool | None = _rule("reliability in 256 levels, not in two", card="graded reliability")
     crf: Implementation | None = _rule(
-        "code of the dense CRF: this package's own, or the package pydensecrf (an optional extra); the masks"
-        " differ in single pixels only",
+        "code of the dense CRF: this package's own, or the optional package pydensecrf",
         card="code of the dense CRF",
         default_text="lattice, or that of the build",
     )
     crf_gt_prob: float | None = _crf_option("trust in the coarse label", ", 0 to 1", above=0, at_most=0.9999)
-    crf_gaussian_sxy: float | None = _crf_option("Gaussian width", " at 512 x 512 pixels", above=0)
+    crf_gaussian_sxy: float | None = _crf_option(
+        "width of the Gaussian kernel", ", pixels at 512 x 512", above=0
+    )
     crf_gaussian_compat: float | None = _crf_option("weight of the Gaussian kernel", at_least=0)
-    crf_bilateral_sxy: float | None = _crf_option("bilateral width", " at 512 x 512 pixels", above=0)
-    crf_bilateral_srgb: float | None = _crf_option("bilateral color width", " in levels of 0 to 255", above=0)
+    crf_bilateral_sxy: float | None = _crf_option(
+        "width of the bilateral kernel", ", pixels at 512 x 512", above=0
+    )
+    crf_bilateral_srgb: float | None = _crf_option(
+        "color width of the bilateral kernel", ", 0 to 255", above=0
+    )
     crf_bilateral_compat: float | None = _crf_option("weight of the bilateral kernel", at_least=0)
-    crf_iterations: int | None = _crf_option("iterations", " of mean-field inference", at_least=0)
+    crf_iterations: int | None = _crf_option("iterations", "; 0 leaves the coarse mask as it is", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingOptions(CheckedOptions):
-    """The rules that are applied while an image is painted, and cannot be changed afterwards."""
+    """The rules that lead from attention to scores. `remask` can change them if the maps are stored, except
+    for those in `FIXED`.
+    """
 
     record_from: float | None = _fraction(
         "first recorded step as a fraction of the run", card="recorded from (fraction of the run)"
@@ -112,8 +132,18 @@ class RecordingOptions(CheckedOptions):
     )
     map_fraction_min: float | None = _map_fraction("least")
     map_fraction_max: float | None = _map_fraction("largest")
-    normalization: Literal["max", "minmax"] | None = _constant(
-        "how each class map is brought to 0 to 1: divided by its maximum, or from its minimum to its maximum",
+    propagation_power: int | None = _constant(
+        "multiply maps by self-attention to this power; 0: off",
+        at_least=0,
+        card="power of the self-attention that maps are multiplied by",
+    )
+    propagation_fraction: float | None = _fraction(
+        "self-attention side, as a fraction of the latents' side",
+        card="side of the self-attention (fraction of the latents' side)",
+    )
+    normalization: Normalization | None = _constant(
+        "divide each class map by its maximum, or move its minimum to 0 before, or divide its maps of each"
+        " size before they are averaged",
         card="normalization of class maps",
     )
     word_temperature: float | None = _constant(
@@ -124,12 +154,17 @@ class RecordingOptions(CheckedOptions):
     )
 
 
+# The recording options whose values cannot be changed when the images have been painted.
+FIXED = ("record_from", "record_to", "propagation_fraction")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rules(RuleOptions, RecordingOptions):
-    """The rules from attention to labels: maps, normalization, threshold, CRF, and reliability.
+    """The rules from attention to labels: maps, propagation, normalization, threshold, CRF, and reliability.
 
     Every rule has a value; only `crf` has a default. Its option says what it means. `scores` says which maps
-    `map_fraction_min` and `map_fraction_max` choose. `masks` and `reliability` hold the kinds of both.
+    the fractions choose, and what propagation and normalization do. `masks` and `reliability` hold the kinds
+    of both.
     """
 
     crf: Implementation = "lattice"
@@ -148,8 +183,13 @@ class Rules(RuleOptions, RecordingOptions):
 
 def rules_preset(default_text: str) -> Any:
     """The option that chooses a preset; `default_text` says what is taken without it."""
-    text = "take the values of all rules that are not given from this preset"
-    return option(text, None, RULES, default_text=default_text, metavar=f"{{{','.join(PAINTERS)}}}")
+    text = f"take the rules that are not given from this preset: {', '.join(PAINTERS)}"
+    return option(text, None, RULES, default_text=default_text)
+
+
+def is_of_this_project(preset: str) -> bool:
+    """Whether a preset is not the rules of another method."""
+    return not preset.endswith("-like")
 
 
 def check_preset(name: str, flag: str = "--preset") -> None:
@@ -199,7 +239,7 @@ def complete(config: Any, rules: Rules) -> Any:
             f" {filled.threshold}"
         )
     for least, most in (("record_from", "record_to"), ("map_fraction_min", "map_fraction_max")):
-        low, high = (getattr(filled, name, 0) for name in (least, most))
+        low, high = (getattr(filled, name) for name in (least, most))
         if low > high:
             raise UserError(f"{flag_of(least)} {low} is above {flag_of(most)} {high}")
     return filled

@@ -4,7 +4,7 @@ Images are kept as PNG files, as the row stores them, so that each is encoded on
 labels it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from attn2mask.builders.classes import ClassTable
 
 
+# The columns that are stored only if `--store-NAME` is given; and the columns with one entry for each class.
+OPTIONAL = ("scores", "maps", "self_attention")
+PARALLEL = ("classes", "words", "peaks", "scores", "maps")
+
+
 @dataclass(frozen=True)
 class Sample:
     """A row, and the facts about it that are only in the report of the build.
 
     Attributes:
-        row: the columns of `features`, with scores. `classes`, `words`, `peaks` and `scores` are parallel.
+        row: the columns of `features`, also those in `OPTIONAL` that were made. Those in `PARALLEL` are
+            parallel.
         dropped: the reasons why classes of the prompt are not in the row.
         rejected: the reasons why earlier attempts were rejected.
         foreground: the share of pixels that are one of the classes, 0 to 1.
@@ -32,9 +38,9 @@ class Sample:
     foreground: float
     reliable: float
 
-    def to_row(self, store_scores: bool) -> dict[str, Any]:
-        """The row as it is stored, with or without its scores."""
-        return {name: value for name, value in self.row.items() if store_scores or name != "scores"}
+    def to_row(self, stored: Collection[str] = ()) -> dict[str, Any]:
+        """The row as it is stored; of the columns in `OPTIONAL` only with those in `stored`."""
+        return {name: value for name, value in self.row.items() if name not in OPTIONAL or name in stored}
 
 
 def png_columns(image: bytes, mask: bytes, reliability: bytes) -> dict[str, Any]:
@@ -45,10 +51,26 @@ def png_columns(image: bytes, mask: bytes, reliability: bytes) -> dict[str, Any]
     return {name: {"bytes": file, "path": None} for name, file in files.items()}
 
 
-def features(table: "ClassTable", store_scores: bool) -> "datasets.Features":
-    """The columns of a dataset. The ids of `classes` are mask ids. `scores` is there only if it is stored."""
+def optional_columns(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns in `OPTIONAL` that are stored, by the options of a build or the identity in its record."""
+    return tuple(name for name in OPTIONAL if options.get(f"store_{name}"))
+
+
+def features(table: "ClassTable", stored: Collection[str] = ()) -> "datasets.Features":
+    """The columns of a dataset, with those of `OPTIONAL` that are in `stored`.
+
+    The ids of `classes` are mask ids. `scores` are (h, w) uint8 for each class. `maps` are the attention maps
+    of each class, from the largest size to the smallest, and `self_attention` is (h * w, h * w) for a size
+    (h, w); their values are divided by `peak`, as `scores.pack` does.
+    """
     from datasets import ClassLabel, Features, Image, List, Value
 
+    packed = {"peak": Value("float32"), "values": List(List(Value("float16")))}
+    optional = {
+        "scores": List(List(List(Value("uint8")))),
+        "maps": List(List(packed)),
+        "self_attention": {"height": Value("int32"), "width": Value("int32"), **packed},
+    }
     columns = {
         "image": Image(mode="RGB"),
         "mask": Image(mode="I;16" if table.ignore_index > 255 else "L"),
@@ -61,6 +83,4 @@ def features(table: "ClassTable", store_scores: bool) -> "datasets.Features":
         "sample_id": Value("string"),
         "peaks": List(Value("float32")),
     }
-    if store_scores:
-        columns["scores"] = List(List(List(Value("uint8"))))
-    return Features(columns)
+    return Features(columns | {name: optional[name] for name in OPTIONAL if name in stored})

@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+import pyarrow
 from filelock import Timeout
 from pyarrow.parquet import ParquetFile
 
@@ -117,15 +118,27 @@ class BuildDirectory:
         except TypeError as error:
             raise self._damaged() from error
 
+    @property
+    def latent_side(self) -> int:
+        """The shorter side of the latents of the images. Raises UserError if the record is damaged."""
+        side = self.record().get("latent_side")
+        if not isinstance(side, int):
+            raise self._damaged()
+        return side
+
     def _damaged(self) -> UserError:
         return UserError(
             f"{self.path / 'build.json'} is damaged: restore it from a copy, or build into another directory"
         )
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
-        """The rows of a shard. Images are `{"bytes": PNG file}`, and classes are mask ids."""
+        """The rows of a shard. Images are `{"bytes": PNG file}`, classes are mask ids, and attention maps are
+        arrays.
+        """
         for batch in ParquetFile(self.shard_file(shard)).iter_batches(batch_size=16):
-            yield from batch.to_pylist()
+            attention = [name for name in ("maps", "self_attention") if name in batch.schema.names]
+            for index, row in enumerate(batch.drop_columns(attention).to_pylist()):
+                yield row | {name: _with_arrays(batch.column(name)[index]) for name in attention}
 
     def check_free(self) -> None:
         """Raises UserError if the directory holds files, but no build, and as `refuse_pattern`."""
@@ -295,6 +308,20 @@ def write_parquet(stream: IO[bytes], features: "datasets.Features", rows: Iterab
         for row in rows:
             writer.write(features.encode_example(row))
         writer.finalize(close_stream=False)
+
+
+def _with_arrays(value: pyarrow.Scalar) -> Any:
+    """A nested value of Parquet as Python reads it, but lists of lists of float16 in it are arrays."""
+    kind = value.type
+    if not value.is_valid:
+        return None
+    if pyarrow.types.is_struct(kind):
+        return {name: _with_arrays(inner) for name, inner in value.items()}
+    if not pyarrow.types.is_list(kind):
+        return value.as_py()
+    if pyarrow.types.is_list(kind.value_type) and pyarrow.types.is_float16(kind.value_type.value_type):
+        return value.values.flatten().to_numpy().reshape(len(value), -1)
+    return [_with_arrays(inner) for inner in value]
 
 
 def _seal(manifest: dict[str, Any]) -> str:

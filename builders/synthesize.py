@@ -1,6 +1,7 @@
 """The main path. Read it first: prompts are painted under the recorder, and become labeled samples.
 
-    prompt -> painter under the recorder -> class scores (8 bits) -> mask and reliability -> gate -> sample
+    prompt -> painter under the recorder -> maps (16 bits) -> class scores (8 bits) -> mask and reliability
+           -> gate -> sample
 
 The painter runs in this process, and labeling in a pool of other processes. A sample that fails the gate is
 tried again with its own next prompt and seed. Each shard is painted separately and in order: attempt 0 of its
@@ -12,8 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
@@ -22,7 +22,12 @@ from attn2mask.builders.painter import ADVICE, Painter, Painting
 from attn2mask.builders.prompts import Prompt, PromptSource, image_seed
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.sample import Sample
-from attn2mask.builders.scores import class_scores, quantize
+from attn2mask.builders.scores import (
+    SELF_ATTENTION,
+    pack_maps,
+    pack_self_attention,
+    quantized_scores,
+)
 
 ATTEMPTS = 4  # of a sample, at most; then the best one is kept, and its failed classes are dropped
 HOPELESS = 16  # if none of this many images of a shard can be used, the model must be the cause
@@ -30,7 +35,10 @@ HOPELESS = 16  # if none of this many images of a shard can be used, the model m
 
 @dataclass(frozen=True)
 class Synthesizer:
-    """Makes the samples of a build from their indices. `batch_size` is the number of images of a batch."""
+    """Makes the samples of a build from their indices.
+
+    `batch_size` is the number of images of a batch.
+    """
 
     table: ClassTable
     source: PromptSource
@@ -52,20 +60,22 @@ class Synthesizer:
         """Paint a batch, and submit its images to the labeling pool: prompts -> paint -> scores -> label."""
         prompts = [self.source.prompt(index, attempt) for index in indices]
         seeds = [image_seed(self.seed, index, attempt) for index in indices]
-        images, maps, faults = self.painter.paint(prompts, seeds, self.painting)
+        images, attention, faults = self.painter.paint(prompts, seeds, self.painting)
         for index, prompt, seed, image, of_word, fault in zip(
-            indices, prompts, seeds, images, maps, faults, strict=True
+            indices, prompts, seeds, images, attention, faults, strict=True
         ):
-            if fault is None:
-                scores, peaks = class_scores(
-                    [of_word[word] for word in prompt.words], self.rules, self.latent_side
-                )
-                classes, scores, peaks = prompt.classes, quantize(scores), tuple(peaks.tolist())
-            else:
-                classes, scores, peaks = (), np.zeros((0, 1, 1), np.uint8), ()
-            words = prompt.words[: len(classes)]
+            maps = [of_word[word] for word in prompt.words] if fault is None else []
+            self_attention = of_word.get(SELF_ATTENTION)
+            scores, peaks = quantized_scores(maps, self.rules, self.latent_side, self_attention)
+            classes, words = prompt.classes[: len(maps)], prompt.words[: len(maps)]
             labels = self.pool.submit(label, image, scores, peaks, classes, words, self.rules, self.table)
-            yield Candidate(index, prompt, seed, fault, scores, peaks, labels)
+            columns = {
+                "peaks": peaks,
+                "scores": scores.tolist(),
+                "maps": [pack_maps(of_class) for of_class in maps],
+                "self_attention": pack_self_attention(self_attention) if self_attention else None,
+            }
+            yield Candidate(index, prompt, seed, fault, columns, labels)
 
     def sample(self, candidate: "Candidate", rejected: tuple[str, ...]) -> Sample:
         """The row of a candidate. `rejected` gives the reason of each rejected attempt."""
@@ -77,8 +87,7 @@ class Synthesizer:
             "words": prompt.words,
             "seed": candidate.seed,
             "sample_id": f"{self.table.name}-{self.seed}-{candidate.index:08d}",
-            "peaks": candidate.peaks,
-            "scores": candidate.scores.tolist(),
+            **candidate.columns,
         }
         return candidate.labels.result().sample(row, (*prompt.dropped, *candidate.reasons()), rejected)
 
@@ -123,14 +132,15 @@ class Synthesizer:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An attempt at a sample. `fault` is the reason why the image itself cannot be used, or None."""
+    """An attempt at a sample. `fault` is the reason why the image itself cannot be used, or None. `columns`
+    are those that its attention gives to the row.
+    """
 
     index: int
     prompt: Prompt
     seed: int
     fault: str | None
-    scores: np.ndarray
-    peaks: tuple[float, ...]
+    columns: dict[str, Any]
     labels: Future[Labeled]
 
     def reasons(self) -> tuple[str, ...]:

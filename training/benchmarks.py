@@ -211,6 +211,8 @@ def _row_examples(root: Path, split: str | None, table: ClassTable) -> Examples 
         _check_names(table, recorded.names, f"{root} was built for {recorded.name}")
     elif isinstance(getattr(rows.features.get("classes"), "feature", None), datasets.ClassLabel):
         _check_names(table, tuple(rows.features["classes"].feature.names), f"{root} names its classes")
+    # Stored attention would take longer to read than the images.
+    rows = rows.select_columns([n for n in ("image", "mask", "sample_id") if n in rows.column_names])
     for column in ("image", "mask"):
         rows = rows.cast_column(column, datasets.Image(decode=False))
 

@@ -5,6 +5,7 @@ Painted images are compared with the referee's predictions, drawn scenes with th
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,29 +20,33 @@ from attn2mask.builders.prompts import Prompt, PromptSource
 from attn2mask.builders.recorder import AttentionRecorder
 from attn2mask.builders.reliability import RELIABLE
 from attn2mask.builders.rules import Rules
-from attn2mask.builders.scores import class_scores, quantize
+from attn2mask.builders.scores import class_scores, propagation_size, quantize
 from attn2mask.builders.words.captions import Caption
 from attn2mask.builders.words.grammar import nouns, phrase, sentence
 from attn2mask.training.miou import MeanIoU
 from attn2mask.training.referee import to_tensor
 
+# The side of the recorded self-attention as a fraction of the latents', as all presets have it.
+PROPAGATION = 0.5
 TIMESTEP = 350  # of 1,000: the noise that is added to drawn scenes
 
 
 @dataclass(frozen=True)
 class RecordedImage:
     """An image (H, W, 3) uint8, the mask ids of the classes in its prompt, each class word's attention maps
-    by (h, w), and the shorter side of the latents.
+    by (h, w), the shorter side of the latents, and its self-attention by (h, w), as `class_scores` takes it,
+    or None.
     """
 
     image: np.ndarray
     classes: tuple[int, ...]
     maps: Sequence[Mapping[tuple[int, int], Tensor]]
     latent_side: int
+    self_attention: Mapping[tuple[int, int], Tensor] | None = None
 
     def labels(self, rules: Rules, table: ClassTable) -> Labels:
         """The labels of the image under `rules`."""
-        scores = quantize(class_scores(self.maps, rules, self.latent_side)[0])
+        scores = quantize(class_scores(self.maps, rules, self.latent_side, self.self_attention)[0])
         return label_image(self.image, scores, rules, table.background is not None)
 
 
@@ -120,10 +125,12 @@ def record_image(painter: Painter, image: np.ndarray, prompt: Prompt, seed: int)
         sizes = torch.tensor([[height, width, 0, 0, height, width]], device=device, dtype=embedding.dtype)
         conditions = {"text_embeds": pooled[0], "time_ids": sizes}
     spans = [dict(zip(prompt.words, prompt.spans, strict=True))]
-    with AttentionRecorder(pipe.unet, spans) as recorder:
+    side = painter.latent_side(height, width)
+    choose = partial(propagation_size, fraction=PROPAGATION, latent_side=side)
+    with AttentionRecorder(pipe.unet, spans, self_attention=choose) as recorder:
         pipe.unet(noisy, TIMESTEP, embedding, added_cond_kwargs=conditions)
     maps = [recorder.maps[0][word] for word in prompt.words]
-    return RecordedImage(image, prompt.classes, maps, painter.latent_side(height, width))
+    return RecordedImage(image, prompt.classes, maps, side, recorder.self_attention[0])
 
 
 def record_scenes(

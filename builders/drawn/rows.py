@@ -123,7 +123,7 @@ def write_rows(rows: Iterable[dict[str, Any]], out: Path, table: ClassTable | No
     """Write rows of `table` (None: VOC) as one Parquet file of the split `train` in `out`, in one step."""
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / "train-00000-of-00001.parquet") as stream:
-        write_parquet(stream, features(table or load_table("voc"), store_scores=False), rows)
+        write_parquet(stream, features(table or load_table("voc")), rows)
 
 
 def street_caption(scene: "DrawnScene", table: ClassTable, index: int) -> str:

@@ -18,6 +18,7 @@ import pyarrow.parquet as parquet
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.sample import OPTIONAL
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES
 from attn2mask.hub.cards.markdown import (
@@ -99,7 +100,7 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
         configurations=table_rows(map(_configuration, data["dataset_info"])),
         default=default,
         other_configurations=[name for name in names if name != default],
-        has_scores="scores" in columns,
+        **{f"has_{name}": name in columns for name in OPTIONAL},
         builds=[_build_values(build) for build in read],
     )
     return Card(merge(text, old), figures)

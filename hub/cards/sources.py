@@ -1,6 +1,7 @@
 """The tables of options in the cards, with the source of each value from `sources.yaml`."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import yaml
 
 from attn2mask.builders.options import facts_of
+from attn2mask.builders.rules import CRF
 from attn2mask.hub.cards.markdown import table_rows
 
 OURS = "this project; **not verified**"
@@ -24,6 +26,15 @@ USED_WITH = {
     "class_prompt": ("prior_preservation", True),
     "prior_images": ("prior_preservation", True),
     "prior_weight": ("prior_preservation", True),
+}
+# Options that are not used if another option has this value.
+UNUSED_WITH = {
+    "propagation_fraction": ("propagation_power", 0),
+    **{
+        f"crf_{f.name}": ("crf_iterations", 0)
+        for f in fields(CRF)
+        if f.name not in ("iterations", "implementation")
+    },
 }
 # Options that are only used if they have a value.
 OPTIONAL = ("num_rows", "crop_scale_min", "crop_scale_max")
@@ -44,6 +55,9 @@ def option_rows(command: type, options: Mapping[str, Any], **shown: str) -> list
         value = options.get(name)
         reader, wanted = USED_WITH.get(name, (name, value))
         is_used = options.get(reader) == wanted and not (name in OPTIONAL and value is None)
+        if name in UNUSED_WITH:
+            reader, unwanted = UNUSED_WITH[name]
+            is_used = is_used and options.get(reader) != unwanted
         if facts.card is not None and is_used:
             keys = (name, f"{name} of {options.get('backbone')}")
             source = "" if name in UNSOURCED else source_of(command, keys, value)

@@ -84,7 +84,7 @@ def _rows_tab(directory: BuildDirectory) -> None:
             with gr.Column(scale=1, min_width=250):
                 threshold = gr.Radio(THRESHOLDS, value=rules.threshold, label="Threshold")
                 beta = gr.Slider(
-                    0,
+                    -1,
                     1,
                     rules.beta,
                     step=0.01,

@@ -22,8 +22,10 @@ from PIL import Image
 
 from attn2mask.builders import build, synthesize
 from attn2mask.builders.families import UNET
+from attn2mask.builders.label import rescored
 from attn2mask.builders.painter import Painter, Painting
 from attn2mask.builders.provenance import LORA_RECORD
+from attn2mask.builders.rules import load_rules
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.hub.cli import main
 
@@ -316,6 +318,159 @@ def test_remask_needs_stored_scores(command, tmp_path, capsys):
     assert command("--num-images", "1") == 0
     assert main(["remask", str(tmp_path / "out")]) == 2
     assert "--store-scores" in capsys.readouterr().err
+
+
+# Stored attention
+
+
+def same(one: object, other: object) -> bool:
+    """Whether values of rows are equal; arrays have equal types and elements."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    return one == other
+
+
+def test_stored_maps_load_and_are_those_of_the_scores(command, tmp_path, monkeypatch):
+    """A row without its maps is that of a build that stores none."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    size = ("--num-images", "3", "--shard-size", "2")
+    assert command(*size, "--store-maps") == 0
+    assert command(*size, "--store-scores", out="scores") == 0
+    data = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    values = data.features["maps"].feature.feature["values"]
+    assert values.feature.feature.dtype == "float16"
+    assert data.column_names[-2:] == ["scores", "maps"]
+    rows, plain = rows_of(tmp_path / "out"), rows_of(tmp_path / "scores")
+    record = BuildDirectory(tmp_path / "out").record()
+    assert (record["latent_side"], record["identity"]["store_scores"]) == (8, True)
+    rules = BuildDirectory(tmp_path / "out").rules
+    for row, loaded, other in zip(rows, data, plain, strict=True):
+        assert same({name: value for name, value in row.items() if name != "maps"}, other)
+        assert len(row["maps"]) == len(row["classes"]) > 0
+        for of_class in row["maps"]:
+            assert [one["values"].shape for one in of_class] == [(8, 8), (4, 4), (2, 2), (1, 1)]
+            assert all(one["values"].dtype == np.float16 and one["values"].max() == 1 for one in of_class)
+        found = rescored(row, rules, 8)
+        assert (found["scores"], list(found["peaks"])) == (row["scores"], row["peaks"])
+        assert np.array_equal(loaded["maps"][0][0]["values"], row["maps"][0][0]["values"])
+
+
+@pytest.mark.parametrize("preset", ["photo", "mosaicfusion-like"])
+def test_remask_of_maps_with_unchanged_rules_changes_no_bit_also_when_the_build_grows(
+    command, tmp_path, preset
+):
+    options = ("--shard-size", "2", "--store-maps", "--preset", preset)
+    out, again, grown = (tmp_path / name for name in ("out", "again", "grown"))
+    assert command("--num-images", "3", *options) == 0
+    assert main(["remask", str(out), "--out", str(again)]) == 0
+    assert same(rows_of(again), rows_of(out))
+    assert command("--num-images", "6", *options) == 0
+    assert command("--num-images", "6", *options, out="grown") == 0
+    assert same(rows_of(out), rows_of(grown))
+    assert main(["remask", str(out), "--out", str(again)]) == 0
+    assert same(rows_of(again), rows_of(out))
+
+
+def test_a_build_with_maps_that_is_interrupted_is_finished_alike(command, tmp_path):
+    options = ("--num-images", "5", "--shard-size", "2", "--store-maps")
+    assert command(*options) == 0
+    before = rows_of(tmp_path / "out")
+    (tmp_path / "out" / "manifest" / "00001.json").unlink()
+    assert command(*options) == 0
+    assert same(rows_of(tmp_path / "out"), before)
+
+
+def test_storing_maps_belongs_to_the_identity_of_a_build(command, tmp_path, capsys):
+    assert command("--num-images", "2", "--store-scores") == 0
+    assert command("--num-images", "2", "--store-maps") == 2
+    assert "store_maps (there False, now True)" in capsys.readouterr().err
+
+
+def test_remask_makes_what_a_build_with_the_preset_makes(command, tmp_path):
+    """Also with other map sizes and another normalization, and back again."""
+    size = ("--num-images", "4", "--shard-size", "2", "--store-maps")
+    assert command(*size, "--preset", "photo") == 0
+    for preset in ("paper", "daam-like", "diffumask-like", "ovam-like", "mosaicfusion-like"):
+        assert command(*size, "--preset", preset, out=f"{preset}-built") == 0
+        options = ["--out", str(tmp_path / preset), "--preset", preset]
+        assert main(["remask", str(tmp_path / "out"), *options]) == 0
+        assert BuildDirectory(tmp_path / preset).rules == load_rules(preset)
+        # An attempt that one preset rejects is painted again, so that only some images are the same.
+        pairs = zip(rows_of(tmp_path / preset), rows_of(tmp_path / f"{preset}-built"), strict=True)
+        equal = [(mine, built) for mine, built in pairs if mine["seed"] == built["seed"]]
+        assert equal
+        for mine, built in equal:
+            if mine["classes"] == built["classes"]:
+                assert same(mine, built)
+    options = ["--out", str(tmp_path / "back"), "--preset", "photo"]
+    assert main(["remask", str(tmp_path / "daam-like"), *options]) == 0
+    for mine, built in zip(rows_of(tmp_path / "back"), rows_of(tmp_path / "out"), strict=True):
+        if mine["classes"] == built["classes"]:
+            assert same(mine, built)
+
+
+def test_self_attention_is_stored_and_propagates_the_maps(command, tmp_path):
+    size = ("--num-images", "3", "--shard-size", "2", "--preset", "photo", "--store-maps")
+    assert command(*size, "--store-self-attention") == 0
+    assert command(*size, out="maps") == 0
+    rows = rows_of(tmp_path / "out")
+    for row, plain in zip(rows, rows_of(tmp_path / "maps"), strict=True):
+        stored = row["self_attention"]
+        assert (stored["height"], stored["width"], stored["values"].shape) == (4, 4, (16, 16))
+        assert stored["values"].dtype == np.float16
+        assert same({name: value for name, value in row.items() if name != "self_attention"}, plain)
+    assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
+    assert same(rows_of(tmp_path / "again"), rows)
+    options = ["--out", str(tmp_path / "new"), "--preset", "dataset-diffusion-like"]
+    assert main(["remask", str(tmp_path / "out"), *options]) == 0
+    assert command(*size, "--store-self-attention", *options[2:], out="built") == 0
+    changed = rows_of(tmp_path / "new")
+    for mine, built in zip(changed, rows_of(tmp_path / "built"), strict=True):
+        assert np.shape(mine["scores"])[1:] in ((4, 4), (0,))
+        if (mine["seed"], mine["classes"]) == (built["seed"], built["classes"]):
+            assert same(mine, built)
+    assert [row["scores"] for row in changed] != [row["scores"] for row in rows]
+
+
+def test_attention_that_is_not_there_is_named_in_one_line(command, tmp_path, capsys):
+    assert command("--num-images", "1", "--store-maps") == 0
+    remask = ["remask", str(tmp_path / "out"), "--out", str(tmp_path / "new")]
+    capsys.readouterr()
+    for options, expected in (
+        (["--preset", "dataset-diffusion-like"], "build with --store-maps --store-self-attention"),
+        (["--preset", "replication"], "were fixed while painting"),
+        (["--record-to", "0.5"], "were fixed while painting"),
+    ):
+        assert main([*remask, *options]) == 2
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if "error" in line)
+        assert expected in line
+    assert command("--num-images", "1", "--store-scores", out="scores") == 0
+    assert main(["remask", str(tmp_path / "scores"), "--preset", "daam-like"]) == 2
+    assert "from scores alone" in capsys.readouterr().err
+    assert command("--num-images", "1", "--store-self-attention", out="new") == 2
+    assert "--store-self-attention is used only with --store-maps" in capsys.readouterr().err
+
+
+def test_an_image_that_cannot_be_used_has_no_maps(command, tmp_path, monkeypatch):
+    def dark(self, prompts, seeds, painting):
+        images, maps, faults = paint(self, prompts, seeds, painting)
+        return images, maps, [fault if k else "black" for k, fault in enumerate(faults)]
+
+    paint = Painter.paint
+    monkeypatch.setattr(Painter, "paint", dark)
+    options = ("--num-images", "4", "--store-maps", "--store-self-attention", "--preset", "photo")
+    assert command(*options) == 0
+    rows = rows_of(tmp_path / "out")
+    empty = [row for row in rows if not row["classes"]]
+    assert empty
+    assert all(row["maps"] == [] and row["scores"] == [] for row in empty)
+    out = ["--out", str(tmp_path / "new"), "--preset", "dataset-diffusion-like"]
+    assert main(["remask", str(tmp_path / "out"), *out]) == 0
+    assert len(rows_of(tmp_path / "new")) == 4
 
 
 def test_classes_that_fail_are_dropped_with_a_reason_and_rows_number_the_same(command, tmp_path, monkeypatch):

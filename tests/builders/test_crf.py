@@ -11,7 +11,7 @@ from attn2mask.builders.lattice import Lattice
 from attn2mask.builders.options import preset_names
 from attn2mask.builders.rules import CRF, PRESETS, load_rules
 
-PRESET_NAMES = preset_names(PRESETS)
+PRESET_NAMES = [name for name in preset_names(PRESETS) if load_rules(name).crf_iterations]
 DEFAULT = load_rules("embedded").dense_crf
 
 
@@ -63,6 +63,19 @@ def test_one_label_is_left_alone(label):
     labels[:5] = -1
     refined = refine(image, labels)
     assert np.array_equal(refined.labels, labels)
+    np.testing.assert_array_equal(refined.probability_of(labels), labels >= 0)
+
+
+@pytest.mark.parametrize("implementation", ["lattice", "pydensecrf"])
+def test_without_iterations_the_mask_stays_as_it_is(implementation):
+    """Also where the trust in a label is too low to outweigh the others, and where there is no label."""
+    image, _, labels = two_colors()
+    labels[:10], labels[10:20] = -1, 7
+    crf = replace(DEFAULT, iterations=0, gt_prob=0.2, implementation=implementation)
+    refined = refine(image, labels, crf)
+    assert refined.labels.dtype == np.int32
+    assert np.array_equal(refined.labels, labels)
+    assert refined.present.tolist() == [0, 1, 7]
     np.testing.assert_array_equal(refined.probability_of(labels), labels >= 0)
 
 

@@ -44,6 +44,16 @@ def test_it_prepares_parquet_that_loads(options, tmp_path):
     assert data[0]["image"].size == (64, 64)
 
 
+def test_maps_are_stored_on_request(options, tmp_path):
+    builder = Attn2MaskVOC(**options, store_maps=True)
+    builder.download_and_prepare(str(tmp_path / "data"), file_format="parquet")
+    data = load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert data.features == builder.info.features
+    for row in data:
+        assert len(row["maps"]) == len(row["scores"]) == len(row["classes"])
+        assert [np.shape(one["values"]) for one in row["maps"][0]] == [(8, 8), (4, 4), (2, 2), (1, 1)]
+
+
 def test_cityscapes_are_wide_and_know_no_background(options, tmp_path):
     del options["width"]
     builder = Attn2MaskCityscapes(**options)

@@ -168,6 +168,18 @@ def test_a_scheduler_that_does_not_fit_is_refused(family_model):
             load_painter(str(family_model("flux")), scheduler=name)
 
 
+def test_linear_self_attention_cannot_be_recorded(family_model, tmp_path):
+    small = {"num_images": 1, "shard_size": 1, "height": 128, "width": 128, "steps": 2, "workers": 1}
+    needing = {"preset": "dataset-diffusion-like"}, {"store_maps": True, "store_self_attention": True}
+    for number, options in enumerate(needing):
+        with pytest.raises(UserError, match="the self-attention of family-sana cannot be recorded"):
+            run(
+                BuildConfig(
+                    "voc", str(tmp_path / f"{number}"), model=str(family_model("sana")), **small, **options
+                )
+            )
+
+
 def test_offloading_without_a_gpu_is_refused(family_model):
     with pytest.raises(UserError, match="--offload model is for a GPU, and there is none"):
         load_painter(str(family_model("flux")), device="cpu", offload="model")

@@ -39,7 +39,7 @@ def built(root: Path, name: str, ids: list[int], num_images: int = 3) -> Path:
     directory = BuildDirectory(root)
     for shard in plan(3, 2):
         rows = [row | {"sample_id": f"s-{i}", "classes": ids if i < 2 else []} for i in shard.rows]
-        directory.write_shard(shard, features(table, False), rows, {})
+        directory.write_shard(shard, features(table), rows, {})
     return root
 
 

@@ -71,6 +71,29 @@ def test_fixed_threshold_follows_beta():
     assert ((labels.coarse > 0) == candidates.any(axis=0)).all()
 
 
+@pytest.mark.parametrize("reliability", ["agreement", "two-threshold", "margin"])
+@pytest.mark.parametrize("graded", [False, True])
+@pytest.mark.parametrize("iterations", [0, 5])
+def test_an_uncertain_band_is_ignored_and_not_trusted(reliability, graded, iterations):
+    image, _, scores = scene()
+    rules = replace(
+        load_rules("dataset-diffusion-like"),
+        reliability=reliability,
+        graded=graded,
+        crf_iterations=iterations,
+    )
+    labels = label_image(image, scores, rules, True)
+    best = upsample(dequantize(scores), image.shape[:2]).numpy().max(axis=0)
+    ignored = (best > 0.5) & (best <= 0.6)
+    assert ignored.any()
+    assert np.array_equal(labels.mask == -1, ignored)
+    assert not labels.reliability[ignored].any()
+    assert labels.reliability[~ignored].mean() > 200
+    if not iterations:
+        assert np.array_equal(labels.mask > 0, best > 0.6)
+        assert np.array_equal(labels.mask, labels.coarse)
+
+
 @pytest.mark.parametrize("threshold", ["otsu", "agreement", "fixed"])
 @pytest.mark.parametrize("reliability", ["agreement", "two-threshold", "margin"])
 @pytest.mark.parametrize(("background", "label", "trust"), [(True, 0, 255), (False, -1, 0)])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,17 @@ def test_without_a_score_all_is_background(classes):
     assert torch.equal(coarse_mask(scores, thresholds, False), torch.full((4, 6), -1))
 
 
+def test_a_band_below_the_thresholds_is_ignored():
+    scores = torch.tensor([[[0.7, 0.6, 0.55, 0.5, 0.1]], [[0.0, 0.0, 0.0, 0.0, 0.85]]])
+    thresholds = torch.tensor([0.6, 0.9])
+    assert coarse_mask(scores, thresholds, True, 0.08).tolist() == [[1, -1, -1, 0, -1]]
+    assert coarse_mask(scores, thresholds, True, 0.0).tolist() == [[1, 0, 0, 0, 0]]
+    assert coarse_mask(scores, thresholds, False, 0.08).tolist() == [[1, -1, -1, -1, -1]]
+    assert torch.equal(
+        coarse_mask(scores[:0], thresholds[:0], True, 0.5), torch.zeros(1, 5, dtype=torch.int64)
+    )
+
+
 def square(side=48, inner=16):
     """A red square on blue: its image, and where it is."""
     inside = np.zeros((side, side), bool)
@@ -135,6 +148,18 @@ def test_agreement_takes_the_threshold_that_the_crf_confirms():
     thresholds, coarse, refined = agreement_threshold(field, scores, torch.tensor([0.2]), True)
     assert thresholds.tolist() == pytest.approx([0.6])
     assert np.array_equal(coarse, inside)
+    assert np.array_equal(refined.labels, coarse)
+
+
+def test_agreement_ignores_the_band_below_the_threshold_that_it_takes():
+    image, inside = square()
+    ring = np.zeros_like(inside)
+    ring[8:-8, 8:-8] = True
+    scores = torch.from_numpy(np.where(inside, 0.9, np.where(ring, 0.55, 0.0))).float()[None]
+    field = DenseCRF(image, replace(load_rules("embedded").dense_crf, iterations=0))
+    thresholds, coarse, refined = agreement_threshold(field, scores, torch.tensor([0.7]), True, 0.2)
+    assert thresholds.tolist() == pytest.approx([0.7])
+    assert np.array_equal(coarse, np.where(inside, 1, np.where(ring, -1, 0)))
     assert np.array_equal(refined.labels, coarse)
 
 

@@ -241,6 +241,49 @@ def test_all_tokens_sum_to_one(tiny_pipeline):
         torch.testing.assert_close(total, torch.ones(size))
 
 
+@pytest.mark.parametrize("guidance", [5.0, 1.0])
+def test_self_attention_equals_the_reference(tiny_pipeline, guidance):
+    """The probabilities of the layers of one size, from their own modules."""
+    pipe, spans, size = tiny_pipeline("sd15"), spans_of(tiny_pipeline("sd15"))[:2], (12, 8)
+    sides = {"height": 12 * 16, "width": 8 * 16}
+    plain = paint(pipe, PROMPTS[:2], guidance=guidance, **sides)
+    seen = []
+
+    def choose(sizes):
+        seen.append(sizes)
+        return size
+
+    with AttentionRecorder(pipe, spans, self_attention=choose) as recorder:
+        recorded = paint(pipe, PROMPTS[:2], guidance=guidance, **sides)
+    assert torch.equal(plain, recorded)
+    assert seen == [[(24, 16), (12, 8), (6, 4), (3, 2)]]
+    store = []
+
+    def keep(layer, args, kwargs):
+        values = args[0] if args else kwargs["hidden_states"]
+        query, key = (
+            part(values).unflatten(-1, (layer.heads, -1)).transpose(1, 2) for part in (layer.to_q, layer.to_k)
+        )
+        if query.shape[2] == size[0] * size[1]:
+            logits = torch.einsum("bhqd,bhkd->bhqk", query, key) * query.shape[-1] ** -0.5
+            store.append(logits.softmax(-1)[-2:].mean(1))
+
+    names = [name for name in pipe.unet.attn_processors if "attn1" in name]
+    layers = [pipe.unet.get_submodule(name.removesuffix(".processor")) for name in names]
+    handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
+    paint(pipe, PROMPTS[:2], guidance=guidance, **sides)
+    for handle in handles:
+        handle.remove()
+    expected = torch.stack(store).mean(0)
+    for image, by_size in enumerate(recorder.self_attention):
+        torch.testing.assert_close(by_size[size], expected[image], rtol=0, atol=1e-6)
+        torch.testing.assert_close(by_size[size].sum(1), torch.ones(96))
+    with AttentionRecorder(pipe, spans) as without:
+        paint(pipe, PROMPTS[:2], guidance=guidance, **sides)
+    assert without.self_attention == [{}, {}]
+    assert_same(recorder.maps, without.maps, 0)
+
+
 def test_images_without_words(tiny_pipeline):
     pipe = tiny_pipeline("sd15")
     with AttentionRecorder(pipe, [{}, {"dog": (5,)}]) as recorder:

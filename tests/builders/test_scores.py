@@ -9,7 +9,22 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from attn2mask.builders.rules import load_rules
-from attn2mask.builders.scores import chosen_sizes, class_scores, dequantize, quantize, word_odds
+from attn2mask.builders.scores import (
+    chosen_sizes,
+    class_scores,
+    dequantize,
+    pack,
+    pack_maps,
+    pack_self_attention,
+    propagate,
+    propagation_size,
+    quantize,
+    quantized_scores,
+    unpack,
+    unpack_maps,
+    unpack_self_attention,
+    word_odds,
+)
 
 DEFAULT = load_rules("embedded")  # min-max
 
@@ -124,3 +139,136 @@ def test_quantizing(scores):
     assert back.dtype == torch.float32
     assert np.abs(back.numpy() - scores).max() <= 1 / 255
     assert np.array_equal(quantize(back), levels)
+
+
+def test_sizes_that_are_normalized_alone_have_equal_weight():
+    """Hand-computed: the fine map has a tenth of the attention of the coarse one, and counts as much."""
+    coarse, fine = torch.zeros(2, 2), torch.zeros(4, 4)
+    coarse[0], fine[:, 0] = 0.4, 0.04
+    maps, rules = [{(2, 2): coarse, (4, 4): fine}], load_rules("mosaicfusion-like")
+    scores, peaks = class_scores(maps, rules, 4)
+    corners = scores[0, [0, 0, -1, -1], [0, -1, 0, -1]]
+    torch.testing.assert_close(corners, torch.tensor([1.0, 0.5, 0.5, 0.0]), atol=1e-3, rtol=0)
+    assert peaks.item() == pytest.approx((0.4 + 0.04) / 2, rel=1e-3)
+    empty = {size: torch.zeros(size) for size in maps[0]}
+    scores, peaks = class_scores([*maps, empty], rules, 4)
+    assert not scores[1].any()
+    assert peaks[1] == 0
+
+
+# Self-attention
+
+
+def test_propagation_takes_means_over_the_pixels_that_are_attended_to():
+    """Two pixels that attend to each other, and a third one that attends to itself and to the first."""
+    attention = torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.75, 0.0], [0.5, 0.0, 0.5]])
+    maps = torch.tensor([[[0.8, 0.4, 0.0]], [[0.0, 0.0, 1.0]]])
+    once = torch.tensor([[[0.6, 0.5, 0.4]], [[0.0, 0.0, 0.5]]])
+    torch.testing.assert_close(propagate(maps, attention, 1), once)
+    torch.testing.assert_close(propagate(maps, attention, 2), propagate(once, attention, 1))
+    power = torch.linalg.matrix_power(attention, 4)
+    torch.testing.assert_close(propagate(maps, attention, 4)[0, 0], power @ maps[0, 0])
+    assert torch.equal(propagate(maps, attention, 0), maps)
+
+
+def test_scores_are_those_of_the_propagated_map():
+    """Pixels are (row, column): the left column attends to the top left pixel, the right one to itself."""
+    attention = torch.zeros(4, 4)
+    attention[0, 0] = attention[2, 0] = attention[1, 1] = attention[3, 3] = 1.0
+    maps = [{(2, 2): torch.tensor([[0.4, 0.0], [0.0, 0.1]])}]
+    rules = replace(load_rules("paper"), propagation_power=1)
+    scores, peaks = class_scores(maps, rules, 4, {(2, 2): attention})
+    torch.testing.assert_close(scores, torch.tensor([[[1.0, 0.0], [1.0, 0.25]]]), atol=1e-3, rtol=0)
+    assert peaks.item() == pytest.approx(0.4)
+    minmax = replace(rules, normalization="minmax", propagation_power=2)
+    again, peaks = class_scores(maps, minmax, 4, {(2, 2): attention})
+    torch.testing.assert_close(again, scores, atol=1e-3, rtol=0)
+    assert peaks.item() == pytest.approx(0.4)
+
+
+def test_maps_take_the_size_of_the_self_attention():
+    rules = load_rules("dataset-diffusion-like")
+    maps = [maps_of((4, 8), (8, 16), (16, 32), seed=k) for k in range(2)]
+    even = torch.eye(128)
+    scores, _ = class_scores(maps, rules, 16, {(8, 16): even, (4, 8): torch.ones(32, 32) / 32})
+    assert scores.shape == (2, 8, 16)
+    only = [{(4, 8): of_class[4, 8]} for of_class in maps]  # a quarter of the latents' side
+    assert torch.equal(scores, class_scores(only, rules, 16, {(8, 16): even})[0])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "latent_side", "chosen"),
+    [
+        ([(64, 64), (32, 32), (16, 16)], 64, (32, 32)),
+        ([(16, 16), (8, 8), (4, 4)], 16, (8, 8)),
+        ([(8, 16), (4, 8)], 16, (8, 16)),
+        ([(64, 64), (32, 32)], 128, (64, 64)),
+        ([(12, 12), (4, 4)], 16, (12, 12)),  # of two that are equally near, the larger
+    ],
+)
+def test_the_size_of_the_self_attention_is_a_fraction_of_the_latents(sizes, latent_side, chosen):
+    fraction = load_rules("dataset-diffusion-like").propagation_fraction
+    assert propagation_size(sizes, fraction, latent_side) == chosen
+
+
+def test_self_attention_that_is_missing_or_no_number():
+    rules, maps = load_rules("dataset-diffusion-like"), [maps_of((4, 4), (8, 8))]
+    for nothing in (None, {}):
+        with pytest.raises(ValueError, match="self-attention, which was not recorded"):
+            class_scores(maps, rules, 16, nothing)
+    scores, peaks = class_scores(maps, rules, 16, {(8, 8): torch.full((64, 64), torch.nan)})
+    assert not scores.any()
+    assert peaks.isfinite().all()
+
+
+# Maps in 16 bits
+
+
+@given(
+    arrays(np.float32, (4, 6), elements=st.floats(0, 1, width=32)),
+    st.sampled_from([1.0, 1e-3, 1e-8, 1e-30]),
+)
+def test_packed_maps_keep_three_digits(values, scale):
+    """Also of probabilities that float16 alone would round to 0."""
+    values = torch.from_numpy(values) * scale
+    packed = pack(values)
+    back = unpack(packed)
+    assert packed["values"].dtype == np.float16
+    assert (back.dtype, back.max()) == (torch.float32, values.max())
+    peak = packed["peak"]
+    error, least = (back - values).abs(), torch.tensor(3.1e-8 * peak)
+    assert (error <= torch.maximum(values * 0.0005, least)).all()
+    again = pack(back)
+    assert again["peak"] == peak
+    assert np.array_equal(again["values"], packed["values"])
+
+
+def test_maps_of_one_number_and_of_none_stay_what_they_are():
+    assert not unpack(pack(torch.zeros(2, 2))).any()
+    broken = torch.tensor([[0.1, torch.nan]])
+    assert unpack(pack(broken)).isnan().any()
+    assert not unpack(pack(torch.tensor([[0.1, torch.inf]]))).isfinite().all()
+
+
+def test_packed_maps_give_the_same_scores_bit_for_bit():
+    maps = [maps_of((8, 4), (4, 2), (16, 8), seed=k) for k in range(3)]
+    maps[1] = {size: values * 1e-7 for size, values in maps[1].items()}
+    maps[2][16, 8][0, 0] = torch.nan
+    spread = {(8, 4): torch.rand(32, 32, generator=torch.Generator().manual_seed(9)).softmax(dim=1)}
+    stored = [unpack_maps(pack_maps(of_class)) for of_class in maps]
+    assert [list(of_class) for of_class in stored] == [[(16, 8), (8, 4), (4, 2)]] * 3
+    restored = unpack_self_attention(pack_self_attention(spread))
+    for preset in ("paper", "photo", "mosaicfusion-like", "dataset-diffusion-like"):
+        rules = load_rules(preset)
+        scores, peaks = class_scores(maps, rules, 8, spread)
+        again, same_peaks = class_scores(stored, rules, 8, restored)
+        assert torch.equal(scores, again)
+        assert torch.equal(peaks.nan_to_num(-1), same_peaks.nan_to_num(-1))
+        quantized, listed = quantized_scores(stored, rules, 8, restored)
+        assert np.array_equal(quantized, quantize(scores))
+        assert listed[:2] == tuple(peaks[:2].tolist())
+
+
+def test_an_image_without_classes_has_no_scores():
+    scores, peaks = quantized_scores([], DEFAULT, 16)
+    assert (scores.shape, scores.dtype, peaks) == ((0, 1, 1), np.uint8, ())

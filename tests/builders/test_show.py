@@ -96,7 +96,7 @@ def test_show_draws_rows_of_a_directory(tmp_path, capsys):
     record = {"num_images": 3, "identity": {"shard_size": 2}, "versions": {}, "table": asdict(TABLE)}
     (directory.path / "build.json").write_text(json.dumps(record))
     for shard in plan(3, 2):
-        directory.write_shard(shard, features(TABLE, True), [row() for _ in shard.rows], {})
+        directory.write_shard(shard, features(TABLE, ["scores"]), [row() for _ in shard.rows], {})
     out = tmp_path / "figures" / "sheet.png"
     assert main(["show", str(directory.path), "--out", str(out), "--start", "1"]) == 0
     assert "2 rows of" in capsys.readouterr().out

@@ -2,8 +2,6 @@
 
 from concurrent.futures import Future
 
-import numpy as np
-
 from attn2mask.builders.label import Labeled
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.synthesize import Candidate
@@ -14,7 +12,7 @@ def attempt(kept: int, dropped: int, fault: str | None = None) -> Candidate:
     reasons = tuple(f"class {k}: its map is empty" for k in range(dropped))
     labels.set_result(Labeled(b"", b"", b"", tuple(range(kept)), reasons, 0.5, 0.9))
     prompt = Prompt("a dog", "a dog", "1", (12,), ("dog",), ((2,),))
-    return Candidate(0, prompt, 0, fault, np.zeros((0, 1, 1), np.uint8), (), labels)
+    return Candidate(0, prompt, 0, fault, {}, labels)
 
 
 def test_an_accepted_attempt_is_better_than_a_rejected_one_with_more_classes():

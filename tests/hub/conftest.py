@@ -93,6 +93,7 @@ def make_build(drawn_sample) -> Callable[..., Path]:
             "num_images": rows,
             "identity": inputs.identity() | PAINTER,
             "captions": {"source": "built-in grammar", "read": 0, "selected": 0},
+            "latent_side": 8,
             "batch_size": 8,
             "device": "cpu",
             "dtype": "float32",
@@ -106,7 +107,6 @@ def make_build(drawn_sample) -> Callable[..., Path]:
             record,
             {"build.yaml": to_yaml(inputs.config, "attn2mask build --config build.yaml")},
             table,
-            scores,
             lambda shard, _: (drawn_sample(index, table, seed) for index in shard.rows),
         )
         return path

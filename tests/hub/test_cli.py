@@ -195,8 +195,8 @@ STARTS = re.compile("|".join([*STARTED, "Loading the painter .+"]))
         (["build", "voc", "--alias-probability", "1.5"], "must lie between 0 and 1"),
         (["build", "voc", "--alias-probability", "nan"], "must be a finite number"),
         (
-            ["build", "voc", "--threshold", "fixed", "--beta", "-0.1"],
-            "--beta -0.1: it must lie between 0 and 1",
+            ["build", "voc", "--threshold", "fixed", "--beta", "-1.1"],
+            "--beta -1.1: it must lie between -1 and 1",
         ),
         (
             ["build", "voc", "--beta", "0.3"],
@@ -210,7 +210,7 @@ STARTS = re.compile("|".join([*STARTED, "Loading the painter .+"]))
         (["show", "missing"], "missing holds no build"),
         (["show", "missing", "--rows", "0"], "--rows 0: it must be at least 1"),
         (["remask", "missing"], "missing holds no build"),
-        (["remask", "missing", "--beta", "2"], "must lie between 0 and 1"),
+        (["remask", "missing", "--beta", "2"], "must lie between -1 and 1"),
     ],
 )
 def test_a_mistake_is_one_line_status_2_and_leaves_nothing(tmp_path, monkeypatch, capsys, argv, message):

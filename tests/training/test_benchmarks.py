@@ -198,7 +198,7 @@ def built(root: Path, table=VOC) -> Path:
     (root / "build.json").write_text(json.dumps(record))
     for shard in plan(3, 2):
         rows = [row | {"sample_id": f"voc-0-{i:08d}"} for i in shard.rows]
-        directory.write_shard(shard, features(table, False), rows, {})
+        directory.write_shard(shard, features(table), rows, {})
     return root
 
 

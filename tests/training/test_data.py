@@ -50,7 +50,7 @@ def dataset(tmp_path):
     def make(rows: list[dict], drop: tuple[str, ...] = ()) -> str:
         from datasets import Dataset
 
-        data = Dataset.from_list(rows, features=features(TABLE, False)).remove_columns(list(drop))
+        data = Dataset.from_list(rows, features=features(TABLE)).remove_columns(list(drop))
         data.to_parquet(tmp_path / "data" / "train-00000.parquet")
         return str(tmp_path / "data")
 
@@ -158,7 +158,7 @@ def test_rows_that_lack_a_column(dataset):
 def test_a_dataset_without_rows_is_refused(tmp_path, streaming):
     from datasets import Dataset
 
-    columns = features(TABLE, False)
+    columns = features(TABLE)
     Dataset.from_dict({name: [] for name in columns}, columns).to_parquet(tmp_path / "data" / "train.parquet")
     with pytest.raises(UserError, match="has no rows"):
         open_rows(str(tmp_path / "data"), streaming, True)

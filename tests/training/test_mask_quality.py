@@ -1,5 +1,7 @@
 """The quality of masks is what counting pixels by hand gives, and drawn scenes are recorded as they are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.held_out import held_out_scenes
 from attn2mask.training.mask_quality import (
+    RecordedImage,
     class_prompt,
     mask_quality,
     prompt_for,
@@ -94,3 +97,18 @@ def test_images_are_recorded_with_each_kind_of_painter(tiny_model, kind):
     assert len({len(of_class) for of_class in recorded.maps}) == 1
     other = record_image(painter, image, prompt, seed=2)
     assert not torch.equal(*(next(iter(each.maps[0].values())) for each in (recorded, other)))
+
+
+def test_self_attention_changes_the_labels_of_rules_that_take_it():
+    """Each pixel attends to the pixel of the mirrored column, so that the mask is mirrored."""
+    table, image = load_table("voc"), np.zeros((16, 16, 3), np.uint8)
+    values = torch.zeros(4, 4)
+    values[:, 0] = 0.4
+    mirror = torch.eye(16).reshape(4, 4, 16).flip(1).reshape(16, 16)
+    recorded = RecordedImage(image, (8,), [{(4, 4): values}], 4, {(4, 4): mirror})
+    rules = load_rules("daam-like")
+    plain = recorded.labels(rules, table).mask
+    mirrored = recorded.labels(replace(rules, propagation_power=3), table).mask
+    assert (plain[:, 0] == 1).all()
+    assert not plain[:, 8:].any()
+    assert np.array_equal(mirrored, plain[:, ::-1])

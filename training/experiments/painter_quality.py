@@ -12,15 +12,16 @@ The measurements are:
   drawn scenes from each other;
 - painted: the masks of all these images are compared with the referee's.
 
-Both kinds of masks are measured under each preset, and under the preset `embedded` with each threshold and
-reliability.
+Both kinds of masks are measured under each preset, also those of other methods, and under the preset
+`embedded` with each threshold and reliability, and with the maps multiplied by the self-attention. Rules that
+need self-attention are left out, with a warning, if it was not recorded.
 """
 
 import json
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -35,16 +36,24 @@ from attn2mask.builders.options import CheckedOptions, option, preset_names
 from attn2mask.builders.painter import Painter, load_painter
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.rules import PRESETS, Reliability, Rules, Threshold, load_rules
+from attn2mask.builders.scores import SELF_ATTENTION
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.grammar import pick, usual_places
 from attn2mask.training.experiments.fidelity import kernel_distance, pooled_features
 from attn2mask.training.experiments.grounding import grounding
 from attn2mask.training.held_out import held_out_scenes, referee_accuracy
-from attn2mask.training.mask_quality import RecordedImage, class_prompt, record_scenes, recorded_quality
+from attn2mask.training.mask_quality import (
+    PROPAGATION,
+    RecordedImage,
+    class_prompt,
+    record_scenes,
+    recorded_quality,
+)
 from attn2mask.training.referee import load_referee
 
 logger = logging.getLogger(__name__)
 
+POWERS = (1, 2, 4)  # of the self-attention
 PRESENT = 0.01  # least share of an image's pixels from which on a class counts as present
 RECOGNIZED = 0.8  # least share of its images from which on a class counts as recognized
 PAINTED_SEED, BATCH_SIZE = 1_000, 8  # seed of the first painted image; images painted at a time
@@ -63,12 +72,24 @@ class PainterQualityConfig(CheckedOptions):
 
 
 def rule_sets() -> dict[str, Rules]:
-    """The rules to compare: all presets, and `embedded` with each threshold and reliability."""
+    """The rules to compare: all presets, and `embedded` with each threshold and reliability, and with powers
+    of the self-attention.
+    """
     own = load_rules("embedded")
     rules = {name: load_rules(name) for name in preset_names(PRESETS)}
     rules |= {f"embedded, threshold {t}": replace(own, threshold=t) for t in get_args(Threshold)}
     rules |= {f"embedded, reliability {r}": replace(own, reliability=r) for r in get_args(Reliability)}
+    rules |= {f"embedded, propagation power {p}": replace(own, propagation_power=p) for p in POWERS}
     return {name: rule for name, rule in rules.items() if name == "embedded" or rule != own}
+
+
+def measurable(rules: Mapping[str, Rules], images: Iterable[RecordedImage]) -> dict[str, Rules]:
+    """The rules that can be applied to all these images. A warning names the others."""
+    has_self_attention = all(image.self_attention for image in images)
+    kept = {name: rule for name, rule in rules.items() if has_self_attention or not rule.propagation_power}
+    if missing := [name for name in rules if name not in kept]:
+        logger.warning("not measured, because no self-attention was recorded: %s", "; ".join(missing))
+    return kept
 
 
 def make_prompt(
@@ -85,10 +106,11 @@ def paint(painter: Painter, prompts: Sequence[Prompt]) -> Iterator[RecordedImage
     for start in tqdm(range(0, len(prompts), BATCH_SIZE), "painting", unit="batch", mininterval=5):
         batch = prompts[start : start + BATCH_SIZE]
         seeds = [PAINTED_SEED + start + k for k in range(len(batch))]
-        images, maps, _ = painter.paint(batch, seeds, painter.defaults)
+        painting = replace(painter.defaults, self_attention=PROPAGATION)
+        images, maps, _ = painter.paint(batch, seeds, painting)
         for prompt, image, by_word in zip(batch, images, maps, strict=True):
-            maps = [by_word[word] for word in prompt.words]
-            yield RecordedImage(image, prompt.classes, maps, painter.latent_side(*image.shape[:2]))
+            maps, side = [by_word[word] for word in prompt.words], painter.latent_side(*image.shape[:2])
+            yield RecordedImage(image, prompt.classes, maps, side, by_word.get(SELF_ATTENTION))
 
 
 def recognized(
@@ -149,6 +171,7 @@ def measure(config: PainterQualityConfig) -> dict[str, Any]:
     report["distance"] = distances(painted, config.referee_scenes)
     report["recognized"] = recognized(painted[:count], judged[:count], table)
     report["pairs"] = all_present(painted[count:], judged[count:])
+    rules = measurable(rules, [*drawn, *painted])
     for kind, images, targets in (("drawn", drawn, exact), ("painted", painted, judged)):
         bar = tqdm(rules.items(), f"masks of {kind} images", unit="rule")
         report[kind] = {name: recorded_quality(images, targets, rule, table) for name, rule in bar}

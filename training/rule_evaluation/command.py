@@ -22,7 +22,7 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import CheckedOptions, option, stored_options, to_yaml
 from attn2mask.builders.provenance import FORMAT_VERSION
-from attn2mask.builders.rules import PAINTERS, Rules, check_preset, load_rules
+from attn2mask.builders.rules import PAINTERS, Rules, check_preset, is_of_this_project, load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.config import measured_images, measured_split
 
@@ -56,7 +56,11 @@ class EvaluateRulesConfig(CheckedOptions):
         "measure on the first N images", None, at_least=1, default_text="all images"
     )
     presets: list[str] | None = option(
-        "presets of rules to compare", None, default_text="all", nargs="+", metavar="PRESET"
+        "presets of rules to compare",
+        None,
+        default_text="those that are not of other methods",
+        nargs="+",
+        metavar="PRESET",
     )
     seed: int = option("random seed of the simulated attention, or of the noise", 0, at_least=0)
     model: str | None = option(
@@ -84,6 +88,11 @@ class EvaluateRulesConfig(CheckedOptions):
         super().__post_init__()
         for preset in self.presets or ():
             check_preset(preset, "--presets")
+            if load_rules(preset).propagation_power:
+                raise UserError(
+                    f"--presets {preset}: its rules need self-attention, which is neither simulated nor"
+                    " recorded here"
+                )
         if self.revision is not None and self.model is None:
             raise UserError("--revision is used only with --model")
         if Path(self.out).suffix != ".json":
@@ -91,7 +100,8 @@ class EvaluateRulesConfig(CheckedOptions):
 
     def rules(self) -> dict[str, Rules]:
         """The rules of each preset to compare."""
-        return {name: load_rules(name) for name in dict.fromkeys(self.presets or PAINTERS)}
+        presets = self.presets or filter(is_of_this_project, PAINTERS)
+        return {name: load_rules(name) for name in dict.fromkeys(presets)}
 
 
 def run(config: EvaluateRulesConfig) -> None:

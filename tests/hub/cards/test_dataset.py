@@ -30,7 +30,8 @@ from attn2mask.builders.build import BuildConfig, Inputs
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import parse, to_yaml
 from attn2mask.builders.remask import RemaskConfig
-from attn2mask.builders.shards import BuildDirectory
+from attn2mask.builders.sample import OPTIONAL, features
+from attn2mask.builders.shards import BuildDirectory, write_parquet
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cards.dataset import dataset_card
 from attn2mask.hub.cards.markdown import split
@@ -120,6 +121,27 @@ def test_the_card_names_no_folder_of_this_machine(card, tmp_path_factory):
         ("build.json", ("git_commit", "0123abc"), "`0123abc`"),
         ("build.json", ("git_commit", None), "| git commit | not recorded |"),
         ("build.json", ("dtype", "float16"), "| number format | float16 |"),
+        ("build.json", ("latent_side", 64), "| shorter side of the latents | 64 |"),
+        (
+            "build.json",
+            ("identity", "store_maps", True),
+            "The rows hold the attention maps of each class, from",
+        ),
+        (
+            "build.json",
+            ("identity", "propagation_power", 4),
+            "multiplied by | 4 | the code of Dataset Diffusion |",
+        ),
+        (
+            "build.json",
+            ("identity", "propagation_power", 2),
+            "latents' side) | 0.5 | the code of Dataset Diff",
+        ),
+        (
+            "build.json",
+            ("identity", "uncertain_band", 0.1),
+            "thresholds | 0.1 | the code of Dataset Diffusion |",
+        ),
         ("report.json", ("rows_with_foreground", 3), "3 rows have at least one class"),
         ("report.json", ("foreground", 0.123), "cover 12.3% of the pixels"),
         ("report.json", ("rejected_attempts", 77), "rejected 77 attempts"),
@@ -147,6 +169,8 @@ def test_the_card_follows_every_value_of_its_records(voc, no_figures, tmp_path):
         "captions": "sha256:abc",
         "threshold": "fixed",
         "beta": 0.4,
+        "propagation_power": 1,
+        "store_maps": True,
     }
     report = json.loads((voc / "report.json").read_text())
     report["dropped"] = {"voc-0-00000002": ["cup: its map is empty"]}
@@ -298,6 +322,40 @@ def test_the_card_names_the_files_that_the_command_needs(card, voc, no_figures, 
     assert "`my-painter`" in line
     assert "`mine.txt`" in line
     assert "`kitchen.yaml`" in line
+
+
+def test_the_constants_of_a_crf_that_does_not_run_are_not_shown(card, voc, no_figures, tmp_path):
+    assert "| dense CRF: weight of the Gaussian kernel |" in card.text
+    text = dataset_card(
+        {"voc": changed(voc, tmp_path, "build.json", "identity", "crf_iterations", 0)}, REPO
+    ).text
+    assert "| dense CRF: iterations | 0 |" in text
+    assert text.count("dense CRF: ") == 1
+
+
+def test_the_columns_of_stored_attention_are_described(make_build, voc, no_figures, tmp_path):
+    assert "`self_attention`" not in dataset_card({"voc": voc}, REPO).text
+    shard = next((voc / "data").glob("*.parquet"))
+    rows = load_dataset("parquet", data_files=str(shard), split="train", cache_dir=str(tmp_path / "cache"))
+    packed = {"peak": 0.5, "values": np.ones((4, 4), np.float16)}
+    with_maps = [
+        {
+            **rows.with_format("arrow")[k].to_pylist()[0],
+            "maps": [[packed]] * len(rows[k]["classes"]),
+            "self_attention": {"height": 2, "width": 2, **packed},
+        }
+        for k in range(len(rows))
+    ]
+    folder = shutil.copytree(voc, tmp_path / "voc")
+    columns = features(load_table("voc"), OPTIONAL)
+    for file in (folder / "data").glob("*.parquet"):
+        with open(file, "wb") as stream:
+            write_parquet(stream, columns, with_maps)
+    text = dataset_card({"voc": folder}, REPO).text
+    assert "| `maps` | for each of `classes`, its attention maps of all sizes, the largest first;" in text
+    assert "| `self_attention` | the probability that each pixel of `height` x `width`" in text
+    info = DatasetInfosDict.from_dataset_card_data(DatasetCard(text).data)["voc"]
+    assert info.features == columns
 
 
 def test_where_values_come_from():

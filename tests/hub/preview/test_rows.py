@@ -34,8 +34,8 @@ def test_rows_come_out_of_later_row_groups(drawn_sample, tmp_path):
     record = {"num_images": 40, "identity": {"shard_size": 40}, "table": TABLE.facts(), "versions": {}}
     (tmp_path / "build.json").write_text(json.dumps(record))
     (shard,) = plan(40, 40)
-    rows = [drawn_sample(0, TABLE).to_row(False) | {"seed": k} for k in range(40)]
-    directory.write_shard(shard, features(TABLE, False), rows, {})
+    rows = [drawn_sample(0, TABLE).to_row() | {"seed": k} for k in range(40)]
+    directory.write_shard(shard, features(TABLE), rows, {})
     places = [0, 15, 16, 31, 32, 39]
     assert [read_row(directory, k)["seed"] for k in places] == places
 

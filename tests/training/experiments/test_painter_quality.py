@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from attn2mask.builders.options import parse
 from attn2mask.builders.painter import load_painter
@@ -50,6 +51,17 @@ def test_the_rules_that_are_compared_differ():
     assert rules["embedded"] == load_rules("embedded")
     assert {"paper", "replication", "embedded, threshold fixed", "embedded, reliability margin"} <= set(rules)
     assert len(set(rules.values())) == len(rules)
+
+
+def test_rules_without_their_self_attention_are_named_and_left_out(caplog):
+    rules, image = painter_quality.rule_sets(), image_of(1)
+    others = {name for name, rule in rules.items() if not rule.propagation_power}
+    assert {"daam-like", "diffumask-like", "mosaicfusion-like", "ovam-like"} <= others
+    assert set(painter_quality.measurable(rules, [image])) == others
+    assert "dataset-diffusion-like; embedded, propagation power 1" in caplog.text
+    attended = replace(image, self_attention={(2, 2): torch.eye(4)})
+    assert painter_quality.measurable(rules, [attended]) == rules
+    assert set(painter_quality.measurable(rules, [attended, image])) == others
 
 
 def test_a_toy_measurement_writes_its_report(tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from places import DATA
 from attn2mask.builders.label import label_image
 from attn2mask.builders.options import parse
 from attn2mask.builders.painter import load_painter
-from attn2mask.builders.rules import PAINTERS, load_rules
+from attn2mask.builders.rules import load_rules
 from attn2mask.builders.scores import class_scores, quantize
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
@@ -116,8 +116,12 @@ def test_a_class_without_room_in_the_prompt_has_no_map(tmp_path, drawn, monkeypa
     ("options", "message"),
     [
         (
+            ["--presets", "photo", "dataset-diffusion-like"],
+            "--presets dataset-diffusion-like: its rules need self-attention",
+        ),
+        (
             ["--presets", "photo", "default"],
-            "--presets default: there is no such preset; choose from embedded",
+            "--presets default: there is no such preset; choose from daam-like",
         ),
         (["--out", "rules.txt"], "--out rules.txt: the name must end in .json"),
         (["--revision", "main"], "--revision is used only with --model"),
@@ -144,10 +148,10 @@ def test_images_that_show_nothing_are_refused(tmp_path, capsys):
     assert "no image of" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_all_presets_are_compared_without_a_choice():
+def test_the_presets_of_this_project_are_compared_without_a_choice():
     config = parse(EvaluateRulesConfig, ["--dataset", "data"], "evaluate-rules", "")
     assert config.presets is None
-    assert list(config.rules()) == list(PAINTERS)
+    assert list(config.rules()) == ["embedded", "paper", "photo", "replication"]
     assert list(parse(EvaluateRulesConfig, ["--dataset", "d", "--presets", "paper"], "", "").rules()) == [
         "paper"
     ]
