@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -266,7 +267,10 @@ class Inputs:
             self.rules.propagation_fraction if self_attention else None,
         )
         batch = config.batch_size
-        return Synthesizer(self.table, source, painter, painting, self.rules, pool, config.seed, batch)
+        on_gpu = not painter.device.startswith("cpu")
+        return Synthesizer(
+            self.table, source, painter, painting, self.rules, pool, config.seed, batch, on_gpu
+        )
 
 
 def resolve(config: BuildConfig) -> Inputs:
@@ -413,10 +417,20 @@ def make_dataset(
         unit=" images",
         disable=rank != 0 or not missing,
     ) as bar:
-        for shard in missing:
-            made = list(samples(shard, bar.update))
+
+        def write(shard: Shard, made: Sequence["Sample"]) -> None:
             rows = (sample.to_row(stored) for sample in made)
             directory.write_shard(shard, columns, rows, shard_report(made, table.names))
+
+        with ThreadPoolExecutor(1) as writer:  # a shard is written while the next one is painted
+            writing: Future[None] | None = None
+            for shard in missing:
+                made = list(samples(shard, bar.update))
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(write, shard, made)
+            if writing is not None:
+                writing.result()
 
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     took = f"in {minutes} min {seconds} s" if minutes else f"in {seconds} s"

@@ -4,13 +4,14 @@
            -> gate -> sample
 
 The painter runs in this process, and labeling in a pool of other processes. A sample that fails the gate is
-tried again with its own next prompt and seed. Each shard is painted separately and in order: attempt 0 of its
-samples in batches, then attempt 1 of the rejected samples, and so on. So an image is always painted in the
-same batch, and is bit-identical whichever process makes its shard.
+tried again with its own next prompt and seed. Each shard is painted separately and in rounds: attempt 0 of
+its samples in batches, then attempt 1 of the rejected samples, and so on. So an image is always painted in
+the same batch, and is bit-identical whichever process makes its shard. A GPU paints a full batch in hardly
+more time than a single image: there, the last batch of a round of retries is filled with further attempts.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from attn2mask.builders.scores import (
 )
 
 ATTEMPTS = 4  # of a sample, at most; then the best one is kept, and its failed classes are dropped
+Attempt = tuple[int, int]  # the index of a sample, and the number of the attempt at it, from 0
 HOPELESS = 16  # if none of this many images of a shard can be used, the model must be the cause
 
 
@@ -37,7 +39,7 @@ HOPELESS = 16  # if none of this many images of a shard can be used, the model m
 class Synthesizer:
     """Makes the samples of a build from their indices.
 
-    `batch_size` is the number of images of a batch.
+    `batch_size` is the number of images of a batch; `fill_batches` says whether retries fill them.
     """
 
     table: ClassTable
@@ -48,6 +50,7 @@ class Synthesizer:
     pool: ProcessPoolExecutor
     seed: int
     batch_size: int
+    fill_batches: bool = False
 
     @property
     def latent_side(self) -> int:
@@ -56,13 +59,13 @@ class Synthesizer:
 
     # The main path.
 
-    def synthesize(self, indices: Sequence[int], attempt: int) -> Iterator["Candidate"]:
+    def synthesize(self, attempts: Sequence[Attempt]) -> Iterator["Candidate"]:
         """Paint a batch, and submit its images to the labeling pool: prompts -> paint -> scores -> label."""
-        prompts = [self.source.prompt(index, attempt) for index in indices]
-        seeds = [image_seed(self.seed, index, attempt) for index in indices]
+        prompts = [self.source.prompt(index, attempt) for index, attempt in attempts]
+        seeds = [image_seed(self.seed, index, attempt) for index, attempt in attempts]
         images, attention, faults = self.painter.paint(prompts, seeds, self.painting)
-        for index, prompt, seed, image, of_word, fault in zip(
-            indices, prompts, seeds, images, attention, faults, strict=True
+        for (index, attempt), prompt, seed, image, of_word, fault in zip(
+            attempts, prompts, seeds, images, attention, faults, strict=True
         ):
             maps = [of_word[word] for word in prompt.words] if fault is None else []
             self_attention = of_word.get(SELF_ATTENTION)
@@ -75,7 +78,7 @@ class Synthesizer:
                 "maps": [pack_maps(of_class) for of_class in maps],
                 "self_attention": pack_self_attention(self_attention) if self_attention else None,
             }
-            yield Candidate(index, prompt, seed, fault, columns, labels)
+            yield Candidate(index, attempt, prompt, seed, fault, columns, labels)
 
     def sample(self, candidate: "Candidate", rejected: tuple[str, ...]) -> Sample:
         """The row of a candidate. `rejected` gives the reason of each rejected attempt."""
@@ -102,29 +105,43 @@ class Synthesizer:
         best: dict[int, Candidate] = {}
         rejected: dict[int, list[str]] = {index: [] for index in indices}
         painted = usable = 0
-        tried = list(indices)
-        for attempt in range(ATTEMPTS):
-            failed = []
-            for candidate in self.candidates(tried, attempt):
+        tried = [(index, 0) for index in indices]
+        while tried:
+            for candidate in self.candidates(tried):
                 index = candidate.index
-                best[index] = max(best.get(index, candidate), candidate, key=Candidate.quality)
                 painted, usable = painted + 1, usable + (candidate.fault is None)
                 if not usable and (painted == HOPELESS or painted == ATTEMPTS * len(indices)):
                     raise UserError(f"none of {painted} images can be used: {candidate.fault}; {ADVICE}")
+                if index in best and not best[index].reasons():
+                    continue  # an attempt that filled a batch, after one that was accepted
+                best[index] = max(best.get(index, candidate), candidate, key=Candidate.quality)
                 if reasons := candidate.reasons():
-                    failed.append(index)
-                    rejected[index].append(f"attempt {attempt}: {'; '.join(reasons)}")
-                if not reasons or attempt == ATTEMPTS - 1:
+                    rejected[index].append(f"attempt {candidate.attempt}: {'; '.join(reasons)}")
+                if not reasons or candidate.attempt == ATTEMPTS - 1:
                     settled()
-            tried = failed
+            tried = self.retries([index for index in indices if best[index].reasons()], dict(tried))
         for index in indices:
             yield self.sample(best[index], tuple(rejected[index]))
 
-    def candidates(self, indices: Sequence[int], attempt: int) -> Iterator["Candidate"]:
-        """One attempt for each index, in order. Images are labeled while the next ones are painted."""
+    def retries(self, failed: Sequence[int], last: Mapping[int, int]) -> list[Attempt]:
+        """The next attempts at samples that failed; `last` is the last attempt at each, from 0. On a GPU,
+        further ones at the same samples fill the last batch. Each sample has its attempts in their order.
+        """
+        rounds = [
+            [(index, last[index] + further) for index in failed if last[index] + further < ATTEMPTS]
+            for further in range(1, ATTEMPTS)
+        ]
+        if not rounds[0]:
+            return []
+        room = -len(rounds[0]) % self.batch_size if self.fill_batches else 0
+        filling = [attempt for more in rounds[1:] for attempt in more]
+        return [*rounds[0], *filling[:room]]
+
+    def candidates(self, attempts: Sequence[Attempt]) -> Iterator["Candidate"]:
+        """One candidate for each attempt, in order. Images are labeled while the next ones are painted."""
         waiting: deque[Candidate] = deque()
-        for start in range(0, len(indices), self.batch_size):
-            waiting += self.synthesize(indices[start : start + self.batch_size], attempt)
+        for start in range(0, len(attempts), self.batch_size):
+            waiting += self.synthesize(attempts[start : start + self.batch_size])
             while waiting and waiting[0].labels.done():
                 yield waiting.popleft()
         yield from waiting
@@ -137,6 +154,7 @@ class Candidate:
     """
 
     index: int
+    attempt: int
     prompt: Prompt
     seed: int
     fault: str | None

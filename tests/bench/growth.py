@@ -20,8 +20,10 @@ from bench.timing import Row, compare
 from PIL import Image
 
 from attn2mask.builders import build, painter
+from attn2mask.builders.families import UNET
 from attn2mask.builders.painter import Painting
 from attn2mask.builders.prompts import Prompt
+from attn2mask.builders.stretches import stretches_of
 
 SIDE = 64
 ROUND = 64  # more rows that a finished build is asked for
@@ -32,7 +34,8 @@ class StubPainter:
     of their seeds, and pass the gate.
     """
 
-    rewrite = instance_prompt = None
+    instance_prompt = None
+    family, device, pixel_multiple = UNET, "cpu", 8
 
     def __init__(self, side: int = SIDE) -> None:
         from transformers import AutoTokenizer
@@ -43,7 +46,7 @@ class StubPainter:
         )
         self.defaults = Painting(20, 3.0, side, side)
         self.facts = {"model": "stub", "model_version": f"{side}", "pipeline": "", "scheduler": {}}
-        self.tokenizers = [AutoTokenizer.from_pretrained(painter.EMBEDDED / "tokenizer")]
+        self.stretches = stretches_of([AutoTokenizer.from_pretrained(painter.EMBEDDED / "tokenizer")])
         self.began: float | None = None
 
     def check(self, steps: int, height: int, width: int) -> None:
