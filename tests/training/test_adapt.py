@@ -326,6 +326,11 @@ def test_a_pipeline_that_cannot_be_adapted_is_refused(tiny_pipeline):
         check_pipeline(pipe, "it")
 
 
+def test_a_transformer_is_not_adapted(family):
+    with pytest.raises(UserError, match=r"a FluxPipeline of this kind cannot be adapted; .*docs/painters.md"):
+        check_pipeline(family("flux"), "it")
+
+
 def test_directories_that_are_not_this_runs(config, frames, tmp_path, tiny_model):
     config = replace(config, max_steps=2)
     module.adapt(config)

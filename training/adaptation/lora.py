@@ -30,12 +30,13 @@ Conditions = tuple[torch.Tensor, dict[str, torch.Tensor] | None]  # what `encode
 
 def check_pipeline(pipe: Any, model: str) -> None:
     """Raises UserError for a pipeline that is not a text-to-image one of Stable Diffusion 1.x, 2.x or XL."""
-    unet = pipe.unet.config
-    fits = unet.in_channels == unet.out_channels == pipe.vae.config.latent_channels
-    if not fits or unet.addition_embed_type not in (None, "text_time"):
+    unet = pipe.unet.config if hasattr(pipe, "unet") else None
+    fits = unet is not None and unet.in_channels == unet.out_channels == pipe.vae.config.latent_channels
+    if not fits or unet.addition_embed_type not in (None, "text_time") or unet.encoder_hid_dim is not None:
         raise UserError(
             f"--model {model}: a {type(pipe).__name__} of this kind cannot be adapted;"
-            " give a text-to-image model of Stable Diffusion 1.x, 2.x or XL"
+            " give a text-to-image model of Stable Diffusion 1.x, 2.x or XL (docs/painters.md has commands for"
+            " Stable Diffusion 3 and FLUX.1)"
         )
     if pipe.scheduler.config.get("prediction_type") not in ("epsilon", "v_prediction", "sample"):
         raise UserError(f"--model {model}: its scheduler has no prediction type that is known")

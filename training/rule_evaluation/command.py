@@ -198,12 +198,18 @@ def recorded(
     import numpy as np
     import torch
 
+    from attn2mask.builders.layouts import UNet
     from attn2mask.builders.painter import load_painter
     from attn2mask.training.mask_quality import TIMESTEP, class_prompt, record_image
     from attn2mask.training.rule_evaluation.measurement import judge, scores_of
 
     logger.info("Loading the painter %s", config.model)
     painter = load_painter(config.model, config.revision)
+    if not isinstance(painter.layout, UNet):
+        raise UserError(
+            f"--model {config.model}: images can be given to Stable Diffusion 1.x, 2.x and XL alone; leave"
+            " --model out to simulate the attention"
+        )
     side = min(painter.defaults.height, painter.defaults.width)
 
     def submit(case: "Case", shown: str | None) -> "Future[Results]":

@@ -87,6 +87,15 @@ def test_a_painter_is_recorded_on_drawn_scenes(drawn, tmp_path):
     assert found["reliable"] == pytest.approx(np.mean(covered), abs=0.01)
 
 
+def test_a_painter_that_takes_no_given_images_is_refused(drawn, tmp_path, family_model, capsys):
+    out = tmp_path / "rules.json"
+    model = str(family_model("sd3"))
+    assert main(["evaluate-rules", "--dataset", str(drawn), "--out", str(out), "--model", model]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "images can be given to Stable Diffusion 1.x, 2.x and XL alone" in said
+    assert not out.exists()
+
+
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"there are no photographs in {PHOTOS}")
 def test_photo_is_better_than_paper_on_photographs(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "SIDE", 256)
