@@ -109,8 +109,12 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
     negative_prompt: str | None = _model_value(
         "what no image should show", default_text="none", card="negative prompt", metavar="TEXT"
     )
-    scheduler: str | None = _model_value(
-        "scheduler, by the name of its class in diffusers", card="scheduler", metavar="CLASS"
+    scheduler: str | None = option(
+        "scheduler, by the name of its class in diffusers",
+        None,
+        MODEL,
+        default_text="the model's",
+        metavar="CLASS",
     )
     height: int | None = _model_value("image height in pixels", at_least=1, card="height in pixels")
     width: int | None = _model_value("image width in pixels", at_least=1, card="width in pixels")

@@ -271,6 +271,9 @@ def load_painter(
         "pipeline": type(pipe).__name__,
         "scheduler": {"class": type(pipe.scheduler).__name__, **settings},
     }
+    recorded = list(layout.chosen(None))
+    if recorded != list(layout.layers):
+        facts |= {"layers": recorded, "layers_source": layout.publication}
     if lora is not None:
         facts |= {"lora": Path(lora).name if Path(lora).exists() else lora, "lora_scale": lora_scale}
         check_base(lora, layout.denoiser, model)

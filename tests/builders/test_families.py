@@ -143,6 +143,7 @@ def test_scheduler_and_negative_prompt_belong_to_the_build(family_model, tmp_pat
     identity = json.loads((tmp_path / "data" / "build.json").read_text())["identity"]
     assert identity["negative_prompt"] == "a cat"
     assert identity["scheduler"]["class"] == "DDIMScheduler"
+    run(BuildConfig("voc", out, model=model, **small | {"num_images": 2}, **chosen))  # it goes on
     for other in ({"scheduler": "EulerDiscreteScheduler"}, {"negative_prompt": "a dog"}):
         with pytest.raises(UserError, match=next(iter(other))):
             run(BuildConfig("voc", out, model=model, **small, **chosen | other))

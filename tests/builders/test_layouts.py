@@ -341,6 +341,33 @@ def test_fused_projections_and_loras_are_seen(family, kind):
         torch.testing.assert_close(recorder.maps[0][word][8, 8], expected[0][word][8, 8], rtol=0, atol=1e-5)
 
 
+class Int8(nn.Module):
+    """A projection whose weights are 8-bit integers, as quantized models have them."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.scale = linear.weight.detach().abs().amax() / 127
+        self.register_buffer("weight", (linear.weight.detach() / self.scale).round().to(torch.int8))
+        self.bias = linear.bias
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(values, self.weight.float() * self.scale, self.bias)
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux", "pixart"])
+def test_quantized_weights_are_recorded_as_they_are_used(family, kind):
+    pipe = copy.deepcopy(family(kind))
+    for layer in layout_of(pipe).layers.values():
+        layer.to_q, layer.to_k = Int8(layer.to_q), Int8(layer.to_k)
+    plain = paint(pipe)
+    with AttentionRecorder(pipe, spans_of(pipe), layers="all") as recorder:
+        recorded = paint(pipe)
+    assert torch.equal(plain, recorded)
+    expected = reference(pipe, PROMPTS, True, (128, 128), None)
+    for word, by_size in expected[0].items():
+        torch.testing.assert_close(recorder.maps[0][word][8, 8], by_size[8, 8], rtol=0, atol=1e-5)
+
+
 # Cost
 
 

@@ -35,8 +35,8 @@ def check_pipeline(pipe: Any, model: str) -> None:
     if not fits or unet.addition_embed_type not in (None, "text_time") or unet.encoder_hid_dim is not None:
         raise UserError(
             f"--model {model}: a {type(pipe).__name__} of this kind cannot be adapted;"
-            " give a text-to-image model of Stable Diffusion 1.x, 2.x or XL (docs/painters.md has commands for"
-            " Stable Diffusion 3 and FLUX.1)"
+            " give a text-to-image model of Stable Diffusion 1.x, 2.x or XL (docs/painters.md has commands"
+            " for Stable Diffusion 3 and FLUX.1)"
         )
     if pipe.scheduler.config.get("prediction_type") not in ("epsilon", "v_prediction", "sample"):
         raise UserError(f"--model {model}: its scheduler has no prediction type that is known")
