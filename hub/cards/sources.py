@@ -37,9 +37,17 @@ UNUSED_WITH = {
     },
 }
 # Options that are only used if they have a value.
-OPTIONAL = ("num_rows", "crop_scale_min", "crop_scale_max")
+OPTIONAL = ("num_rows", "crop_scale_min", "crop_scale_max", "negative_prompt")
 # Options whose values nobody states, and that are of no method.
-UNSOURCED = ("seed", "num_rows", "chosen_on", "shard_size", "instance_prompt", "class_prompt")
+UNSOURCED = (
+    "seed",
+    "num_rows",
+    "chosen_on",
+    "shard_size",
+    "instance_prompt",
+    "class_prompt",
+    "negative_prompt",
+)
 
 
 def option_rows(command: type, options: Mapping[str, Any], **shown: str) -> list[list[str]]:
