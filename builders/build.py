@@ -121,11 +121,8 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
     batch_size: int | None = option(
         "number of images painted at a time", None, MODEL, at_least=1, default_text="8 or fewer, by the model"
     )
-    dtype: Literal["float32", "float16", "bfloat16"] | None = option(
+    dtype: Literal["float32", "float16", "bfloat16"] | None = _model_value(
         "type of the weights: float32, float16 or bfloat16",
-        None,
-        MODEL,
-        default_text="the model's",
         metavar="TYPE",
     )
     offload: Literal["none", "model", "sequential", "group"] = option(
