@@ -243,7 +243,7 @@ def load_painter(
         family, _ = _family(model, snapshot)
         dtype = dtype or (torch.float32 if device.startswith("cpu") else family.dtype)
         pipe = DiffusionPipeline.from_pretrained(
-            snapshot, dtype=dtype, variant=_variant(snapshot), local_files_only=True
+            snapshot, dtype=dtype, variant=_variant(snapshot), local_files_only=True, **_absent(snapshot)
         )
         layout = layout_of(pipe)
         if hasattr(type(pipe), "do_perturbed_attention_guidance"):
@@ -318,6 +318,13 @@ def _family(model: str, snapshot: Path) -> tuple[Family, type[Layout] | None]:
     )
 
 
+def _absent(snapshot: Path) -> dict[str, None]:
+    """The text encoders and tokenizers that a pipeline was saved without, which diffusers wants to be told."""
+    index = json.loads((snapshot / "model_index.json").read_text("utf-8"))
+    texts = (name for name in index if name.startswith(("text_encoder", "tokenizer")))
+    return {name: None for name in texts if index[name] == [None, None]}
+
+
 def _scheduler(name: str, pipe: Any) -> Any:
     """A scheduler of diffusers by the name of its class, with the settings of the pipeline's own one.
 
@@ -364,7 +371,8 @@ def load_stretches(model: str, revision: str | None = None) -> list[Stretch]:
             raise ValueError(f"a {index['_class_name']} has no cross-attention that can be read")
         parts = {name for name, value in index.items() if isinstance(value, list) and value[0]}
         weights = {name: None for name in parts if not name.startswith(("tokenizer", "scheduler"))}
-        pipe = DiffusionPipeline.from_pretrained(snapshot, **weights, local_files_only=True)
+        left_out = {**_absent(snapshot), **weights}
+        pipe = DiffusionPipeline.from_pretrained(snapshot, local_files_only=True, **left_out)
         return layout.stretches(pipe, family.text_length)
     except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many types
         raise _not_loaded(model, error) from error
