@@ -319,7 +319,7 @@ def _family(model: str, snapshot: Path) -> tuple[Family, type[Layout] | None]:
 
 
 def _absent(snapshot: Path) -> dict[str, None]:
-    """The text encoders and tokenizers that a pipeline was saved without, which diffusers wants to be told."""
+    """The text encoders and tokenizers that a pipeline was saved without. diffusers must be told."""
     index = json.loads((snapshot / "model_index.json").read_text("utf-8"))
     texts = (name for name in index if name.startswith(("text_encoder", "tokenizer")))
     return {name: None for name in texts if index[name] == [None, None]}

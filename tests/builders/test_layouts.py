@@ -341,6 +341,24 @@ def test_fused_projections_and_loras_are_seen(family, kind):
         torch.testing.assert_close(recorder.maps[0][word][8, 8], expected[0][word][8, 8], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["sd_turbo", "pixart", "sana", "sd3"])
+def test_layers_at_once_equal_layers_in_chunks(family, kind, monkeypatch):
+    """A GPU has room for all layers of a size at once; with less room, it takes some, or parts of one."""
+    pipe = family(kind)
+    found = []
+    for chunk in (module.CPU_CHUNK, module.CHUNK, 2**16, 2**10):
+        monkeypatch.setattr(module, "CPU_CHUNK", chunk)
+        monkeypatch.setattr(module, "CHUNK", min(chunk, module.CHUNK) if found else module.CHUNK)
+        with AttentionRecorder(pipe, spans_of(pipe), layers="all", over="text") as recorder:
+            paint(pipe, size=(128, 192))
+        found.append(recorder.maps)
+    for other in found[1:]:
+        for words, expected in zip(other, found[0], strict=True):
+            for word, by_size in expected.items():
+                for size, values in by_size.items():
+                    torch.testing.assert_close(words[word][size], values, rtol=0, atol=1e-6)
+
+
 class Int8(nn.Module):
     """A projection whose weights are 8-bit integers, as quantized models have them."""
 
