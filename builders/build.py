@@ -198,7 +198,7 @@ class Inputs:
         """All that the rows depend on, except for the facts of the painter, which are known later."""
         from attn2mask.builders.prompts import BACKGROUND_WORDS, PROMPT_RULES
 
-        lists = [LISTS, BACKGROUND_WORDS] if self.rules.background_words else [LISTS]
+        lists = [LISTS, BACKGROUND_WORDS] if self.config.background_words else [LISTS]
         texts = None if self.captions is None else "\n".join(caption.text for caption in self.captions)
         own = {
             "table": self.table.name,
