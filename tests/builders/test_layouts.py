@@ -197,6 +197,21 @@ def test_equals_the_full_softmax(family, kind, guided, over):
                 assert values.max() > 1.02 * values.min()  # the maps are worth comparing
 
 
+@pytest.mark.parametrize("kind", ["sd3", "flux", "pixart", "zimage", "qwen"])
+def test_self_attention_of_the_image(family, kind):
+    """Each position attends to the positions of the image alone, and the maps of the words stay the same."""
+    pipe = family(kind)
+    with AttentionRecorder(pipe, spans_of(pipe), layers="all") as without:
+        paint(pipe)
+    with AttentionRecorder(pipe, spans_of(pipe), layers="all", self_attention=max) as recorder:
+        paint(pipe)
+    for of_image in recorder.self_attention:
+        torch.testing.assert_close(of_image[8, 8].sum(1), torch.ones(64))
+        assert of_image[8, 8].std() > 1e-5
+    for words, expected in zip(recorder.maps, without.maps, strict=True):
+        assert all(torch.equal(words[word][8, 8], expected[word][8, 8]) for word in expected)
+
+
 # The stretch of tokens
 
 
