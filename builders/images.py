@@ -62,8 +62,12 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_png(content: bytes) -> np.ndarray:
-    """The inverse of `encode_png`, for rows of a build: (H, W, 3) uint8, or (H, W) uint8 or uint16."""
-    return np.array(Image.open(io.BytesIO(content), formats=("PNG",)))
+    """The inverse of `encode_png`, for rows of a build: (H, W, 3) uint8, or (H, W) uint8 or uint16.
+
+    Raises UnreadableError for anything but a PNG.
+    """
+    with _opened(content, "an image of a row", ("PNG",)) as image:
+        return np.array(image)
 
 
 class UnreadableError(UserError):
@@ -181,7 +185,7 @@ def _opened(source: Any, name: str, formats: tuple[str, ...]) -> Iterator[Image.
     except Image.DecompressionBombError as error:
         raise UnreadableError(name, f"it has more than {MOST_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
-        known = " or ".join([", ".join(formats[:-1]), formats[-1]])
+        known = " or ".join([*([", ".join(formats[:-1])] if formats[1:] else []), formats[-1]])
         raise UnreadableError(name, f"it is not a {known} file, or it is broken") from error
     except _UnknownRangeError as error:
         raise UnreadableError(name, str(error)) from error

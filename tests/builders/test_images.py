@@ -12,7 +12,14 @@ from PIL import Image, ImageOps
 
 from attn2mask.builders import images
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.images import UnreadableError, image_files, read_image, read_mask
+from attn2mask.builders.images import (
+    UnreadableError,
+    decode_png,
+    encode_png,
+    image_files,
+    read_image,
+    read_mask,
+)
 from attn2mask.builders.table_reader import load_table
 
 VOC = load_table("voc")
@@ -153,6 +160,13 @@ def test_other_formats_start_no_program(tmp_path, monkeypatch):
             read_image(content, "a")
         with pytest.raises(UnreadableError, match=r"a cannot be read: it is not a PNG, .* or GIF file"):
             read_mask(content, "a", VOC)
+
+
+def test_rows_of_builds_hold_no_other_formats(monkeypatch):
+    monkeypatch.setattr(subprocess, "check_call", lambda *args: pytest.fail("a program was started"))
+    for content in (stored(Image.new("RGB", (3, 2)), "EPS"), b"", encode_png(GRAY)[:40]):
+        with pytest.raises(UnreadableError, match=r"an image of a row cannot be read: it is not "):
+            decode_png(content)
 
 
 def test_masks_that_were_compressed_with_loss_are_refused():
