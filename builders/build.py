@@ -198,15 +198,18 @@ class Inputs:
 
     def identity(self) -> dict[str, Any]:
         """All that the rows depend on, except for the facts of the painter, which are known later."""
-        from attn2mask.builders.prompts import PROMPT_RULES
+        from attn2mask.builders.prompts import BACKGROUND_WORDS, PROMPT_RULES
 
+        lists = [LISTS, BACKGROUND_WORDS] if self.config.background_words else [LISTS]
         texts = None if self.captions is None else "\n".join(caption.text for caption in self.captions)
         own = {
             "table": self.table.name,
             "table_version": _digest(json.dumps(self.table.facts())),
             "captions": "grammar" if texts is None else _digest(texts),
             "prompt_rules": PROMPT_RULES,
-            "word_lists": _digest(json.dumps(yaml.safe_load(LISTS.read_text("utf-8")))),
+            "word_lists": _digest(
+                "".join(json.dumps(yaml.safe_load(file.read_text("utf-8"))) for file in lists)
+            ),
             "balance": self.balance,
         }
         return own | {name: value for name, value in identity_of(self.config).items() if value is not None}
@@ -266,6 +269,7 @@ class Inputs:
             self.rules.window,
             config.negative_prompt,
             self.rules.propagation_fraction if self_attention else None,
+            self.rules.background_words,
         )
         batch = config.batch_size
         on_gpu = not painter.device.startswith("cpu")

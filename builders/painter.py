@@ -7,7 +7,7 @@ process.
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from attn2mask.builders.layouts import Layout, Size, default_argument, layout_of
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS, check_base, lora_record
 from attn2mask.builders.recorder import AttentionRecorder
-from attn2mask.builders.scores import SELF_ATTENTION, propagation_size
+from attn2mask.builders.scores import BACKGROUND, SELF_ATTENTION, propagation_size
 from attn2mask.builders.stretches import Rewrite, Stretch
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,9 @@ _NO_WEIGHTS = [
     "transformer/config.json",
 ]
 Offload = Literal["none", "model", "sequential", "group"]
-Maps = Mapping[str, Mapping[Size, torch.Tensor]]
+Maps = Mapping[Size, torch.Tensor]
+# The key of what is recorded of a word: whether it is a background word, the word, and the stretch.
+_Key = tuple[bool, str, str]
 
 # The advice if no image of a model can be used.
 ADVICE = (
@@ -55,8 +57,9 @@ ADVICE = (
 @dataclass(frozen=True)
 class Painting:
     """How images are painted: denoising steps, scale of guidance, height and width in pixels, the
-    `window` of steps that is recorded, as fractions of the run (0 to 1), and the negative prompt, if there
-    is one, and the side of the self-attention that is recorded, as a fraction of the latents' side, or None.
+    `window` of steps that is recorded, as fractions of the run (0 to 1), the negative prompt, if there is
+    one, the side of the self-attention that is recorded, as a fraction of the latents' side, or None, and
+    whether the background words of the prompts are recorded.
     """
 
     steps: int
@@ -66,6 +69,7 @@ class Painting:
     window: tuple[float, float] = (0.0, 1.0)
     negative_prompt: str | None = None
     self_attention: float | None = None
+    background: bool = False
 
 
 class Painter:
@@ -126,20 +130,21 @@ class Painter:
 
     def paint(
         self, prompts: Sequence[Prompt], seeds: Sequence[int], painting: Painting
-    ) -> tuple[np.ndarray, Sequence[Maps], list[str | None]]:
+    ) -> tuple[np.ndarray, Sequence[Mapping[str, Any]], list[str | None]]:
         """Paint a batch of B prompts.
 
         Returns images (B, height, width, 3) uint8; for each image the maps of its class words, recorded in
-        the window of steps, the mean over the stretches of the text that have the word, and under the key
-        `SELF_ATTENTION` the self-attention, if the painting asks for it; and for each image the reason why it
-        cannot be used, or None. Raises UserError if the device has too little memory, or if self-attention
-        is asked for and cannot be recorded.
+        the window of steps, the mean over the stretches of the text that have the word; if the painting asks
+        for them, under the key `BACKGROUND` a list with the maps of each background word, and under the key
+        `SELF_ATTENTION` the self-attention; and for each image the reason why it cannot be used, or None.
+        Raises UserError if the device has too little memory, or if self-attention is asked for and cannot be
+        recorded.
         """
         last = self._calls(painting.steps) - 1
         first_step, last_step = (int(part * last + 0.5) for part in painting.window)
         recorder = AttentionRecorder(
             self.pipe,
-            self._spans(prompts),
+            self._spans(prompts, painting.background),
             steps=(first_step, last_step),
             **self._self_attention(painting),
         )
@@ -161,7 +166,7 @@ class Painter:
                 " or --offload"
             ) from error
         images = (np.nan_to_num(pixels, nan=0.0) * 255).round().astype(np.uint8)
-        attention: list[dict[str, Any]] = [_by_word(maps) for maps in recorder.maps]
+        attention = [_by_word(maps, painting.background) for maps in recorder.maps]
         if painting.self_attention is not None:
             for maps, of_image in zip(attention, recorder.self_attention, strict=True):
                 maps[SELF_ATTENTION] = of_image
@@ -188,12 +193,14 @@ class Painter:
         scheduler.set_timesteps(steps, **shift)
         return len(scheduler.timesteps)
 
-    def _spans(self, prompts: Sequence[Prompt]) -> list[dict[tuple[str, str], tuple[int, ...]]]:
-        """For each prompt, the positions of each word in each stretch that has it."""
+    def _spans(self, prompts: Sequence[Prompt], background: bool) -> list[dict[_Key, tuple[int, ...]]]:
+        """For each prompt, the positions of each class word, and of each background word if `background`, in
+        each stretch that has it.
+        """
         return [
             {
-                (word, stretch.name): own
-                for word, positions in zip(prompt.words, prompt.spans, strict=True)
+                (is_background, word, stretch.name): own
+                for is_background, word, positions in _words(prompt, background)
                 for stretch in self.stretches
                 if (own := stretch.own(positions))
             }
@@ -201,15 +208,32 @@ class Painter:
         ]
 
 
-def _by_word(maps: Mapping[tuple[str, str], Mapping[Size, torch.Tensor]]) -> dict[str, Any]:
-    """The maps of each word: the mean over its stretches, each of which weighs the same."""
-    streams: dict[str, list[Mapping[Size, torch.Tensor]]] = {}
-    for (word, _), by_size in maps.items():
-        streams.setdefault(word, []).append(by_size)
-    return {
+def _words(prompt: Prompt, background: bool) -> Iterator[tuple[bool, str, tuple[int, ...]]]:
+    """The class words of a prompt, and its background words if `background`: whether it is one of these, the
+    word, and its positions.
+    """
+    for word, positions in zip(prompt.words, prompt.spans, strict=True):
+        yield False, word, positions
+    if background:
+        for word, positions in zip(prompt.background, prompt.background_spans, strict=True):
+            yield True, word, positions
+
+
+def _by_word(maps: Mapping[_Key, Maps], background: bool) -> dict[str, Any]:
+    """The maps of each class word: the mean over its stretches, each of which weighs the same. If
+    `background`, the key `BACKGROUND` has a list with those of each background word.
+    """
+    streams: dict[tuple[bool, str], list[Maps]] = {}
+    for (is_background, word, _), by_size in maps.items():
+        streams.setdefault((is_background, word), []).append(by_size)
+    merged = {
         word: {size: torch.stack([part[size] for part in parts]).mean(0) for size in parts[0]}
         for word, parts in streams.items()
     }
+    found: dict[str, Any] = {word: own for (is_background, word), own in merged.items() if not is_background}
+    if background:
+        found[BACKGROUND] = [own for (is_background, _), own in merged.items() if is_background]
+    return found
 
 
 def load_painter(
@@ -243,7 +267,7 @@ def load_painter(
         family, _ = _family(model, snapshot)
         dtype = dtype or (torch.float32 if device.startswith("cpu") else family.dtype)
         pipe = DiffusionPipeline.from_pretrained(
-            snapshot, dtype=dtype, variant=_variant(snapshot), local_files_only=True
+            snapshot, dtype=dtype, variant=_variant(snapshot), local_files_only=True, **_absent(snapshot)
         )
         layout = layout_of(pipe)
         if hasattr(type(pipe), "do_perturbed_attention_guidance"):
@@ -318,6 +342,13 @@ def _family(model: str, snapshot: Path) -> tuple[Family, type[Layout] | None]:
     )
 
 
+def _absent(snapshot: Path) -> dict[str, None]:
+    """The text encoders and tokenizers that a pipeline was saved without. diffusers must be told."""
+    index = json.loads((snapshot / "model_index.json").read_text("utf-8"))
+    texts = (name for name in index if name.startswith(("text_encoder", "tokenizer")))
+    return {name: None for name in texts if index[name] == [None, None]}
+
+
 def _scheduler(name: str, pipe: Any) -> Any:
     """A scheduler of diffusers by the name of its class, with the settings of the pipeline's own one.
 
@@ -364,7 +395,8 @@ def load_stretches(model: str, revision: str | None = None) -> list[Stretch]:
             raise ValueError(f"a {index['_class_name']} has no cross-attention that can be read")
         parts = {name for name, value in index.items() if isinstance(value, list) and value[0]}
         weights = {name: None for name in parts if not name.startswith(("tokenizer", "scheduler"))}
-        pipe = DiffusionPipeline.from_pretrained(snapshot, **weights, local_files_only=True)
+        left_out = {**_absent(snapshot), **weights}
+        pipe = DiffusionPipeline.from_pretrained(snapshot, local_files_only=True, **left_out)
         return layout.stretches(pipe, family.text_length)
     except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many types
         raise _not_loaded(model, error) from error

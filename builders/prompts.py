@@ -10,18 +10,22 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from attn2mask.builders.classes import ClassTable, Kind, gap, is_unspaced, spelling, tokens
+from attn2mask.builders.classes import ClassTable, Kind, gap, is_unspaced, spelling
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.stretches import Rewrite, Stretch, fits, positions_of, stretches_of
+from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.captions import Caption
-from attn2mask.builders.words.context import Context, Noun, is_part, is_thing, replacements
+from attn2mask.builders.words.context import Context, Noun, is_part, is_place, is_thing, replacements
 from attn2mask.builders.words.english import UNCOUNTABLE, article, means_many, plural
+
+BACKGROUND_WORDS = Path(__file__).parent / "words" / "background.yaml"
 
 # Streams of random numbers: the order of the captions, the choices of a prompt, the noise of an image.
 _ORDER, _PROMPT, _IMAGE = range(3)
@@ -61,7 +65,8 @@ class Prompt:
     `classes` are mask ids in the order of first appearance. Parallel to them are `words`, the class word at
     its first occurrence within the token limit, and `spans`, the positions of all its occurrences among the
     text keys of the painter (CLIP's start-of-text is 0). `dropped` has a reason for every other class of the
-    caption.
+    caption. `background` are the background words within the token limit, in lower case, and parallel to them
+    `background_spans` are the positions of all their occurrences.
     """
 
     text: str
@@ -71,6 +76,14 @@ class Prompt:
     words: tuple[str, ...]
     spans: tuple[tuple[int, ...], ...]
     dropped: tuple[str, ...] = ()
+    background: tuple[str, ...] = ()
+    background_spans: tuple[tuple[int, ...], ...] = ()
+
+
+@cache
+def background_table() -> ClassTable:
+    """The background words, which are all of one class."""
+    return load_table(str(BACKGROUND_WORDS))
 
 
 def find_occurrences(table: ClassTable, text: str) -> list[Occurrence]:
@@ -78,9 +91,37 @@ def find_occurrences(table: ClassTable, text: str) -> list[Occurrence]:
 
     A compound holds none ("school bus stop"), nor does a part of a word with a hyphen ("cat-like").
     """
-    lexicon, longest = table.lexicon, table.longest_form
-    words = list(tokens(text))
-    forms: list[tuple[int, int, str]] = []  # first word, word after the last, spelling
+    context, found = Context.of(text), []
+    for first, stop, key in _forms(table, context):
+        form, start, end = table.lexicon[key], context.words[first][0], context.words[stop - 1][1]
+        if form.class_index is not None:
+            found.append(Occurrence(start, end, form.class_index, text[start:end], form.kind))
+    return things(table, text, found)
+
+
+def find_background(table: ClassTable, text: str) -> list[Occurrence]:
+    """The background words of a text, in order, as occurrences of the class of `background_table`.
+
+    A word of a class of `table` is none ("road" with Cityscapes), nor is a part of such a word or of a
+    compound of the table ("water bottle"), nor a word that does not mean the surroundings (`is_place`).
+    """
+    context, background = Context.of(text), background_table()
+    known = [(first, stop, table.lexicon[key].class_index) for first, stop, key in _forms(table, context)]
+    named = [Noun(context, first, stop, table, k) for first, stop, k in known if k is not None]
+    taken = {word for first, stop, _ in known for word in range(first, stop)}
+    found = []
+    for first, stop, _ in _forms(background, context):
+        is_free = taken.isdisjoint(range(first, stop))
+        if is_free and is_place(Noun(context, first, stop, background, 0), named):
+            start, end = context.words[first][0], context.words[stop - 1][1]
+            found.append(Occurrence(start, end, 0, text[start:end]))
+    return found
+
+
+def _forms(table: ClassTable, context: Context) -> list[tuple[int, int, str]]:
+    """The class words and the compounds of a text, in order: first word, word after the last, spelling."""
+    lexicon, longest, text, words = table.lexicon, table.longest_form, context.text, context.words
+    forms: list[tuple[int, int, str]] = []
     for first, (start, _, _) in enumerate(words):
         if _hyphen_at(text, start - 1):
             continue
@@ -93,15 +134,12 @@ def find_occurrences(table: ClassTable, text: str) -> list[Occurrence]:
     # Compounds come first, then forms from left to right, the longest at each position first.
     forms.sort(key=lambda form: (lexicon[form[2]].class_index is not None, form[0], -form[1]))
     taken: set[int] = set()
-    found = []
+    kept = []
     for first, stop, key in forms:
         if taken.isdisjoint(range(first, stop)):
             taken.update(range(first, stop))
-            form = lexicon[key]
-            if form.class_index is not None:
-                start, end = words[first][0], words[stop - 1][1]
-                found.append(Occurrence(start, end, form.class_index, text[start:end], form.kind))
-    return things(table, text, sorted(found, key=lambda occurrence: occurrence.start))
+            kept.append((first, stop, key))
+    return sorted(kept)
 
 
 def things(table: ClassTable, text: str, found: list[Occurrence]) -> list[Occurrence]:
@@ -321,14 +359,14 @@ class PromptSource:
     def _compose(self, caption: Caption, rng: np.random.Generator, alias_probability: float) -> Prompt:
         text, occurrences = augment(self.table, " ".join(caption.text.split()), rng, alias_probability)
         text, occurrences, left_out = self._with_instance_prompt(text, occurrences)
-        char_spans = [(occurrence.start, occurrence.end) for occurrence in occurrences]
+        background = find_background(self.table, text)
+        char_spans = [(word.start, word.end) for word in (*occurrences, *background)]
+        places = positions_of(text, char_spans, self.stretches)
         words: dict[int, str] = {}
         spans: dict[int, tuple[int, ...]] = {}
         lost: dict[int, str] = {}
         painted: set[int] = set()  # the lost classes whose word the painter reads, at least in part
-        for occurrence, place in zip(
-            occurrences, positions_of(text, char_spans, self.stretches), strict=True
-        ):
+        for occurrence, place in zip(occurrences, places[: len(occurrences)], strict=True):
             k, start = occurrence.class_index, occurrence.start
             if isinstance(place, str):
                 lost[k] = place
@@ -343,9 +381,21 @@ class PromptSource:
         dropped = tuple(f"{self.table.classes[k].name}: {why}" for k, why in lost.items() if k not in words)
         if painted - set(words):  # a class may be in the image, but cannot be located
             words, spans = {}, {}
-        classes = tuple(self.table.first_id + k for k in words)
-        found = (classes, tuple(words.values()), tuple(spans.values()), (*dropped, *left_out))
-        return Prompt(text, caption.text, caption.source, *found)
+        behind: dict[str, tuple[int, ...]] = {}
+        for word, place in zip(background, places[len(occurrences) :], strict=True):
+            if place and not isinstance(place, str):
+                behind[word.text.lower()] = behind.get(word.text.lower(), ()) + place
+        return Prompt(
+            text,
+            caption.text,
+            caption.source,
+            classes=tuple(self.table.first_id + k for k in words),
+            words=tuple(words.values()),
+            spans=tuple(spans.values()),
+            dropped=(*dropped, *left_out),
+            background=tuple(behind),
+            background_spans=tuple(behind.values()),
+        )
 
     def _with_instance_prompt(
         self, text: str, occurrences: list[Occurrence]

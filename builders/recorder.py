@@ -100,6 +100,7 @@ class AttentionRecorder:
         self._waiting: dict[Any, list[Attention]] = {}
         self._sums: dict[Size, torch.Tensor] = {}
         self._counts: Counter[Size] = Counter()
+        self._self_layers: set[str] = set()
         self._self_sums: dict[Size, torch.Tensor] = {}
         self._self_counts: Counter[Size] = Counter()
 
@@ -215,15 +216,19 @@ class AttentionRecorder:
         return slice(images, None) if guided and prompts == "second half" else slice(0, images)
 
     def _tap_self_attention(self, call: Arguments) -> None:
-        """Tap the layers in which the image attends to itself, of the one size that is chosen."""
+        """Tap the layers in which the image attends to itself, of the one size that is chosen. In joint
+        attention, the taps of the recorded layers see it.
+        """
         if self.choose_size is None:
             return
-        sizes = {name: self.layout.size(name, call) for name in self.layout.image_layers}
+        layers = self.layers if self.layout.joint else self.layout.image_layers
+        sizes = {name: self.layout.size(name, call) for name in layers}
         size = self.choose_size(sorted(set(sizes.values()), reverse=True))
-        for name, layer in self.layout.image_layers.items():
-            if sizes[name] == size:
+        self._self_layers = {name for name in layers if sizes[name] == size}
+        if not self.layout.joint:
+            for name in self._self_layers:
                 receive = partial(self._receive_self_attention, name, size)
-                self._taps.append(Tap(layer, lambda: self._recording, receive))
+                self._taps.append(Tap(layers[name], lambda: self._recording, receive))
 
     @torch.no_grad()
     def _receive_self_attention(self, name: str, size: Size, seen: Attention | None) -> None:
@@ -260,6 +265,8 @@ class AttentionRecorder:
             mask = mask[self._conditional] if len(mask) > 1 else mask
             mask = mask[:, :, image] if mask.shape[2] > 1 else mask
         text = self.layout.text_keys(key.shape[2], places)
+        if self.layout.joint and name in self._self_layers:
+            self._receive_self_attention(name, size, seen)
         if self.joint:
             self._add_joint(size, Attention(query, key, mask, seen.scale), text)
             return

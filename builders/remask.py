@@ -4,8 +4,9 @@
     attn2mask remask data/voc --out data/voc-daam --preset daam-like
 
 From stored scores, threshold, dense CRF and reliability may change; from stored maps (`build --store-maps`),
-also the map sizes, the propagation and the normalization. The recorded steps were fixed while painting. With
-unchanged rules the masks are the same bit for bit. Where a class was dropped from a row, the pixels that the
+also the map sizes, the propagation and the normalization. The recorded steps were fixed while painting. No
+background words can be added, since their maps are not stored. With unchanged rules the masks are the same
+bit for bit. Where a class was dropped from a row, the pixels that the
 mask of the row ignores stay ignored. It resumes as a build does, also if the build has grown.
 """
 
@@ -71,6 +72,11 @@ class RemaskConfig(RuleOptions, RecordingOptions):
             raise UserError(
                 f"remask cannot take {_values(fixed, rules)}{of_preset}: the recorded steps and the side of"
                 f" the self-attention were fixed while painting ({_values(fixed, built)})"
+            )
+        if changed and rules.background_words:
+            raise UserError(
+                f"remask cannot take {_values(changed, rules)}{of_preset}: with --background-words, scores"
+                " need the attention of the background words, which rows do not hold"
             )
         if changed and "maps" not in stored:
             raise UserError(

@@ -152,6 +152,10 @@ class RecordingOptions(CheckedOptions):
         at_least=0,
         card="temperature of the softmax over the words",
     )
+    background_words: bool | None = _constant(
+        "let words of the background compete with classes",
+        card="competition of background words",
+    )
 
 
 # The recording options whose values cannot be changed when the images have been painted.

@@ -24,6 +24,7 @@ from attn2mask.builders.prompts import Prompt, PromptSource, image_seed
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.sample import Sample
 from attn2mask.builders.scores import (
+    BACKGROUND,
     SELF_ATTENTION,
     pack_maps,
     pack_self_attention,
@@ -68,8 +69,8 @@ class Synthesizer:
             attempts, prompts, seeds, images, attention, faults, strict=True
         ):
             maps = [of_word[word] for word in prompt.words] if fault is None else []
-            self_attention = of_word.get(SELF_ATTENTION)
-            scores, peaks = quantized_scores(maps, self.rules, self.latent_side, self_attention)
+            self_attention, background = of_word.get(SELF_ATTENTION), of_word.get(BACKGROUND, ())
+            scores, peaks = quantized_scores(maps, self.rules, self.latent_side, self_attention, background)
             classes, words = prompt.classes[: len(maps)], prompt.words[: len(maps)]
             labels = self.pool.submit(label, image, scores, peaks, classes, words, self.rules, self.table)
             columns = {

@@ -498,7 +498,9 @@ def sdxl_turbo(folder: Path) -> DiffusionPipeline:
 
 def lcm(folder: Path) -> DiffusionPipeline:
     pipe = sd_turbo(folder)
-    pipe.register_modules(unet=unet(16, time_cond_proj_dim=8), scheduler=LCMScheduler(**BETAS, steps_offset=1))
+    pipe.register_modules(
+        unet=unet(16, time_cond_proj_dim=8), scheduler=LCMScheduler(**BETAS, steps_offset=1)
+    )
     return pipe
 
 

@@ -34,8 +34,8 @@ TIMESTEP = 350  # of 1,000: the noise that is added to drawn scenes
 @dataclass(frozen=True)
 class RecordedImage:
     """An image (H, W, 3) uint8, the mask ids of the classes in its prompt, each class word's attention maps
-    by (h, w), the shorter side of the latents, and its self-attention by (h, w), as `class_scores` takes it,
-    or None.
+    by (h, w), the shorter side of the latents, its self-attention by (h, w), as `class_scores` takes it, or
+    None, and the attention maps of each background word of its prompt, as those of the class words.
     """
 
     image: np.ndarray
@@ -43,11 +43,12 @@ class RecordedImage:
     maps: Sequence[Mapping[tuple[int, int], Tensor]]
     latent_side: int
     self_attention: Mapping[tuple[int, int], Tensor] | None = None
+    background: Sequence[Mapping[tuple[int, int], Tensor]] = ()
 
     def labels(self, rules: Rules, table: ClassTable) -> Labels:
         """The labels of the image under `rules`."""
-        scores = quantize(class_scores(self.maps, rules, self.latent_side, self.self_attention)[0])
-        return label_image(self.image, scores, rules, table.background is not None)
+        scores, _ = class_scores(self.maps, rules, self.latent_side, self.self_attention, self.background)
+        return label_image(self.image, quantize(scores), rules, table.background is not None)
 
 
 def mask_quality(
@@ -124,13 +125,13 @@ def record_image(painter: Painter, image: np.ndarray, prompt: Prompt, seed: int)
     if pooled:  # Stable Diffusion XL; it also takes original size, crop and target size
         sizes = torch.tensor([[height, width, 0, 0, height, width]], device=device, dtype=embedding.dtype)
         conditions = {"text_embeds": pooled[0], "time_ids": sizes}
-    spans = [dict(zip(prompt.words, prompt.spans, strict=True))]
+    spans = dict(enumerate((*prompt.spans, *prompt.background_spans)))
     side = painter.latent_side(height, width)
     choose = partial(propagation_size, fraction=PROPAGATION, latent_side=side)
-    with AttentionRecorder(pipe.unet, spans, self_attention=choose) as recorder:
+    with AttentionRecorder(pipe.unet, [spans], self_attention=choose) as recorder:
         pipe.unet(noisy, TIMESTEP, embedding, added_cond_kwargs=conditions)
-    maps = [recorder.maps[0][word] for word in prompt.words]
-    return RecordedImage(image, prompt.classes, maps, side, recorder.self_attention[0])
+    maps, k = list(recorder.maps[0].values()), len(prompt.classes)
+    return RecordedImage(image, prompt.classes, maps[:k], side, recorder.self_attention[0], maps[k:])
 
 
 def record_scenes(

@@ -7,7 +7,7 @@ The lists of words are in `builders/tables/english.yaml`, and those of a class i
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import yaml
@@ -202,7 +202,17 @@ class Noun:
         ]
 
 
-# Whether a word names a thing
+# Whether a word names a thing, or a place
+
+
+def is_place(noun: Noun, things: Sequence[Noun]) -> bool:
+    """Whether a background word means the surroundings. It does not in the name of another thing ("street
+    sign"), after "no", in an image, and where it says what one of `things` holds ("a bottle of water").
+    """
+    description = takewhile(word_lists().describing.__contains__, noun.before(_DESCRIPTION))
+    link = noun.first - 1 - len(list(description))
+    is_held = any(thing.stop == link for thing in things) and noun.context.word(link) == "of"
+    return is_thing(noun) and _ends_phrase(noun) and not is_held
 
 
 def is_thing(noun: Noun) -> bool:

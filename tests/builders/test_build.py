@@ -436,6 +436,51 @@ def test_self_attention_is_stored_and_propagates_the_maps(command, tmp_path):
     assert [row["scores"] for row in changed] != [row["scores"] for row in rows]
 
 
+def test_background_words_compete(command, tmp_path, capsys):
+    """A build with them, the same masks by remask, and those of a build without them."""
+    size = ("--num-images", "4", "--shard-size", "2", "--preset", "photo", "--store-maps")
+    assert command(*size) == 0
+    assert command(*size, "--background-words", out="street") == 0
+    assert BuildDirectory(tmp_path / "street").rules.background_words
+    rows = rows_of(tmp_path / "street")
+    # An attempt that one rule rejects is painted again, so that only some images are the same.
+    plain = {(row["seed"], *row["classes"]): row for row in rows_of(tmp_path / "out")}
+    alike = [row for row in rows if (row["seed"], *row["classes"]) in plain]
+    lowered = []
+    for row in alike:
+        without = plain[row["seed"], *row["classes"]]
+        assert row["image"] == without["image"]
+        scores, above = (np.asarray(one["scores"], int) for one in (row, without))
+        assert (scores <= above + 1).all()
+        lowered += [row["prompt"]] * bool((scores < above - 1).any())
+    assert lowered
+    assert all("street" in prompt for prompt in lowered)
+
+    remask = ["remask", str(tmp_path / "street"), "--out"]
+    assert main([*remask, str(tmp_path / "again")]) == 0
+    assert same(rows_of(tmp_path / "again"), rows)
+    assert main([*remask, str(tmp_path / "without"), "--background-words", "false"]) == 0
+    for row in rows_of(tmp_path / "without"):
+        if (key := (row["seed"], *row["classes"])) in plain:
+            assert np.abs(np.subtract(row["scores"], plain[key]["scores"], dtype=int)).max() <= 1
+    capsys.readouterr()
+    for folder, option in (("street", ["--normalization", "max"]), ("out", ["--background-words"])):
+        assert main(["remask", str(tmp_path / folder), "--out", str(tmp_path / "new"), *option]) == 2
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if "error" in line)
+        assert "the attention of the background words, which rows do not hold" in line
+
+
+def test_background_words_belong_to_the_identity_of_a_build(command, tmp_path, capsys):
+    assert command("--num-images", "2") == 0
+    plain = BuildDirectory(tmp_path / "out").record()["identity"]
+    assert command("--num-images", "2", "--background-words") == 2
+    assert "background_words (there False, now True)" in capsys.readouterr().err
+    assert command("--num-images", "2", "--background-words", out="street") == 0
+    competing = BuildDirectory(tmp_path / "street").record()["identity"]
+    differing = {name for name in plain if plain[name] != competing[name]}
+    assert differing == {"background_words", "word_lists"}  # the rows depend on the list of background words
+
+
 def test_attention_that_is_not_there_is_named_in_one_line(command, tmp_path, capsys):
     assert command("--num-images", "1", "--store-maps") == 0
     remask = ["remask", str(tmp_path / "out"), "--out", str(tmp_path / "new")]

@@ -1,5 +1,6 @@
 """Loading and painting with the models of every family, and builds with them."""
 
+import copy
 import json
 import shutil
 
@@ -105,6 +106,39 @@ def test_each_stretch_of_a_word_weighs_the_same(family_model):
         of_stretch = type(prompt)(**{**vars(prompt), "spans": (stretch.own(prompt.spans[0]),)})
         parts.append(painter.paint([of_stretch], [1], SMALL)[1][0]["dog"][8, 8])
     torch.testing.assert_close(maps["dog"][8, 8], (parts[0] + parts[1]) / 2)
+
+
+def test_stable_diffusion_3_without_t5_is_read_through_clip(family, tmp_path):
+    pipe = copy.copy(family("sd3"))
+    pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
+    pipe.save_pretrained(tmp_path / "small")
+    assert [stretch.name for stretch in load_stretches(str(tmp_path / "small"))] == ["clip"]
+    painter = load_painter(str(tmp_path / "small"))
+    source = PromptSource(
+        load_table("voc"), [Caption("a dog", "1")], painter.stretches, seed=0, alias_probability=0.0
+    )
+    prompt = source.prompt(0, 0)
+    assert prompt.spans == ((2, 3, 4),)
+    _, (maps,), _ = painter.paint([prompt], [1], SMALL)
+    assert maps["dog"][8, 8].max() > 0
+
+
+def test_a_word_that_clip_cuts_off_is_read_by_t5(family_model):
+    painter = load_painter(str(family_model("sd3")))
+    text = "a " * 90 + "dog"
+    source = PromptSource(
+        load_table("voc"), [Caption(text, "1")], painter.stretches, seed=0, alias_probability=0.0
+    )
+    assert source.prompt(0, 0).spans == ((77 + 90,),)
+    source = PromptSource(
+        load_table("voc"),
+        [Caption("a " * 300 + "dog", "1")],
+        painter.stretches,
+        seed=0,
+        alias_probability=0.0,
+    )
+    with pytest.raises(UserError, match="dog: its word lies beyond the model's 256 tokens"):
+        source.prompt(0, 0)
 
 
 @kinds

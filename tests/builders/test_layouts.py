@@ -197,6 +197,21 @@ def test_equals_the_full_softmax(family, kind, guided, over):
                 assert values.max() > 1.02 * values.min()  # the maps are worth comparing
 
 
+@pytest.mark.parametrize("kind", ["sd3", "flux", "pixart", "zimage", "qwen"])
+def test_self_attention_of_the_image(family, kind):
+    """Each position attends to the positions of the image alone, and the maps of the words stay the same."""
+    pipe = family(kind)
+    with AttentionRecorder(pipe, spans_of(pipe), layers="all") as without:
+        paint(pipe)
+    with AttentionRecorder(pipe, spans_of(pipe), layers="all", self_attention=max) as recorder:
+        paint(pipe)
+    for of_image in recorder.self_attention:
+        torch.testing.assert_close(of_image[8, 8].sum(1), torch.ones(64))
+        assert of_image[8, 8].std() > 1e-5
+    for words, expected in zip(recorder.maps, without.maps, strict=True):
+        assert all(torch.equal(words[word][8, 8], expected[word][8, 8]) for word in expected)
+
+
 # The stretch of tokens
 
 
@@ -339,6 +354,24 @@ def test_fused_projections_and_loras_are_seen(family, kind):
     expected = reference(pipe, PROMPTS, True, (128, 128), None)
     for word in spans[0]:
         torch.testing.assert_close(recorder.maps[0][word][8, 8], expected[0][word][8, 8], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sd_turbo", "pixart", "sana", "sd3"])
+def test_layers_at_once_equal_layers_in_chunks(family, kind, monkeypatch):
+    """A GPU has room for all layers of a size at once; with less room, it takes some, or parts of one."""
+    pipe = family(kind)
+    found = []
+    for chunk in (module.CPU_CHUNK, module.CHUNK, 2**16, 2**10):
+        monkeypatch.setattr(module, "CPU_CHUNK", chunk)
+        monkeypatch.setattr(module, "CHUNK", min(chunk, module.CHUNK) if found else module.CHUNK)
+        with AttentionRecorder(pipe, spans_of(pipe), layers="all", over="text") as recorder:
+            paint(pipe, size=(128, 192))
+        found.append(recorder.maps)
+    for other in found[1:]:
+        for words, expected in zip(other, found[0], strict=True):
+            for word, by_size in expected.items():
+                for size, values in by_size.items():
+                    torch.testing.assert_close(words[word][size], values, rtol=0, atol=1e-6)
 
 
 class Int8(nn.Module):

@@ -19,6 +19,7 @@ from attn2mask.builders.files import digest
 from attn2mask.builders.painter import EMBEDDED, Painting, load_painter
 from attn2mask.builders.prompts import Prompt, PromptSource
 from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
+from attn2mask.builders.scores import BACKGROUND
 from attn2mask.builders.stretches import token_spans
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.captions import Caption
@@ -55,6 +56,35 @@ def test_the_same_seed_paints_the_same_and_another_does_not(painter):
     (first, second, third) = (painter.paint(PROMPTS[:1], [seed], SMALL)[0] for seed in (2**62, 2**62, 5))
     assert np.array_equal(first, second)
     assert not np.array_equal(first, third)
+
+
+def test_background_words_are_recorded_on_request(painter):
+    """Also if one has the spelling of a class word. Images do not change."""
+    plain = Prompt("a dog on a street by a sea", "", "", (1,), ("dog",), ((2,),))
+    placed = replace(plain, background=("sea", "dog"), background_spans=((8,), (5, 2)))
+    images, (off, _), _ = painter.paint([placed, plain], [1, 2], SMALL)
+    again, (on, without), _ = painter.paint([placed, plain], [1, 2], replace(SMALL, background=True))
+    assert np.array_equal(images, again)
+    assert list(off) == ["dog"]
+    assert (list(on), list(without)) == (["dog", BACKGROUND], ["dog", BACKGROUND])
+    assert without[BACKGROUND] == []
+    # The words as class words have the same maps.
+    words = replace(plain, words=("dog", "sea", "both"), spans=((2,), (8,), (5, 2)))
+    _, (expected,), _ = painter.paint([words], [1], SMALL)
+    for own, word in zip((on["dog"], *on[BACKGROUND]), expected, strict=True):
+        assert list(own) == list(expected[word])
+        for size, values in own.items():
+            torch.testing.assert_close(values, expected[word][size], atol=1e-5, rtol=0)
+
+
+def test_words_have_the_mean_of_their_stretches():
+    size = (1, 2)
+    clip, t5, behind = ({size: torch.tensor(values)} for values in ([0.2, 0.0], [0.4, 0.2], [0.8, 0.1]))
+    recorded = {(False, "dog", "clip"): clip, (False, "dog", "t5"): t5, (True, "dog", "t5"): behind}
+    merged = module._by_word(recorded, background=True)
+    torch.testing.assert_close(merged["dog"][size], torch.tensor([0.3, 0.1]))
+    (only,) = merged[BACKGROUND]
+    assert torch.equal(only[size], behind[size])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from attn2mask.builders.prompts import (
     Prompt,
     PromptSource,
     augment,
+    background_table,
+    find_background,
     find_occurrences,
     image_seed,
 )
@@ -546,6 +548,93 @@ def test_class_words_come_before_the_instance_prompt_at_the_token_limit():
     left_out = prompt("a a a a dog")
     assert (left_out.text, left_out.spans) == ("a a a a dog", ((5,),))
     assert left_out.dropped == ("instance prompt: it lies beyond the model's 9 tokens",)
+
+
+# Background words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A dog in a field of grass", ["field", "grass"]),
+        ("boats on the Water", ["Water"]),
+        ("two dogs on rocks, and mountains in the background", ["rocks", "mountains", "background"]),
+        ("a car in a parking lot.", ["parking lot"]),
+        ("a lot of dogs", []),
+        ("a cat in a living room with white walls", ["room", "walls"]),
+        ("a dog on a snow covered road", ["snow", "road"]),  # of the snow, too
+        ("a dog under a street sign", []),  # the first word of a compound
+        ("a dog by a stone wall", ["wall"]),
+        ("a bus at a school bus stop by the street", ["street"]),
+        ("cars in a car park", []),  # a compound of the table
+        ("a water bottle on the floor", ["floor"]),  # a class word
+        ("a dog on a snow-covered hill", ["hill"]),
+        ("a bottle of water on a wall", ["wall"]),  # what the bottle holds
+        ("a bottle of clean water", []),
+        ("a boat in a body of water", ["water"]),
+        ("a dog with no grass", []),
+        ("a cat next to a painting of the sea", []),
+        ("a photo of the sea with a boat", ["sea"]),
+        ("a potted plant and a dog", []),
+        ("the fields look green behind a cow", ["fields"]),
+        ("a person waves from a bus", []),
+    ],
+)
+def test_background_words_of_voc(text: str, expected: list[str]):
+    found = find_background(VOC, text)
+    assert [word.text for word in found] == expected
+    assert [text[word.start : word.end] for word in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a car on a road under the sky", []),
+        ("cars on a city street beside trees and a wall", []),
+        ("a bus on a bridge over a river", ["bridge", "river"]),
+        ("a person on the grass of a field by the sea", ["sea"]),
+        ("a street sign in the snow", ["snow"]),
+        ("dirt roads in fog", ["fog"]),
+    ],
+)
+def test_class_words_of_a_table_are_no_background_words(text: str, expected: list[str]):
+    assert [word.text for word in find_background(load_table("cityscapes"), text)] == expected
+
+
+def test_no_background_word_names_a_class_of_voc():
+    """Except for those that are ambiguous in the table."""
+    shared = set(background_table().lexicon) & {
+        key for key, form in VOC.lexicon.items() if form.class_index is not None
+    }
+    assert shared == {"desk", "desks", "tree", "trees"}  # forms of a tvmonitor and of a pottedplant
+
+
+def test_prompts_have_the_positions_of_their_background_words():
+    prompt = source("A dog in the Snow by the sea, snow and the parking lot").prompt(0, 0)
+    words = dict(zip(prompt.background, prompt.background_spans, strict=True))
+    tokens = ["", *TOKENIZER.tokenize(prompt.text)]
+    joined = {word: "".join(tokens[k] for k in span).replace("</w>", " ") for word, span in words.items()}
+    assert joined == {"snow": "snow snow ", "sea": "sea ", "parking lot": "parking lot "}
+    assert (prompt.words, prompt.spans) == (("dog",), ((2,),))
+
+
+def test_background_words_beyond_the_limit_are_left_out():
+    tokenizer = clip_tokenizer("a", "dog", "sea", "snow", "and", max_length=7)  # start, five tokens, end
+    prompt = source("a dog sea and snow and a sea", tokenizers=[tokenizer]).prompt(0, 0)
+    assert (prompt.background, prompt.background_spans) == (("sea", "snow"), ((3,), (5,)))
+    assert prompt.dropped == ()
+    cut = source("a dog and a sea-snow snow", tokenizers=[tokenizer]).prompt(0, 0)
+    assert (cut.classes, cut.background, cut.background_spans) == ((12,), (), ())
+
+
+def test_an_alias_that_replaces_a_class_word_is_no_background_word():
+    of = table(label("dog", "dog", "sea wolf, wolf of the snow"), label("cat", "cat"))
+    prompts = [source("a dog by the sea", of=of, alias_probability=1.0).prompt(k, 0) for k in range(9)]
+    assert {prompt.words for prompt in prompts} == {("sea wolf",), ("wolf of the snow",)}
+    for prompt in prompts:
+        (span,) = prompt.background_spans
+        assert prompt.background == ("sea",)
+        assert not set(span) & set(prompt.spans[0])
 
 
 # Prompts that the painter rewrites

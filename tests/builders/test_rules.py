@@ -125,6 +125,7 @@ SIDES = "--map-fraction-min 0.25, --map-fraction-max"
         ({"preset": "dataset-diffusion-like", "propagation_power": 0}, MAPS),
         ({"preset": "dataset-diffusion-like"}, ALL),
         ({"propagation_power": 1}, ALL),
+        ({"background_words": False, "normalization": "max"}, MAPS),
     ],
 )
 def test_remask_takes_all_rules_that_the_stored_attention_allows(options, stored):
@@ -168,6 +169,12 @@ def test_remask_takes_all_rules_that_the_stored_attention_allows(options, stored
             MAPS,
             "cannot take --propagation-power 2 of --pres",
         ),
+        (
+            {"background_words": True},
+            ALL,
+            "cannot take --background-words True: with --background-words, scores need the attention of the"
+            " background words, which rows do not hold",
+        ),
     ],
 )
 def test_remask_refuses_rules_that_the_stored_attention_does_not_allow(options, stored, message):
@@ -175,3 +182,19 @@ def test_remask_refuses_rules_that_the_stored_attention_does_not_allow(options, 
         RemaskConfig("data/voc", **options).rules(load_rules("embedded"), "embedded", stored)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_remask_of_a_build_with_background_words():
+    """The scores stay with them. New scores can only be made without them."""
+    built = replace(load_rules("embedded"), background_words=True)
+
+    def rules(stored, **options):
+        return RemaskConfig("data/voc", **options).rules(built, "embedded", stored)
+
+    assert rules(SCORES, threshold="fixed", beta=0.4) == replace(built, threshold="fixed", beta=0.4)
+    assert rules(MAPS, background_words=False) == load_rules("embedded")
+    assert rules(MAPS, preset="paper") == load_rules("paper")
+    with pytest.raises(UserError, match="cannot take --normalization max: with --background-words, scores"):
+        rules(ALL, normalization="max")
+    with pytest.raises(UserError, match="cannot take --background-words False from scores alone"):
+        rules(SCORES, background_words=False)

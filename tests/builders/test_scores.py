@@ -131,6 +131,66 @@ def test_competition_lowers_scores_where_another_word_attends_more():
     assert torch.equal(class_scores(maps[:1], rules, 64)[0], without[:1])
 
 
+# Background words
+
+
+BEHIND = replace(load_rules("paper"), background_words=True)  # divided by the maximum
+
+
+def test_background_words_lower_scores_where_one_of_them_attends_more_than_the_class():
+    """The largest attention is 0.4, and that of the stronger background word is 0.0, 0.3, 0.2, 0.0."""
+    dog, cat = torch.tensor([[0.4, 0.1, 0.2, 0.0]]), torch.tensor([[0.0, 0.1, 0.0, 0.2]])
+    grass, sky = torch.tensor([[0.0, 0.3, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.2, 0.0]])
+    maps, background = ([{(1, 4): one} for one in pair] for pair in ((dog, cat), (grass, sky)))
+    scores, peaks = class_scores(maps, BEHIND, 1, None, background)
+    odds = torch.tensor([[[1.0, math.exp(-0.5), 1.0, 1.0]], [[1.0, math.exp(-0.5), 1.0, 1.0]]])
+    plain = torch.tensor([[[1.0, 0.25, 0.5, 0.0]], [[0.0, 0.5, 0.0, 1.0]]])
+    torch.testing.assert_close(scores, plain * odds, atol=1e-3, rtol=0)
+    torch.testing.assert_close(peaks, torch.tensor([0.4, 0.2]))
+    # A background word that attends more than all classes sets the scale of the temperature.
+    grass[0, 0] = 0.8
+    (only,), _ = class_scores(maps[:1], BEHIND, 1, None, background)
+    odds = torch.tensor([[math.exp(-0.5), math.exp(-0.25), 1.0, 1.0]])
+    torch.testing.assert_close(only, plain[0] * odds, atol=1e-3, rtol=0)
+
+
+def test_background_words_change_nothing_where_they_are_off_or_there_are_none():
+    maps, behind = ([maps_of((4, 4), (8, 8), seed=seed)] for seed in range(2))
+    for preset in ("embedded", "photo", "mosaicfusion-like"):
+        rules = load_rules(preset)
+        scores, peaks = class_scores(maps, rules, 16)
+        competing = replace(rules, background_words=True)
+        for given_rules, background in ((rules, behind), (competing, ())):
+            again, same_peaks = class_scores(maps, given_rules, 16, None, background)
+            assert torch.equal(scores, again)
+            assert torch.equal(peaks, same_peaks)
+        assert not torch.equal(scores, class_scores(maps, competing, 16, None, behind)[0])
+
+
+@pytest.mark.parametrize(
+    "values", [torch.full((8, 8), 0.9), torch.full((8, 8), torch.nan), torch.zeros(8, 8)]
+)
+def test_background_words_that_are_found_nowhere_do_not_compete(values):
+    maps = [maps_of((8, 8))]
+    expected, peaks = class_scores(maps, DEFAULT, 8)
+    scores, again = class_scores(maps, replace(DEFAULT, background_words=True), 8, None, [{(8, 8): values}])
+    assert torch.equal(scores, expected)
+    assert torch.equal(peaks, again)
+
+
+def test_maps_of_background_words_are_propagated_and_do_not_compete_with_each_other():
+    """The attention of the background word moves to the mirrored pixel, away from that of the class."""
+    thing = [{(1, 2): torch.tensor([[0.4, 0.1]])}]
+    behind = [{(1, 2): torch.tensor([[0.0, 0.4]])}]
+    swap = {(1, 2): torch.tensor([[0.0, 1.0], [1.0, 0.0]])}
+    rules = replace(BEHIND, propagation_power=1, word_temperature=1.0)
+    scores, _ = class_scores(thing, rules, 2, swap, behind)
+    expected = torch.tensor([[[0.25 * 1.0, 1.0]]])  # of the class: 0.1, 0.4; of the background: 0.4, 0.0
+    expected[0, 0, 0] *= math.exp(-0.3 / 0.4)
+    torch.testing.assert_close(scores, expected, atol=1e-3, rtol=0)
+    assert torch.equal(scores, class_scores(thing, rules, 2, swap, behind * 2)[0])
+
+
 @given(arrays(np.float32, (2, 5, 3), elements=st.floats(0, 1, width=32)))
 def test_quantizing(scores):
     levels = quantize(torch.from_numpy(scores))

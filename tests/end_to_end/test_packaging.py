@@ -120,8 +120,10 @@ def declared(*extras: str) -> set[str]:
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     shipped_sources = [name for name in shipped() if name.endswith(".py")]
-    # huggingface_hub renders the templates of the cards with jinja2.
-    assert imported(shipped_sources) | {"jinja2"} == declared() | {"gradio", "pydensecrf2"}
+    # huggingface_hub renders the templates of the cards with jinja2. transformers reads the tokenizers of
+    # PixArt and Kolors with sentencepiece and protobuf.
+    unseen = {"jinja2", "sentencepiece", "protobuf"}
+    assert imported(shipped_sources) | unseen == declared() | {"gradio", "pydensecrf2"}
     preview = [name for name in shipped_sources if name.startswith("hub/preview/")]
     assert "gradio" not in imported(set(shipped_sources) - set(preview))
     assert imported(sources()) <= declared("dev", "preview", "pydensecrf")

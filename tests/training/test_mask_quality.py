@@ -99,6 +99,28 @@ def test_images_are_recorded_with_each_kind_of_painter(tiny_model, kind):
     assert not torch.equal(*(next(iter(each.maps[0].values())) for each in (recorded, other)))
 
 
+def test_background_words_are_recorded_and_change_the_labels_of_rules_that_take_them():
+    painter, table = load_painter(), load_table("voc")
+    (scene,) = held_out_scenes("objects", 1)
+    prompt = prompt_for("a dog on the grass by the sea", table, painter)
+    recorded = record_image(painter, scene.image, prompt, seed=1)
+    assert (len(recorded.maps), len(recorded.background)) == (1, 2)
+    alone = record_image(painter, scene.image, replace(prompt, background=(), background_spans=()), seed=1)
+    assert alone.background == []
+    for size, values in alone.maps[0].items():
+        torch.testing.assert_close(recorded.maps[0][size], values, atol=1e-6, rtol=0)
+    image = np.zeros((16, 16, 3), np.uint8)
+    thing, behind = torch.zeros(2, 4, 4)
+    thing[:, 0], thing[:, 1], behind[:, 1] = 0.4, 0.2, 0.4
+    rival = RecordedImage(image, (12,), [{(4, 4): thing}], 4, None, [{(4, 4): behind}])
+    rules = replace(load_rules("daam-like"), map_fraction_max=1.0)  # from 0.4 of the maximum on
+    assert (rival.labels(rules, table).mask[:, :7] == 1).all()
+    # The score of the second column is 0.5, and 0.5 * exp(-0.5) with the competition.
+    competing = rival.labels(replace(rules, background_words=True), table).mask
+    assert (competing[:, :2] == 1).all()
+    assert not competing[:, 6:].any()
+
+
 def test_self_attention_changes_the_labels_of_rules_that_take_it():
     """Each pixel attends to the pixel of the mirrored column, so that the mask is mirrored."""
     table, image = load_table("voc"), np.zeros((16, 16, 3), np.uint8)

@@ -36,7 +36,7 @@ from attn2mask.builders.options import CheckedOptions, option, preset_names
 from attn2mask.builders.painter import Painter, load_painter
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.rules import PRESETS, Reliability, Rules, Threshold, load_rules
-from attn2mask.builders.scores import SELF_ATTENTION
+from attn2mask.builders.scores import BACKGROUND, SELF_ATTENTION
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.grammar import pick, usual_places
 from attn2mask.training.experiments.fidelity import kernel_distance, pooled_features
@@ -80,6 +80,7 @@ def rule_sets() -> dict[str, Rules]:
     rules |= {f"embedded, threshold {t}": replace(own, threshold=t) for t in get_args(Threshold)}
     rules |= {f"embedded, reliability {r}": replace(own, reliability=r) for r in get_args(Reliability)}
     rules |= {f"embedded, propagation power {p}": replace(own, propagation_power=p) for p in POWERS}
+    rules["embedded, background words"] = replace(own, background_words=True)
     return {name: rule for name, rule in rules.items() if name == "embedded" or rule != own}
 
 
@@ -106,11 +107,12 @@ def paint(painter: Painter, prompts: Sequence[Prompt]) -> Iterator[RecordedImage
     for start in tqdm(range(0, len(prompts), BATCH_SIZE), "painting", unit="batch", mininterval=5):
         batch = prompts[start : start + BATCH_SIZE]
         seeds = [PAINTED_SEED + start + k for k in range(len(batch))]
-        painting = replace(painter.defaults, self_attention=PROPAGATION)
+        painting = replace(painter.defaults, self_attention=PROPAGATION, background=True)
         images, maps, _ = painter.paint(batch, seeds, painting)
         for prompt, image, by_word in zip(batch, images, maps, strict=True):
             maps, side = [by_word[word] for word in prompt.words], painter.latent_side(*image.shape[:2])
-            yield RecordedImage(image, prompt.classes, maps, side, by_word.get(SELF_ATTENTION))
+            spread, background = by_word[SELF_ATTENTION], by_word[BACKGROUND]
+            yield RecordedImage(image, prompt.classes, maps, side, spread, background)
 
 
 def recognized(

@@ -137,6 +137,7 @@ def test_the_card_names_no_folder_of_this_machine(card, tmp_path_factory):
             ("identity", "propagation_power", 2),
             "latents' side) | 0.5 | the code of Dataset Diff",
         ),
+        ("build.json", ("identity", "background_words", True), f"background words | yes | {OURS} |"),
         (
             "build.json",
             ("identity", "uncertain_band", 0.1),

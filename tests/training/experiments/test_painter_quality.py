@@ -50,6 +50,7 @@ def test_the_rules_that_are_compared_differ():
     rules = painter_quality.rule_sets()
     assert rules["embedded"] == load_rules("embedded")
     assert {"paper", "replication", "embedded, threshold fixed", "embedded, reliability margin"} <= set(rules)
+    assert rules["embedded, background words"] == replace(load_rules("embedded"), background_words=True)
     assert len(set(rules.values())) == len(rules)
 
 
