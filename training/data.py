@@ -245,7 +245,10 @@ def open_rows(
     first = list(islice(rows, CHECKED_ROWS))
     if not first:  # also for a stream, from which training would wait for rows
         raise UserError(f"--dataset {dataset} has no rows")
-    masks = [read_mask(row["mask"], f"--dataset {dataset}: a mask", table) for row in first]
+    masks = [
+        read_mask(row["mask"], f"row {row.get('sample_id') or number}: its mask", table)
+        for number, row in enumerate(first)
+    ]
     if warning := binary_warning(set(np.unique(np.concatenate([mask.ravel() for mask in masks]))), table):
         logger.warning("--dataset %s: in the first %d rows, %s", dataset, len(first), warning)
     if streaming:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LONGEST = 8192  # pixels of a side to which the image processor may enlarge a narrow image
+LONGEST = 4096  # pixels of a side to which the image processor may enlarge a narrow image
 SHORTEST = 32  # the shortest side in pixels that networks take
 OVERLAP = 1 / 3  # of two neighboring windows, at least
 EXTREMES = 2  # images on a sheet: so many of the best, of the median and of the worst

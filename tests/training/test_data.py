@@ -164,6 +164,12 @@ def test_a_dataset_without_rows_is_refused(tmp_path, streaming):
         open_rows(str(tmp_path / "data"), streaming, True)
 
 
+def test_a_mask_that_does_not_fit_is_named_before_training(dataset):
+    path = dataset([row(0), row(1, mask=png(np.full((40, 56), 77, np.uint8)))])
+    with pytest.raises(UserError, match=r"^row s1: its mask: id 77 is neither"):
+        open_rows(path, False, True)
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_masks_of_0_and_255_cause_a_warning(dataset, streaming, caplog):
     """They are often meant as background and class, but 255 is ignored."""
