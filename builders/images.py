@@ -218,7 +218,8 @@ def _rgb_pixels(image: Image.Image, steps: tuple[int, int]) -> np.ndarray:
     (across, down), (width, height) = steps, image.size
     pixels = np.empty((-(-height // down), -(-width // across), 3), np.uint8)
     for top, part in _parts(image, down):
-        reduced = np.asarray(_as_rgb(part, full).reduce(steps))
+        rgb = _as_rgb(part, full)
+        reduced = np.asarray(rgb if steps == (1, 1) else rgb.reduce(steps))
         pixels[top // down : top // down + len(reduced)] = reduced
     return pixels
 

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from attn2mask.builders.drawn.scenes import draw_scene
+from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_png, overlay
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.preview import predictions
@@ -27,6 +28,13 @@ def test_an_image_is_segmented_by_both_networks_and_each(run, images_in, tmp_pat
         assert np.array_equal(shown[name], overlay(pixels, ids, TABLE))
     checkpoint.peer = None
     assert list(images_in(prediction_page(checkpoint, image))) == ["image", "prediction"]
+
+
+def test_a_file_of_another_format_is_refused(run, tmp_path):
+    """An EPS file, which Pillow would give to Ghostscript."""
+    Image.new("RGB", (16, 8)).save(tmp_path / "image.png", "EPS")
+    with pytest.raises(UserError, match=r"^image\.png cannot be read: it is not a PNG, "):
+        prediction_page(load_checkpoint(run), tmp_path / "image.png")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
