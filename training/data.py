@@ -63,7 +63,7 @@ class Crops:
         trust = Image.new("L", mask.size, 255)
         if config.reliability:
             levels = read_image(row["reliability"], f"row {name}: its reliability")
-            trust = Image.fromarray(levels).convert("L")
+            trust = Image.fromarray(levels[..., 0])  # a gray map: the channels are equal
         for part, kind in ((mask, "mask"), (trust, "reliability")):
             if part.size != image.size:
                 raise UserError(
