@@ -20,12 +20,12 @@ of that word could belong to either of them.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Literal
-from unicodedata import normalize
 
 import numpy as np
 
@@ -34,8 +34,14 @@ from attn2mask.builders.words.english import plural, verb_forms
 Color = tuple[int, int, int]
 Kind = Literal["name", "ambiguous"]  # of a class word in a caption
 
-# Combining marks belong to their word, and so does the number in "dog_1"; all other underscores are blanks.
-_TOKEN = re.compile(r"(?:[^\W_]|_(?=\d)|[\u0300-\u036f])+")
+# What belongs to the word before it: combining marks, such as the vowel signs of Hindi.
+_MARKS = "".join(
+    chr(code) for code in range(0x300, 0x1F000) if unicodedata.category(chr(code)).startswith("M")
+)
+# So do invisible joiners, and the number in "dog_1"; all other underscores are blanks.
+_TOKEN = re.compile(rf"(?:[^\W_]|_(?=\d))(?:[^\W_]|_(?=\d)|[{_MARKS}\u200c\u200d])*")
+# Scripts without blanks between words, by the beginnings of their characters' names.
+_UNSPACED = ("CJK UNIFIED", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON and YAML can write these, but they are not valid text
 
 
@@ -213,7 +219,12 @@ def tokens(text: str) -> Iterator[tuple[int, int, str]]:
     """
     # Lower-cased word by word: str.lower may change a text's length ("İ" becomes two characters).
     for match in _TOKEN.finditer(text):
-        yield match.start(), match.end(), normalize("NFC", match.group().lower())
+        yield match.start(), match.end(), unicodedata.normalize("NFC", match.group().lower())
+
+
+def is_unspaced(word: str) -> bool:
+    """Whether a word is in a script without blanks between words, as Chinese, Japanese and Thai are."""
+    return any(unicodedata.name(character, "").startswith(_UNSPACED) for character in word)
 
 
 def gap(between: str) -> str:

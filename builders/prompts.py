@@ -17,7 +17,7 @@ from typing import get_args
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from attn2mask.builders.classes import ClassTable, Kind, gap, spelling
+from attn2mask.builders.classes import ClassTable, Kind, gap, is_unspaced, spelling
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.stretches import Rewrite, Stretch, fits, positions_of, stretches_of
 from attn2mask.builders.table_reader import load_table
@@ -217,7 +217,8 @@ class PromptSource:
     painter makes of a text before they read it, if it does so (`rewrite`).
 
     Raises UserError if no caption is selected, if `balance` is on and fewer than two classes have captions,
-    and, for the grammar, if no name of a class fits the model's token limit.
+    for captions, if a word of the table is in a script without blanks between words, and, for the grammar, if
+    no name of a class fits the model's token limit.
     """
 
     def __init__(
@@ -245,6 +246,12 @@ class PromptSource:
             self._check_readable()
             self._turns = _Turns(seed, dict.fromkeys(range(len(table.classes)), ()), {})
             return
+        if unspaced := next(filter(is_unspaced, table.lexicon), None):
+            raise UserError(
+                f"the word {unspaced!r} of table {table.name!r} is in a script without blanks between words"
+                " (Chinese, Japanese, Thai), and such words are not found in captions: give base names in"
+                " another script, or build without --captions"
+            )
         by_class: dict[int, list[int]] = {k: [] for k in range(len(table.classes))}
         for number, classes in self._classes_of.items():
             for k in classes:

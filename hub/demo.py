@@ -7,6 +7,7 @@ co-train, and measures them and the attention masks on held-out images. `report.
 
 import json
 import logging
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,8 +99,9 @@ def demo(config: DemoConfig) -> None:
         names += ["segmenter", "segmenter/metrics_objects_images.png"]
     made = ", ".join([*(str(out / name) for name in names), *map(str, cards)])
     print(f"made in {report['seconds']:.0f} s: {made}")
-    print(f'next: load_dataset("{data}", split="train"), or attn2mask show {data} --out sheet.png')
-    print(f"Nothing was published. To publish: attn2mask publish dataset {data} {DATASET_NAME}")
+    quoted = shlex.quote(str(data))
+    print(f'next: load_dataset("{data}", split="train"), or attn2mask show {quoted} --out sheet.png')
+    print(f"Nothing was published. To publish: attn2mask publish dataset {quoted} {DATASET_NAME}")
     if size.max_steps:
         print(f"                                   attn2mask publish model {out / 'segmenter'} {MODEL_NAME}")
 

@@ -32,10 +32,9 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 
 from attn2mask.builders.files import write_file
-from attn2mask.builders.images import encode_png
+from attn2mask.builders.images import encode_png, read_image
 from attn2mask.builders.options import to_yaml
 from attn2mask.builders.painter import Painter, load_painter
 from attn2mask.builders.prompts import image_seed
@@ -49,7 +48,6 @@ from attn2mask.training.adaptation.images import (
     Crop,
     Latents,
     TrainingImage,
-    decoded,
     encode_images,
     find_images,
     images_digest,
@@ -258,12 +256,12 @@ class Adaptation(Run):
             pixels = pipe.vae.decode(painted.float() / pipe.vae.config.scaling_factor).sample
             samples.append(np.asarray(pipe.image_processor.postprocess(pixels)[0]))
             place = latents.places[number * len(latents) // len(prompts)]
-            image = crop.fit(decoded(self.images[place].read()), self.images[place].name)
-            real.append(np.asarray(image)[: crop.height, : crop.width])
+            image = crop.fit(self.images[place].read(), self.images[place].name)
+            real.append(image[: crop.height, : crop.width])
         write_file(folder / f"step-{self.step:06d}.png", encode_png(np.hstack(samples)))
         strips = {"real": np.hstack(real)}
         for file in sorted(folder.glob("step-*.png")):
-            strips[f"step {int(file.stem.split('-')[1])}"] = np.asarray(Image.open(file))
+            strips[f"step {int(file.stem.split('-')[1])}"] = read_image(file, str(file))
         notes = [f"{number}: {prompt}" for number, prompt in enumerate(prompts, 1)]
         strip_sheet(strips, self.output / "samples.png", notes)
 

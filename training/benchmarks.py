@@ -5,7 +5,7 @@
 
 | layout | recognized by | splits |
 |---|---|---|
-| VOCdevkit | JPEGImages, SegmentationClass | ImageSets/Segmentation/SPLIT.txt; val |
+| VOCdevkit | JPEGImages, SegmentationClass (see `voc_layout.py`) | ImageSets/Segmentation/SPLIT.txt; val |
 | Cityscapes | leftImg8bit, gtFine | leftImg8bit/SPLIT; val |
 | ImageNet-S | SPLIT-segmentation beside SPLIT | validation |
 | folder | images beside masks or labels, equal stems | SPLIT/images or images/SPLIT, or none |
@@ -14,11 +14,11 @@
 Nothing is guessed about a mask (see `mask_ids.py`): a mask that does not fit the table is refused by name.
 """
 
-import io
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,13 @@ from PIL import Image
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError, first_line
-from attn2mask.builders.files import is_hidden, refuse_pattern
-from attn2mask.builders.images import as_rgb
+from attn2mask.builders.files import refuse_pattern
+from attn2mask.builders.images import image_files, read_image, read_mask
+from attn2mask.builders.mask_ids import cityscapes_ids, color_ids, ids_of, imagenet_s_ids, reduced_ids
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES, load_table
-from attn2mask.training.mask_ids import cityscapes_ids, ids_of, imagenet_s_ids
+from attn2mask.training.voc_layout import composed, files_by_name, find_root, own_colors, voc_entries
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 IMAGENET_S = [name for name in TABLES if name.startswith("imagenet_s_")]
 # A mask's decoder: ids (H, W) int32 of an opened mask.
 Decoder = Callable[[Image.Image, ClassTable], np.ndarray]
@@ -65,33 +65,33 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices
         """Raises UserError that names the file or the row if it cannot be read or does not fit."""
         name, (image_source, image_name), (mask_source, mask_name) = self.find(index)
-        pixels, labels = read_rgb(image_source, image_name), read_image(mask_source, mask_name)
-        if pixels.size != labels.size:
-            sizes = ["{} x {}".format(*found.size) for found in (pixels, labels)]
+        image = read_image(image_source, image_name)
+        target = read_mask(mask_source, f"mask {mask_name}", self.table, self.decode)
+        if image.shape[:2] != target.shape:
+            sizes = [f"{array.shape[1]} x {array.shape[0]}" for array in (image, target)]
             raise UserError(f"{image_name} has {sizes[0]} pixels, but its mask {mask_name} has {sizes[1]}")
-        try:
-            target = self.decode(labels, self.table)
-        except ValueError as error:
-            raise UserError(f"mask {mask_name}: {error}") from error
-        count, ignore = len(self.table.names), self.table.ignore_index
-        outside = (target < 0) | ((target >= count) & (target != ignore))
-        if outside.any():
-            raise UserError(
-                f"mask {mask_name}: id {target[outside][0]} is neither one of the {count} ids of "
-                f"{self.table.name} nor the ignore value {ignore}"
-            )
-        return Example(name, np.array(pixels), target)
+        return Example(name, image, target)
 
 
-def open_images(path: str, split: str | None, table: ClassTable) -> Sequence[Example]:
+# Finds the examples of a split in a folder; None if it has another layout.
+Layout = Callable[[Path, str | None, ClassTable], Examples | None]
+
+
+def open_images(
+    path: str, split: str | None, table: ClassTable, reduce_labels: bool = False
+) -> Sequence[Example]:
     """The examples of a split, by a path or a name on the Hub. The default split is the layout's usual one
-    for evaluation.
+    for evaluation. With `reduce_labels`, masks whose layout does not say what their ids are count classes
+    from 1 (see `reduced_ids`).
 
     Raises UserError for a path without a known layout, a split that does not exist, an image without its
     mask, and a layout with other classes than the table's. The content of a mask is checked when it is read.
     """
     root = Path(path)
-    for layout in (_voc, _cityscapes, _imagenet_s, _folder, _row_examples):
+    decode = reduced_ids if reduce_labels else ids_of
+    layouts: list[Layout] = [_voc, _cityscapes, _imagenet_s]
+    layouts += [partial(_folder, decode=decode), partial(_row_examples, decode=decode)]
+    for layout in layouts:
         if (found := layout(root, split, table)) is not None:
             if not len(found):
                 raise UserError(f"{path} holds no image" + (f" of split {split!r}" if split else ""))
@@ -115,18 +115,24 @@ def hub_name(name: str | None) -> str | None:
 
 
 def _voc(root: Path, split: str | None, table: ClassTable) -> Examples | None:
-    folders = [root, root / "VOC2012", *sorted(root.glob("VOC*"))]
-    root = next((folder for folder in folders if (folder / "JPEGImages").is_dir()), None)
+    root = find_root(root)
     if root is None:
         return None
-    _check_names(table, load_table("voc").names, f"{root} is in VOC's layout, whose classes are VOC's")
-    lists = root / "ImageSets" / "Segmentation"
-    file = lists / f"{split or 'val'}.txt"
-    if not file.is_file():
-        raise _no_split(root, split or "val", (path.stem for path in lists.glob("*.txt")))
-    names = file.read_text(errors="replace").split()
-    images, masks = root / "JPEGImages", root / "SegmentationClass"
-    return _file_examples([(name, images / f"{name}.jpg", masks / f"{name}.png") for name in names], table)
+    colors = own_colors(root, table)
+    if colors is None:
+        why = f"{root} is in VOC's layout without labelmap.txt or class_names.txt, whose classes are VOC's"
+        _check_names(table, load_table("voc").names, why)
+    entries = voc_entries(root, split)
+    if entries is None:
+        lists = (root / "ImageSets" / "Segmentation").glob("*.txt")
+        raise _no_split(root, split or "val", (path.stem for path in lists))
+    decode = ids_of if colors is None else partial(_export_ids, colors)
+    return _file_examples(entries, table, decode)
+
+
+def _export_ids(colors: dict[tuple[int, ...], int], mask: Image.Image, table: ClassTable) -> np.ndarray:
+    """The ids of a mask of an export by its colors. A gray mask has ids, which are those of the table."""
+    return color_ids(mask, colors) if mask.mode in ("P", "RGB", "RGBA") else ids_of(mask, table)
 
 
 def _cityscapes(root: Path, split: str | None, table: ClassTable) -> Examples | None:
@@ -158,7 +164,7 @@ def _imagenet_s(root: Path, split: str | None, table: ClassTable) -> Examples | 
     by_folders = f"imagenet_s_{len(_folders(root / split))}"
     own = next((name for name in (by_folders, table.name) if name in IMAGENET_S), IMAGENET_S[-1])
     _check_names(table, load_table(own).names, f"{root} holds the classes of {own}")
-    images = sorted(_images_in(root / split, "**/*"))
+    images = image_files(root / split)
     entries = []
     for image in images:
         inner = image.relative_to(root / split)
@@ -167,23 +173,27 @@ def _imagenet_s(root: Path, split: str | None, table: ClassTable) -> Examples | 
     return _file_examples(entries, table, imagenet_s_ids)
 
 
-def _folder(root: Path, split: str | None, table: ClassTable) -> Examples | None:
+def _folder(root: Path, split: str | None, table: ClassTable, decode: Decoder = ids_of) -> Examples | None:
     for part, kind in itertools.product((split,) if split else ("", "val"), ("masks", "labels")):
         inner = ((root / part / "images", root / part / kind), (root / "images" / part, root / kind / part))
         for images, masks in inner:
             if images.is_dir() and masks.is_dir():
-                found = sorted(_images_in(images, "*"))
+                found, of_images = image_files(images, "*"), files_by_name(masks)
                 if found or split:
-                    return _file_examples(
-                        [(path.stem, path, masks / f"{path.stem}.png") for path in found], table
-                    )
+                    entries = [
+                        (path.stem, path, of_images.get(composed(path.stem), masks / f"{path.stem}.png"))
+                        for path in found
+                    ]
+                    return _file_examples(entries, table, decode)
     splits = {path.parent.name for path in root.glob("*/images")} | set(_folders(root / "images"))
     if splits or (root / "images").is_dir():
         raise _no_split(root, split or "val", splits)
     return None
 
 
-def _row_examples(root: Path, split: str | None, table: ClassTable) -> Examples | None:
+def _row_examples(
+    root: Path, split: str | None, table: ClassTable, decode: Decoder = ids_of
+) -> Examples | None:
     local = next(root.rglob("*.parquet"), None) is not None
     if not local and (root.exists() or not _may_be_on_hub(root)):
         return None
@@ -208,8 +218,10 @@ def _row_examples(root: Path, split: str | None, table: ClassTable) -> Examples 
         )
     recorded = recorded_table(str(root))
     if recorded is not None:
+        decode = ids_of
         _check_names(table, recorded.names, f"{root} was built for {recorded.name}")
     elif isinstance(getattr(rows.features.get("classes"), "feature", None), datasets.ClassLabel):
+        decode = ids_of
         _check_names(table, tuple(rows.features["classes"].feature.names), f"{root} names its classes")
     # Stored attention would take longer to read than the images.
     rows = rows.select_columns([n for n in ("image", "mask", "sample_id") if n in rows.column_names])
@@ -222,7 +234,7 @@ def _row_examples(root: Path, split: str | None, table: ClassTable) -> Examples 
         image, mask = ((row[column], f"{root}, {name}: {column}") for column in ("image", "mask"))
         return name, image, mask
 
-    return Examples(len(rows), find, table)
+    return Examples(len(rows), find, table, decode)
 
 
 def _file_examples(
@@ -238,40 +250,6 @@ def _file_examples(
         return name, (image, str(image)), (mask, str(mask))
 
     return Examples(len(entries), find, table, decode)
-
-
-def _images_in(folder: Path, pattern: str) -> Iterator[Path]:
-    """The image files of a folder that match a pattern and are not hidden."""
-    for path in folder.glob(pattern):
-        if path.suffix.lower() in IMAGES and not is_hidden(path.relative_to(folder)):
-            yield path
-
-
-def read_image(stored: Any, name: str) -> Image.Image:
-    """A decoded image: of a Path, or of a row, where it is {"bytes", "path"} or decoded already.
-
-    Raises UserError, which calls it by `name`, if it cannot be read.
-    """
-    if isinstance(stored, Image.Image):
-        return stored
-    if not isinstance(stored, Path):
-        content, path = (stored or {}).get("bytes") or b"", (stored or {}).get("path")
-        stored = path if path and not content else io.BytesIO(content)
-    try:
-        image = Image.open(stored)
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "it is not an image, or it is broken"
-        raise UserError(f"{name} cannot be read: {reason}") from error
-    return image
-
-
-def read_rgb(stored: Any, name: str) -> Image.Image:
-    """`read_image`, upright and in RGB (see `as_rgb`)."""
-    try:
-        return as_rgb(read_image(stored, name))
-    except ValueError as error:
-        raise UserError(f"{name} cannot be read: {error}") from error
 
 
 def _check_names(table: ClassTable, names: tuple[str, ...], why: str) -> None:

@@ -5,6 +5,7 @@ A position is the place of a crop in the run. Which row it has, and how the row 
 process loads them. Rows are read through Arrow's memory map and decoded in the workers, which keep no rows.
 """
 
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,15 +22,19 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.cores import local_processes, usable_cores
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
+from attn2mask.builders.images import read_image, read_mask
+from attn2mask.builders.mask_ids import binary_warning
 from attn2mask.builders.reliability import RELIABLE
 from attn2mask.builders.table_reader import bare_table
-from attn2mask.training.benchmarks import read_image, read_rgb, recorded_table
+from attn2mask.training.benchmarks import recorded_table
 from attn2mask.training.config import TrainConfig
-from attn2mask.training.mask_ids import ids_of
 
 if TYPE_CHECKING:
     import datasets
 
+logger = logging.getLogger(__name__)
+
+CHECKED_ROWS = 16  # first rows of a dataset whose masks are looked at before training
 SHUFFLE_BUFFER = 1_000  # rows of a stream that are shuffled at a time
 MOST_WORKERS = 8  # more processes would only wait for the training
 ASPECTS = (3 / 4, 4 / 3)  # range of a crop's width / height
@@ -51,17 +56,14 @@ class Crops:
         there. Raises UserError for an image that cannot be read, and for a mask that has no ids, another size
         than its image, or ids outside of the table.
         """
-        config, ignore, classes = self.config, self.table.ignore_index, len(self.table.names)
+        config, ignore = self.config, self.table.ignore_index
         name = str(row.get("sample_id") or f"at position {position}")
-        image = read_rgb(row["image"], f"row {name}: its image")
-        try:
-            ids = ids_of(read_image(row["mask"], f"row {name}: its mask"), self.table)
-        except ValueError as error:
-            raise UserError(f"row {name}: its mask: {error}") from error
-        mask = Image.fromarray(ids)
+        image = Image.fromarray(read_image(row["image"], f"row {name}: its image"))
+        mask = Image.fromarray(read_mask(row["mask"], f"row {name}: its mask", self.table))
         trust = Image.new("L", mask.size, 255)
         if config.reliability:
-            trust = read_image(row["reliability"], f"row {name}: its reliability").convert("L")
+            levels = read_image(row["reliability"], f"row {name}: its reliability")
+            trust = Image.fromarray(levels[..., 0])  # a gray map: the channels are equal
         for part, kind in ((mask, "mask"), (trust, "reliability")):
             if part.size != image.size:
                 raise UserError(
@@ -77,12 +79,6 @@ class Crops:
 
         inside = cut(Image.new("L", image.size, 255)) > 0
         label = np.where(inside, cut(mask).astype(np.int64), ignore)
-        wrong = (label < 0) | (label >= classes) & (label != ignore)
-        if wrong.any():
-            raise UserError(
-                f"row {name}: mask id {label[wrong][0]} is not in the table of {classes} names"
-                f" (ignore is {ignore})"
-            )
         pixels = cut(image, Image.Resampling.BILINEAR)
         pixels[~inside] = GRAY
         return {
@@ -246,8 +242,15 @@ def open_rows(
     rows = rows.select_columns([n for n in (*needed, "sample_id") if n in features])
     for name in needed:
         rows = rows.cast_column(name, ImageFeature(decode=False))
-    if next(iter(rows), None) is None:  # also for a stream, from which training would wait for rows
+    first = list(islice(rows, CHECKED_ROWS))
+    if not first:  # also for a stream, from which training would wait for rows
         raise UserError(f"--dataset {dataset} has no rows")
+    masks = [
+        read_mask(row["mask"], f"row {row.get('sample_id') or number}: its mask", table)
+        for number, row in enumerate(first)
+    ]
+    if warning := binary_warning(set(np.unique(np.concatenate([mask.ravel() for mask in masks]))), table):
+        logger.warning("--dataset %s: in the first %d rows, %s", dataset, len(first), warning)
     if streaming:
         return rows if num_rows is None else rows.take(num_rows), table
     if num_rows is not None and num_rows > len(rows):

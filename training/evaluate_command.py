@@ -115,7 +115,13 @@ def run(config: EvaluateConfig) -> None:
     checkpoint = load_checkpoint(config.checkpoint)
     check_choices(config, checkpoint.record)
     table = table_to_measure(config, checkpoint)
-    images = open_images(config.dataset, config.split, table)
+    reduce_labels = bool(getattr(checkpoint.processor, "do_reduce_labels", False))
+    if reduce_labels:
+        logger.info(
+            "The checkpoint's image processor reduces labels: in masks that do not name their classes,"
+        )
+        logger.info("id k is class k - 1, and id 0 is ignored")
+    images = open_images(config.dataset, config.split, table, reduce_labels)
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out if out.exists() else out.parent, os.W_OK):
         raise UserError(f"--out {out} cannot be written")

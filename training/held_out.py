@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Image as ImageFeature
 from datasets import load_dataset
 from tqdm import tqdm
 
@@ -19,6 +20,7 @@ from attn2mask.builders import build
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows, exact_row, write_rows
 from attn2mask.builders.drawn.scenes import DrawnScene, draw_scene
+from attn2mask.builders.images import read_image, read_mask
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
@@ -67,15 +69,18 @@ def build_rows(out: Path, count: int, seed: int = 0, alias_probability: float = 
 
 def painted_images(data: Path) -> list[PaintedImage]:
     """The rows of a build with scores, except those whose classes were all dropped."""
+    rows, table = load_dataset(str(data), split="train"), load_table("voc")
+    for name in ("image", "mask"):
+        rows = rows.cast_column(name, ImageFeature(decode=False))
     return [
         PaintedImage(
             row["sample_id"],
-            np.asarray(row["image"]),
-            np.asarray(row["mask"]),
+            read_image(row["image"], f"row {row['sample_id']}: its image"),
+            read_mask(row["mask"], f"row {row['sample_id']}: its mask", table),
             np.array(row["scores"], np.uint8),
             row["classes"],
         )
-        for row in load_dataset(str(data), split="train")
+        for row in rows
         if row["classes"]
     ]
 

@@ -9,6 +9,7 @@ image's ground truth, which is never resized. `attn2mask evaluate` adds files ar
 """
 
 import itertools
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.crf import DenseCRF
+from attn2mask.builders.mask_ids import binary_warning
 from attn2mask.builders.rules import CRF
 from attn2mask.training.benchmarks import Example
 from attn2mask.training.miou import MeanIoU, count_pixels, mean_iou
@@ -31,6 +33,9 @@ from attn2mask.training.miou import MeanIoU, count_pixels, mean_iou
 if TYPE_CHECKING:
     from attn2mask.training.charts import SheetRow
 
+logger = logging.getLogger(__name__)
+
+LONGEST = 4096  # pixels of a side to which the image processor may enlarge a narrow image
 SHORTEST = 32  # the shortest side in pixels that networks take
 OVERLAP = 1 / 3  # of two neighboring windows, at least
 EXTREMES = 2  # images on a sheet: so many of the best, of the median and of the worst
@@ -115,6 +120,7 @@ def evaluate(
     names = (*("a", "b")[: len(networks)], "both", "given_labels", *(("crf",) if augmentation.crf else ()))
     metrics = {name: MeanIoU(classes, ignore, table.names) for name in names}
     image_iou: dict[int, float] = {}
+    ids: set[int] = set()  # in all masks
     for network in networks if device is not None else ():
         network.to(device)
     indices = range(len(images)) if indices is None else list(indices)
@@ -124,12 +130,14 @@ def evaluate(
             logits = _logits(networks, processor, example.image, augmentation)
             predicted = torch.stack([_ids(each, example.target.shape) for each in logits])
             target = torch.from_numpy(example.target).to(predicted)
+            ids |= {ignore} if (example.target == ignore).any() else set()
             counts = count_pixels(predicted, target, classes, ignore).cpu().numpy()
             for name, matrix in zip("ab", counts, strict=False):
                 metrics[name].add_counts(matrix)
             metrics["both"].add_counts(counts[-1])  # one network is its own mean
             image_iou[index] = mean_iou(counts[-1])
             present = counts[-1].sum(1) > 0
+            ids.update(present.nonzero()[0].tolist())
             present[: table.first_id] = True
             labels = torch.from_numpy(present.nonzero()[0]).to(predicted.device)
             if len(labels):
@@ -141,6 +149,8 @@ def evaluate(
                 metrics["crf"].add_counts(
                     count_pixels(refined[None], target, classes, ignore)[0].cpu().numpy()
                 )
+    if warning := binary_warning(ids, table):
+        logger.warning(warning)
     return Evaluation(metrics, image_iou)
 
 
@@ -193,7 +203,7 @@ def _logits(
     """The logits (1, C, h, w) of each network and, of two, of their mean, at the size that the processor
     gives to the image: their maximum over all views.
     """
-    pixels = processor(images=Image.fromarray(image), return_tensors="pt")["pixel_values"]
+    pixels = processor(images=_bounded(image, processor), return_tensors="pt")["pixel_values"]
     size = pixels.shape[-2:]
     views = [
         (_resize(pixels, [max(SHORTEST, round(side * scale)) for side in size], antialias=True), mirrored)
@@ -212,6 +222,18 @@ def _logits(
         pairs = zip(best, found, strict=True)
         best = [torch.maximum(old, new) for old, new in pairs] if best else found
     return best
+
+
+def _bounded(image: np.ndarray, processor: Any) -> Image.Image:
+    """The image (H, W, 3) uint8 for the processor. If it is so narrow that the processor, which resizes its
+    shorter side, would make the longer one larger than `LONGEST`, it is stretched to these sides.
+    """
+    given, sides = Image.fromarray(image), sorted(image.shape[:2])
+    size = processor.size if getattr(processor, "do_resize", False) else {}
+    edge = None if size.get("longest_edge") else size.get("shortest_edge")
+    if edge is None or sides[1] * edge <= LONGEST * sides[0]:
+        return given
+    return given.resize((LONGEST, edge) if given.width > given.height else (edge, LONGEST))
 
 
 def refined_ids(logits: Tensor, image: np.ndarray) -> Tensor:

@@ -49,13 +49,15 @@ def read_captions(source: str) -> tuple[list[Caption], list[str]]:
     found = [(number, _caption(record, f"{name}:{number}")) for number, record in records]
     captions = [caption for _, caption in found if caption is not None]
     broken = [number for number, caption in found if caption is None]
+    refused = (record for (_, record), (_, caption) in zip(records, found, strict=True) if caption is None)
+    reason = next((fault for record in refused if (fault := _fault(record))), "")
     if not captions:
-        reason = next((fault for _, record in records if (fault := _fault(record))), "")
         raise UserError(f"captions {source} hold no caption ({len(broken)} broken {unit}){reason}")
     if not broken:
         return captions, []
     shown = ", ".join(map(str, broken[:_SHOWN])) + (", ..." if len(broken) > _SHOWN else "")
-    return captions, [f"captions {source}: skipped {len(broken)} broken {unit}: {shown}"]
+    why = f" ({reason.removeprefix(': ')})" if reason else ""
+    return captions, [f"captions {source}: skipped {len(broken)} broken {unit}: {shown}{why}"]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:

@@ -129,7 +129,8 @@ def _predictions_tab(checkpoint: "Checkpoint") -> None:
         with gr.Column(scale=1, min_width=280):
             image = gr.Image(
                 label="Your image",
-                type="pil",
+                type="filepath",
+                image_mode=None,  # gradio neither decodes nor converts the image
                 sources=["upload", "clipboard"],
                 height=320,
                 buttons=[],
@@ -140,7 +141,14 @@ def _predictions_tab(checkpoint: "Checkpoint") -> None:
                 '<p class="aside">The predictions of the networks will appear here.</p>',
                 elem_id="predictions",
             )
-    image.change(lambda image: image and prediction_page(checkpoint, image), image, predictions)
+
+    def show(file: str | None) -> str:
+        try:
+            return prediction_page(checkpoint, Path(file)) if file else ""
+        except UserError as error:
+            return error_message(error)
+
+    image.change(show, image, predictions)
 
 
 def _card_tab(make: Callable[[], tuple[str, str]]) -> None:

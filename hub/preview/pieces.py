@@ -55,7 +55,7 @@ def marked_prompt(prompt: str, words: dict[str, int], table: ClassTable) -> str:
     if not words:
         return escape(prompt)
     forms = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
-    parts = re.split(rf"\b({forms})\b", prompt)
+    parts = re.split(rf"(?<!\w)({forms})(?!\w)", prompt)  # not \b: a word may end with a vowel sign
     return "".join(
         f'<mark style="--class:{class_color(words[part], table)}">{escape(part)}</mark>'
         if odd % 2

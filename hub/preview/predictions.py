@@ -1,9 +1,8 @@
 """Predictions of a checkpoint for an image of the user, as HTML."""
 
-import numpy as np
-from PIL import Image
+from pathlib import Path
 
-from attn2mask.builders.images import as_rgb, encode_png, overlay
+from attn2mask.builders.images import encode_png, overlay, read_image
 from attn2mask.builders.table_reader import bare_table
 from attn2mask.hub.preview.pieces import legend, tiles
 from attn2mask.training.checkpoint import Checkpoint
@@ -11,13 +10,11 @@ from attn2mask.training.checkpoint import Checkpoint
 LONGEST_SIDE = 1024  # pixels; larger images are made smaller
 
 
-def prediction_page(checkpoint: Checkpoint, image: Image.Image) -> str:
-    """The image, and over it the prediction of both networks together, and of each alone if there are two."""
+def prediction_page(checkpoint: Checkpoint, file: Path) -> str:
+    """An image, and over it the prediction of both networks together, and of each alone if there are two."""
     from attn2mask.training.inference import segment
 
-    image = as_rgb(image)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    pixels = np.asarray(image)
+    pixels = read_image(file, file.name, _reduced_size)
     table = bare_table(checkpoint.table_name, checkpoint.names)
     networks = [network for network in (checkpoint.network, checkpoint.peer) if network is not None]
     ensembles = {"prediction": networks}
@@ -29,6 +26,11 @@ def prediction_page(checkpoint: Checkpoint, image: Image.Image) -> str:
     images = [(encode_png(pixels), "image")]
     images += [(encode_png(overlay(pixels, ids, table)), name) for name, ids in predictions.items()]
     return legend(next(iter(predictions.values())), table, {}) + tiles(images)
+
+
+def _reduced_size(width: int, height: int) -> tuple[int, int]:
+    scale = min(LONGEST_SIDE / max(width, height), 1)
+    return max(round(width * scale), 1), max(round(height * scale), 1)
 
 
 def checkpoint_facts(checkpoint: Checkpoint) -> list[str]:

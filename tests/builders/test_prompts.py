@@ -1,6 +1,7 @@
 """Prompts: which words are found, what replaces them, and at which tokens they stand."""
 
 import re
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -121,6 +122,31 @@ def test_underscores_are_blanks_and_accents_may_be_decomposed():
     chairs = table(label("chair", "St\u00fchle"))
     for text in ("zwei St\u00fchle", "zwei Stu\u0308hle"):
         assert found(text, chairs) == [(text.split()[1], "chair")]
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("\u0915\u0941\u0924\u094d\u0924\u093e", "\u090f\u0915 {} \u0914\u0930"),  # Hindi: a dog and
+        ("\u0642\u0650\u0637\u0651\u0629", "\u0647\u0630\u0647 {}"),  # Arabic, with vowels
+        ("con ch\u00f3", "m\u1ed9t {}, \u0111en"),  # Vietnamese
+        ("\u0441\u043e\u0431\u0430\u043a\u0430", "\u0411\u043e\u043b\u044c\u0448\u0430\u044f {}."),
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_words_of_other_scripts_are_whole_words(word, text, form):
+    """Their vowel signs and accents belong to them."""
+    dogs = table(label("dog", word))
+    text, word = (unicodedata.normalize(form, part) for part in (text.format(word), word))
+    assert found(text, dogs) == [(word, "dog")]
+    assert found(text.replace(word, word + "\u0940"), dogs) == []  # a longer word
+    assert found(text, table(label("part", word[:1]))) == []
+
+
+def test_table_words_in_a_script_without_blanks_are_refused_for_captions():
+    for word in ("\u72ac", "\u30cd\u30b3", "\u0e2a\u0e38\u0e19\u0e31\u0e02"):
+        with pytest.raises(UserError, match="is in a script without blanks between words"):
+            source(f"a {word} beside a cat", of=table(label("dog", word), label("cat", "cat")))
 
 
 def test_longer_names_of_other_classes_go_first():

@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.drawn.rows import draw_rows
 from attn2mask.builders.images import decode_png
+from attn2mask.builders.mask_ids import CITYSCAPES_IDS
 from attn2mask.builders.options import parse
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import COMMANDS, find_command, load, main
-from attn2mask.training.mask_ids import CITYSCAPES_IDS
 from attn2mask.training.models import build_network
 
 DOCUMENT = "docs/reproduce.md"

@@ -16,11 +16,11 @@ from places import DATA
 from attn2mask.builders.classes import default_color
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_png
+from attn2mask.builders.mask_ids import CITYSCAPES_IDS, ids_of
 from attn2mask.builders.sample import features
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.benchmarks import open_images, recorded_table
-from attn2mask.training.mask_ids import CITYSCAPES_IDS, ids_of
 
 VOC, CITYSCAPES = load_table("voc"), load_table("cityscapes")
 PHOTOS = DATA / "photos_voc" / "VOC2012"
@@ -51,7 +51,7 @@ def voc(root: Path, names: tuple[str, ...] = ("2007_000033", "2007_000042")) -> 
     lists = root / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     (lists / "val.txt").write_text("".join(f"{name}\n" for name in names))
-    (lists / "train.txt").write_text(names[0] + "\n")
+    (lists / "train.txt").write_text("".join(f"{name}\n" for name in names[:1]))
     return root
 
 
@@ -102,6 +102,67 @@ def test_voc_with_a_mask_missing(tmp_path):
     voc(tmp_path)
     (tmp_path / "SegmentationClass" / "2007_000042.png").unlink()
     assert "2007_000042.png is missing; the split lacks 1 files" in refused(tmp_path)
+
+
+def test_lists_of_voc_are_read_line_by_line(tmp_path):
+    """A BOM, names with blanks and endings, lines with two paths, and images whose ending is not .jpg."""
+    voc(tmp_path, ())
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_bytes(
+        "\ufeffa dog\r\nb.JPG\r\n\r\n/JPEGImages/c.jpeg /SegmentationClassAug/c.png\r\nStu\u0308hle".encode()
+    )
+    for name in ("a dog.JPG", "b.jpeg", "c.jpeg", "St\u00fchle.png"):
+        write(tmp_path / "JPEGImages" / name, PIXELS)
+    for name in ("Class/a dog", "Class/b", "ClassAug/c", "Class/Stu\u0308hle"):
+        write(tmp_path / f"Segmentation{name}.png", IDS, voc_palette())
+    images = open_images(str(tmp_path), None, VOC)
+    assert [example.name for example in images] == ["a dog", "b", "c", "Stu\u0308hle"]
+    assert all((example.target == IDS).all() for example in images)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """A user's own table, whose classes stand in another order than in the exports below."""
+    classes = [{"name": name} for name in ("dog", "cat")]
+    (tmp_path / "pets.yaml").write_text(yaml.safe_dump({"name": "pets", "classes": classes}))
+    return load_table(str(tmp_path / "pets.yaml"))
+
+
+PETS = np.array([[0, 1, 2], [255, 2, 2]])  # background, dog, cat and ignored
+
+
+def test_an_export_of_cvat(tmp_path, pets):
+    """Its masks have the colors of labelmap.txt."""
+    root = tmp_path / "export"
+    colors = np.zeros((256, 3), np.uint8)
+    colors[1], colors[2], colors[255] = (250, 50, 83), (51, 221, 255), (224, 224, 192)
+    lines = ["# label:color_rgb:parts:actions", "background:0,0,0::", "cat:51,221,255::", "dog:250,50,83::"]
+    voc(root, ())
+    (root / "labelmap.txt").write_text("\n".join(lines))
+    (root / "ImageSets" / "Segmentation" / "default.txt").write_text("a\nb\n")
+    for name in "ab":
+        write(root / "JPEGImages" / f"{name}.jpg", PIXELS[:2, :3])
+    write(root / "SegmentationClass" / "a.png", colors[PETS])
+    Image.fromarray(colors[PETS]).quantize(4).save(root / "SegmentationClass" / "b.png")
+    assert "has no split 'test': it has default, train, val" in refused(root, "test", pets)
+    for example in open_images(str(root), "default", pets):
+        assert (example.target == PETS).all()
+    assert "has the class 'cat', which is not in the table cityscapes" in refused(root, "default", CITYSCAPES)
+    (root / "labelmap.txt").write_text("\n".join(lines[:-1]))
+    assert "has no class 'dog', which is in the table pets" in refused(root, "default", pets)
+    (root / "labelmap.txt").write_text("background:0,0,0::\ndog red")
+    assert "labelmap.txt, line 2: it must be NAME:R,G,B" in refused(root, "default", pets)
+
+
+@pytest.mark.parametrize("kind", ["SegmentationClass", "SegmentationClassPNG"])
+def test_an_export_of_labelme(tmp_path, pets, kind):
+    """Its masks are palette images whose ids are the lines of class_names.txt. There are no lists."""
+    root = tmp_path / "export"
+    write(root / "JPEGImages" / "a.jpg", PIXELS[:2, :3])
+    exported = np.array([0, 2, 1])[np.where(PETS < 3, PETS, 0)]
+    write(root / kind / "a.png", np.where(PETS < 3, exported, 255).astype(np.uint8), voc_palette())
+    (root / "class_names.txt").write_text("_background_\ncat\ndog")
+    (example,) = open_images(str(root), None, pets)
+    assert (example.target == PETS).all()
 
 
 @pytest.mark.parametrize("encoding", ["labelIds", "labelTrainIds"])
@@ -172,6 +233,23 @@ def test_folders(tmp_path, kind, shape):
         assert (example.target == IDS).all()
     has = "it has none" if shape == "{}" else "it has val"
     assert f"has no split 'train': {has}" in refused(tmp_path, "train")
+
+
+def test_folders_with_other_names(tmp_path, caplog):
+    """Names in composed and decomposed Unicode, masks of other formats, hidden files, and an image in a
+    format that is not read.
+    """
+    write(tmp_path / "images" / "Stu\u0308hle.tif", PIXELS)
+    write(tmp_path / "masks" / "St\u00fchle.tif", IDS)
+    write(tmp_path / "images" / "b.gif", PIXELS)
+    write(tmp_path / "masks" / "b.png", IDS)
+    for name in ("._b.gif", ".ipynb_checkpoints/b-checkpoint.gif", "c.heic"):
+        (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "images" / name).touch()
+    images = open_images(str(tmp_path), None, VOC)
+    assert [example.name for example in images] == ["Stu\u0308hle", "b"]
+    assert all((example.target == IDS).all() for example in images)
+    assert "left out 1 images of unsupported formats (1 heic): c.heic" in caplog.text
 
 
 def test_a_folder_with_an_image_but_no_mask(tmp_path):
@@ -300,7 +378,9 @@ def test_images_that_are_broken_are_named(tmp_path):
     whole = file.read_bytes()
     for content in (b"", b"nothing", whole[: len(whole) // 2], whole[:40] + bytes(20) + whole[60:]):
         file.write_bytes(content)
-        assert refused(tmp_path) == f"{file} cannot be read: it is not an image, or it is broken"
+        said = refused(tmp_path)
+        assert said.startswith(f"{file} cannot be read: it is not ")
+        assert said.endswith(", or it is broken")
     file.write_bytes(whole)
     file.chmod(0)
     if not os.access(file, os.R_OK):

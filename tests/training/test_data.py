@@ -118,7 +118,7 @@ def test_palette_masks_have_the_ids_of_their_colors():
 def test_bad_rows_say_which():
     with pytest.raises(UserError, match="row s0: the image has"):
         crops()(row(0, mask=png(np.zeros((9, 9), np.uint8))), 0)
-    with pytest.raises(UserError, match="row s0: mask id 77 is not in the table"):
+    with pytest.raises(UserError, match="row s0: its mask: id 77 is neither one of"):
         crops()(row(0, mask=png(np.full((40, 56), 77, np.uint8))), 0)
 
 
@@ -162,6 +162,21 @@ def test_a_dataset_without_rows_is_refused(tmp_path, streaming):
     Dataset.from_dict({name: [] for name in columns}, columns).to_parquet(tmp_path / "data" / "train.parquet")
     with pytest.raises(UserError, match="has no rows"):
         open_rows(str(tmp_path / "data"), streaming, True)
+
+
+def test_a_mask_that_does_not_fit_is_named_before_training(dataset):
+    path = dataset([row(0), row(1, mask=png(np.full((40, 56), 77, np.uint8)))])
+    with pytest.raises(UserError, match=r"^row s1: its mask: id 77 is neither"):
+        open_rows(path, False, True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_masks_of_0_and_255_cause_a_warning(dataset, streaming, caplog):
+    """They are often meant as background and class, but 255 is ignored."""
+    mask = np.zeros((40, 56), np.uint8)
+    mask[8:30] = 255
+    open_rows(dataset([row(k, mask=png(mask)) for k in range(2)]), streaming, True)
+    assert "in the first 2 rows, the masks hold only the ids 0 (background) and 255, which is" in caplog.text
 
 
 def test_a_path_that_would_be_read_as_a_pattern_is_refused(tmp_path):

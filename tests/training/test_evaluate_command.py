@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from places import DATA
@@ -183,8 +184,32 @@ def test_a_broken_mask_is_named(dataset, checkpoint, tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.full((40, 40), 77, np.uint8)).save(dataset / "masks" / "image 2.png")
     assert command(dataset) == 2
-    assert "image 2.png has" in capsys.readouterr().err.splitlines()[-1]
+    assert "image 2.png: id 77 is neither" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_masks_are_reduced_as_the_image_processor_says(checkpoint, tmp_path):
+    """As those of ADE20K: id k is class k - 1, and id 0 is ignored."""
+
+    class Gray(Segmenter):
+        """Predicts the class that is the gray level of the pixel."""
+
+        def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+            level = (pixel_values[:, :1] + 1) * 127.5
+            return SimpleNamespace(logits=-(level - torch.arange(3.0).view(1, 3, 1, 1)).abs())
+
+    classes = np.arange(3, dtype=np.uint8).repeat(20)[:, None].repeat(40, 1)
+    checkpoint.names, checkpoint.network, checkpoint.peer = ("wall", "sky", "tree"), Gray(0, 3), None
+    checkpoint.processor.do_reduce_labels = True
+    ids = classes + 1
+    ids[:10], ids[30:35] = 0, 255
+    for kind, array in (("images", classes), ("masks", ids)):
+        (tmp_path / "ade" / kind).mkdir(parents=True)
+        Image.fromarray(array).save(tmp_path / "ade" / kind / "a.png")
+    assert command(tmp_path / "ade", "--out", str(tmp_path / "m.json")) == 0
+    assert json.loads((tmp_path / "m.json").read_text())["mean_iou"] == 1
+    Image.fromarray(classes[..., None].repeat(3, 2)).save(tmp_path / "ade" / "masks" / "a.png")
+    assert command(tmp_path / "ade", "--out", str(tmp_path / "m.json")) == 2
 
 
 def test_the_command_reads_a_real_checkpoint(dataset, tmp_path, capsys):

@@ -15,6 +15,7 @@ from torch import nn
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training import inference
 from attn2mask.training.benchmarks import Example
+from attn2mask.training.checkpoint import make_processor
 from attn2mask.training.inference import Augmentation, evaluate, report, segment
 from attn2mask.training.miou import confusion_matrix, mean_iou
 
@@ -65,6 +66,17 @@ def test_a_window_wider_than_the_image_is_high_slides_along_its_width():
     network = Segmenter(0)
     predict([network], processor(), np.zeros((40, 100, 3), np.uint8), window=64)
     assert network.calls == [(40, 64)] * 2
+
+
+def test_a_narrow_image_is_not_enlarged_without_limit():
+    """20,000 x 1 pixels, whose shorter side the image processor resizes to 32 pixels."""
+    network = Segmenter(0)
+    (logits,) = predict([network], make_processor(32), np.zeros((1, 20_000, 3), np.uint8))
+    assert network.calls == [(32, inference.LONGEST)]
+    assert logits.shape == (21, 1, 20_000)
+    predict([network], make_processor(32), np.zeros((20_000, 1, 3), np.uint8))
+    predict([network], make_processor(32), np.zeros((64, 128, 3), np.uint8))
+    assert network.calls[1:] == [(inference.LONGEST, 32), (32, 64)]
 
 
 @pytest.mark.parametrize(("length", "window"), [(100, 100), (101, 100), (1024, 769), (2048, 769), (97, 33)])
@@ -138,6 +150,16 @@ def test_scores_after_the_crf_have_their_own_names():
         ids = segment([Segmenter(0)], processor(), example.image, Augmentation(crf=True))
         expected += confusion_matrix(ids, example.target, 21)
     assert refined["crf_mean_iou"] == pytest.approx(mean_iou(expected), abs=1e-9)
+
+
+@pytest.mark.parametrize("ids", [{0, 255}, {0}, {0, 1, 255}, {255}])
+def test_masks_of_0_and_255_cause_a_warning(caplog, ids):
+    """They are often meant as background and class, but 255 is ignored."""
+    target = np.resize(np.array(sorted(ids)), (40, 40)).astype(np.int32)
+    images = [Example("a", np.zeros((40, 40, 3), np.uint8), target)]
+    evaluate([Segmenter(0)], processor(), images, TABLE, progress=False)
+    said = "the masks hold only the ids 0 (background) and 255, which is ignored"
+    assert (said in caplog.text) == (ids == {0, 255})
 
 
 def test_labels_of_many_classes_are_found_group_by_group():

@@ -228,9 +228,10 @@ def test_mistakes_end_in_one_line(config, changed, message):
 
 
 def test_a_bad_row_in_a_loading_process_ends_in_one_line(config, tmp_path):
-    image, mask = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 40, np.uint8)
-    write_rows([exact_row("bad", image, mask * 0) | {"mask": Image.fromarray(mask)}], tmp_path / "bad")
-    with pytest.raises(UserError, match=r"^row bad: mask id 40 is not in the table"):
+    """The mask has another size than its image, which is seen while the row is loaded."""
+    image, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    write_rows([exact_row("bad", image, mask) | {"mask": Image.fromarray(mask[1:])}], tmp_path / "bad")
+    with pytest.raises(UserError, match=r"^row bad: the image has \(64, 64\) pixels, but its mask has"):
         module.train(replace(config, dataset=str(tmp_path / "bad"), workers=1))
 
 

@@ -15,7 +15,6 @@ import io
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,26 +24,29 @@ from unicodedata import normalize
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 from tqdm import tqdm
 
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import is_hidden, refuse_pattern, write_file
-from attn2mask.builders.images import as_rgb, encode_png
+from attn2mask.builders.images import (
+    SUFFIXES,
+    UnreadableError,
+    encode_png,
+    image_files,
+    read_image,
+    shortened,
+)
 from attn2mask.builders.painter import Painter
 from attn2mask.builders.prompts import image_seed
 from attn2mask.training.adaptation.config import AdaptConfig
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
-UNSUPPORTED = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2")
 METADATA = ("metadata.jsonl", "metadata.csv")
 FEWEST = 4  # readable images; a painter would only memorize fewer
 CAPTIONS = ("text", "prompt", "caption")  # keys of a caption; the first that is not blank counts
-_LISTED = 10  # names in a message
 
 
 @dataclass(frozen=True)
@@ -87,19 +89,10 @@ def images_digest(images: Sequence[TrainingImage]) -> str:
 
 
 def _images_in_files(folder: Path) -> list[TrainingImage]:
-    listed = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not is_hidden(path.relative_to(folder))
-    }
-    files = {name: path for name, path in listed.items() if path.suffix.lower() in SUFFIXES}
-    left_out = Counter(path.suffix.lower() for path in listed.values() if path.suffix.lower() in UNSUPPORTED)
-    if left_out:
-        kinds = ", ".join(f"{count} {suffix.removeprefix('.')}" for suffix, count in left_out.items())
-        logger.warning("left out %d images of unsupported formats: %s", left_out.total(), kinds)
+    files = {path.relative_to(folder).as_posix(): path for path in image_files(folder)}
     captions: dict[str, str] = {}
-    for path in listed.values():
-        if path.name in METADATA:
+    for path in sorted(file for name in METADATA for file in folder.rglob(name)):
+        if not is_hidden(path.relative_to(folder)):
             captions |= _captions_in(path, folder, files)
     for name, path in files.items():
         for beside in (path.with_suffix(".txt"), path.with_suffix(".caption")):
@@ -191,21 +184,24 @@ class Crop:
     width: int
     factor: int
 
-    def fit(self, image: Image.Image, name: str) -> Image.Image:
-        """`image` reduced to the smallest size that holds the crop, its sides cut to multiples of the factor.
+    def fit(self, content: bytes, name: str) -> np.ndarray:
+        """The image of a file (H, W, 3) uint8, reduced to the smallest size that holds the crop, its sides
+        cut to multiples of the factor.
 
-        Raises UserError if it is smaller than the crop.
+        Raises UnreadableError as `read_image`, and UserError if it is smaller than the crop.
         """
-        width, height = image.size
+        image = read_image(content, name, partial(self._size, name))
+        bottom, right = (side // self.factor * self.factor for side in image.shape[:2])
+        return image[:bottom, :right]
+
+    def _size(self, name: str, width: int, height: int) -> tuple[int, int]:
         scale = max(self.height / height, self.width / width)
         if scale > 1:
             raise UserError(
                 f"image {name} has {width} x {height} pixels and is smaller than the crops of {self.width} x"
                 f" {self.height}: lower --crop-size, change --aspect, or remove the image"
             )
-        size = max(round(width * scale), self.width), max(round(height * scale), self.height)
-        right, bottom = (side // self.factor * self.factor for side in size)
-        return image.resize(size, Image.Resampling.LANCZOS).crop((0, 0, right, bottom))
+        return max(round(width * scale), self.width), max(round(height * scale), self.height)
 
 
 def make_crop(config: AdaptConfig, factor: int) -> Crop:
@@ -214,15 +210,6 @@ def make_crop(config: AdaptConfig, factor: int) -> Crop:
         raise UserError(f"--crop-size {config.crop_size}: the model makes multiples of {factor} pixels")
     width = max(round(config.crop_size * config.aspect / factor), 1) * factor
     return Crop(config.crop_size, width, factor)
-
-
-def decoded(content: bytes) -> Image.Image | None:
-    """The image in RGB, upright (see `as_rgb`); None if it cannot be read."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return as_rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises
-        return None
 
 
 @torch.no_grad()
@@ -234,23 +221,25 @@ def encode_images(
 
     Raises UserError if too few images can be read, and for one that is smaller than the crop.
     """
-    latents, skipped = {}, []
+    latents, skipped, reasons = {}, [], []
     for place, training_image in enumerate(tqdm(images, "encoding", unit="image", disable=not progress)):
-        image = decoded(training_image.read())
-        if image is None:
+        try:
+            image = crop.fit(training_image.read(), training_image.name)
+        except UnreadableError as error:
             skipped.append(training_image.name)
+            reasons.append(error.reason)
             continue
-        pixels = torch.from_numpy(np.array(crop.fit(image, training_image.name))).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
         mean = vae.encode(pixels.to(vae.device).float() / 127.5 - 1).latent_dist.mean[0]
         latents[str(place)] = (mean * vae.config.scaling_factor).half().cpu()
-    names = ", ".join(skipped[:_LISTED]) + (", ..." if len(skipped) > _LISTED else "")
+    names = shortened(skipped) + (f" (the first: {reasons[0]})" if reasons else "")
     if len(latents) < FEWEST:
         raise UserError(
-            f"{len(latents)} of {len(images)} images can be read, but at least {FEWEST} are needed; these are"
-            f" broken: {names}"
+            f"{len(latents)} of {len(images)} images can be read, but at least {FEWEST} are needed;"
+            f" these cannot: {names}"
         )
     if skipped:
-        logger.warning("skipped %d broken images: %s", len(skipped), names)
+        logger.warning("skipped %d images that cannot be read: %s", len(skipped), names)
     return latents, skipped
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Image as ImageFeature
 from datasets import load_dataset
 from kornia.color import rgb_to_lab
 from PIL import Image
@@ -32,6 +33,7 @@ from attn2mask.builders import build
 from attn2mask.builders.command import run_command
 from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.images import image_files, read_image
 from attn2mask.builders.options import option
 from attn2mask.builders.provenance import LORA_RECORD
 from attn2mask.builders.table_reader import load_table
@@ -76,18 +78,20 @@ def middle(image: Image.Image) -> np.ndarray:
     width, height = image.size
     w, h = min(width, 2 * height), min(height, width // 2)
     left, top = (width - w) // 2, (height - h) // 2
-    part = image.convert("RGB").crop((left, top, left + w, top + h))
+    part = image.crop((left, top, left + w, top + h))
     return np.asarray(part.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS))
 
 
 def read_images(source: Path) -> np.ndarray:
     """All images (N, 128, 256, 3) uint8 in rows or image files. Raises UserError if there are none."""
     if list(source.glob("**/*.parquet")):
-        return np.stack([middle(row["image"]) for row in load_dataset(str(source), split="train")])
-    files = sorted(file for file in source.glob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
-    if not files:
-        raise UserError(f"{source} holds no .png or .jpg images")
-    return np.stack([middle(Image.open(file)) for file in files])
+        rows = load_dataset(str(source), split="train").cast_column("image", ImageFeature(decode=False))
+        sources = [(row["image"], f"row {index} of {source}") for index, row in enumerate(rows)]
+    else:
+        sources = [(file, str(file)) for file in image_files(source, "*")]
+    if not sources:
+        raise UserError(f"{source} holds no images")
+    return np.stack([middle(Image.fromarray(read_image(*each))) for each in sources])
 
 
 def draw_streets(out: Path, count: int, seed: int) -> Path:

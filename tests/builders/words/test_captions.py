@@ -44,7 +44,7 @@ def test_coco(tmp_path: Path):
     path.write_text(json.dumps({"info": {}, "annotations": rows}))
     captions, warnings = read_captions(str(path))
     assert captions == [Caption("A bicycle.", "38"), Caption("A boat.", "40")]
-    assert warnings == [f"captions {path}: skipped 1 broken annotations: 2"]
+    assert warnings == [f"captions {path}: skipped 1 broken annotations: 2 (the value of caption is no text)"]
 
 
 def test_broken_lines_are_counted_and_named(tmp_path: Path):
@@ -53,7 +53,9 @@ def test_broken_lines_are_counted_and_named(tmp_path: Path):
     path.write_text("\n".join(['{"caption": "a dog"}', *broken, '{"caption": "a cat"}']))
     captions, warnings = read_captions(str(path))
     assert [caption.text for caption in captions] == ["a dog", "a cat"]
-    assert warnings == [f"captions {path}: skipped 7 broken lines: 2, 3, 4, 5, 6, 7, 8"]
+    assert warnings == [
+        f"captions {path}: skipped 7 broken lines: 2, 3, 4, 5, 6, 7, 8 (the value of caption is no text)"
+    ]
     path.write_text("\n".join(['{"caption": "a dog"}'] + ["{"] * 30))
     assert read_captions(str(path))[1][0].endswith(
         "skipped 30 broken lines: " + ", ".join(map(str, range(2, 22))) + ", ..."
@@ -96,6 +98,13 @@ def test_every_line_end_and_endings_in_any_case(tmp_path: Path, name: str, end: 
     assert ([caption.text for caption in captions], warnings) == (texts, [])
 
 
+def test_what_broken_lines_lack_is_named(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a dog"}\n{"prompt": "a cat"}\n')
+    _, warnings = read_captions(str(path))
+    assert warnings == [f"captions {path}: skipped 1 broken lines: 2 (no key caption or text, but prompt)"]
+
+
 def test_the_prefix_of_flickr_is_no_caption(tmp_path: Path):
     path = tmp_path / "Flickr8k.token.txt"
     path.write_text("100_a.jpg#0\tA dog .\n100_a.jpg#1\tA dog#1\ton a bus .\n")
@@ -118,7 +127,7 @@ def test_a_hub_dataset(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict({"train": rows}))
     captions, warnings = read_captions("org/captions")
     assert captions == [Caption("a dog", "org/captions:0"), Caption("a cat", "org/captions:2")]
-    assert warnings == ["captions org/captions: skipped 1 broken rows: 1"]
+    assert warnings == ["captions org/captions: skipped 1 broken rows: 1 (the value of text is no text)"]
 
     wrong = datasets.DatasetDict({"test": rows.remove_columns("text")})
     monkeypatch.setattr(datasets, "load_dataset", lambda name: wrong)

@@ -250,7 +250,7 @@ def test_an_image_can_be_tried(browser, run, no_cards, images_in, images_on, tmp
         expect(page.locator("#predictions figure")).to_have_count(4)
         found = images_on(page, "predictions")
         assert np.array_equal(found["image"], np.asarray(image))
-        wanted = images_in(prediction_page(load_checkpoint(run), image))
+        wanted = images_in(prediction_page(load_checkpoint(run), tmp_path / "image.png"))
         assert np.array_equal(found["both networks"], wanted["both networks"])
         screenshot(page, tmp_path / "model.png")
         page.get_by_role("tab", name="Card").click()

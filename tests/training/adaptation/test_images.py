@@ -3,12 +3,15 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 from streets import street
 
 from attn2mask.builders.drawn.rows import draw_rows, write_rows
-from attn2mask.training.adaptation.images import Crop, decoded, find_images, images_digest
+from attn2mask.builders.images import encode_png
+from attn2mask.builders.painter import load_painter
+from attn2mask.training.adaptation.images import Crop, encode_images, find_images, images_digest
 
 
 def test_captions_are_found_where_they_are(frames):
@@ -22,7 +25,7 @@ def test_rows_are_images_with_captions(tmp_path):
     found = find_images(str(tmp_path))
     assert found[2].name == "streets-3-000002"
     assert all(" " in image.caption for image in found)
-    assert decoded(found[2].read()).size == (64, 32)
+    assert Crop(32, 64, 8).fit(found[2].read(), found[2].name).shape == (32, 64, 3)
 
 
 def test_the_digest_is_of_names_contents_and_captions(frames, tmp_path):
@@ -44,7 +47,20 @@ def test_the_digest_is_of_names_contents_and_captions(frames, tmp_path):
     ("size", "expected"), [((200, 100), (128, 64)), ((480, 360), (128, 96)), ((300, 64), (296, 64))]
 )
 def test_images_are_as_small_as_their_crops_allow(size, expected):
-    assert Crop(64, 128, 8).fit(Image.new("RGB", size), "x").size == expected
+    height, width, _ = Crop(64, 128, 8).fit(encode_png(np.zeros((size[1], size[0]), np.uint8)), "x").shape
+    assert (width, height) == expected
+
+
+def test_images_that_cannot_be_read_are_counted_and_named(frames, tmp_path, caplog):
+    """An EPS file with another ending, and a damaged file; a painter is adapted to the others."""
+    folder = shutil.copytree(frames, tmp_path / "frames")
+    Image.new("RGB", (64, 64)).save(folder / "a.png", "EPS")
+    (folder / "b.png").write_bytes(b"no image")
+    vae = load_painter().pipe.vae
+    latents, skipped = encode_images(vae, find_images(str(folder)), Crop(64, 128, 8))
+    assert (len(latents), skipped) == (6, ["a.png", "b.png"])
+    said = "skipped 2 images that cannot be read: a.png, b.png (the first: it is not a PNG, "
+    assert said in caplog.text
 
 
 def test_captions_of_inner_folders_and_other_files(tmp_path, caplog):
@@ -81,6 +97,6 @@ def test_hidden_files_are_no_images_and_other_formats_are_named(frames, tmp_path
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"no image")
     (folder / "a.HEIC").write_bytes(b"")
-    (folder / "b.gif").write_bytes(b"")
+    (folder / "b.svg").write_bytes(b"")
     assert [image.name for image in find_images(str(folder))] == [f"{k}.png" for k in range(6)]
-    assert "left out 2 images of unsupported formats: 1 heic, 1 gif" in caplog.text
+    assert "left out 2 images of unsupported formats (1 heic, 1 svg): a.HEIC, b.svg" in caplog.text

@@ -51,7 +51,7 @@ def test_frames_come_from_rows_and_from_files(tmp_path):
     files.mkdir()
     Image.new("RGB", (64, 48), "red").save(files / "a.png")
     assert domain_gap.read_images(files)[0, 5, 5].tolist() == [255, 0, 0]
-    with pytest.raises(UserError, match=r"holds no \.png or \.jpg"):
+    with pytest.raises(UserError, match="holds no images"):
         domain_gap.read_images(tmp_path / "none")
 
 

@@ -4,21 +4,36 @@ ids of Cityscapes, and ImageNet-S's RGB.
 Nothing is guessed: the ids are the table's, or the colors are, or ValueError is raised.
 """
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
 from PIL import Image
 
 from attn2mask.builders.classes import ClassTable, default_color
 from attn2mask.builders.table_reader import IMAGENET_S_IGNORE
 
+_AT_ONCE = 1 << 26  # numbers of a mask in colors that are looked up at once, which takes memory
 VOID = default_color(255)  # the color of VOC's ignored borders, in its palette
 # Cityscapes' label ids in the order of its train ids; all others up to 33, and 255, are ignored (labels.py of
 # cityscapesScripts).
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
+def binary_warning(ids: Collection[int], table: ClassTable) -> str | None:
+    """A warning if masks hold only the `ids` 0 and the ignore value, which often stands for a class."""
+    ignore = table.ignore_index
+    if set(ids) != {0, ignore}:
+        return None
+    return (
+        f"the masks hold only the ids 0 ({table.names[0]}) and {ignore}, which is ignored, and no other id:"
+        f" if {ignore} stands for a class, save the masks with the id of the class"
+    )
+
+
 def ids_of(mask: Image.Image, table: ClassTable) -> np.ndarray:
     """Ids (H, W) int32 of a mask: its gray levels are ids; its colors are the table's; the indices of a
     palette PNG are ids unless its palette holds the table's colors in another order.
+    Transparency does not count.
 
     Raises ValueError for other colors, and if indices and colors name different classes. Gray levels are not
     checked against the table.
@@ -26,18 +41,32 @@ def ids_of(mask: Image.Image, table: ClassTable) -> np.ndarray:
     if mask.mode == "P":
         return _palette_ids(mask, table)
     if mask.mode in ("RGB", "RGBA"):
-        return _color_ids(np.asarray(mask.convert("RGB")), table)
-    if mask.mode in ("1", "L", "I", "I;16"):
+        return color_ids(mask, _colors_of(table))
+    if mask.mode == "LA":
+        mask = mask.convert("L")
+    if mask.mode in ("1", "L", "I") or mask.mode.startswith("I;16"):
         return np.asarray(mask).astype(np.int32)
     raise ValueError(f"Pillow's mode {mask.mode} is not a mask's mode")
 
 
-def _color_ids(colors: np.ndarray, table: ClassTable) -> np.ndarray:
-    """RGB (..., 3) uint8 -> ids (...) int32 by the table's palette; `VOID` becomes the ignore value."""
+def color_ids(mask: Image.Image, ids: Mapping[tuple[int, ...], int]) -> np.ndarray:
+    """Ids (H, W) int32 of a mask by its colors. Raises ValueError for a color without an id."""
+    return _look_up(np.asarray(mask.convert("RGB")), ids)
+
+
+def _colors_of(table: ClassTable) -> dict[tuple[int, ...], int]:
+    """The ids of the table by its palette; `VOID` has the ignore value."""
     palette = [tuple(color) for color in table.palette.tolist()]
     if len(set(palette)) < len(palette):
         raise ValueError("it has colors, but two classes of the table have the same color")
-    ids = {VOID: table.ignore_index} | {color: i for i, color in enumerate(palette)}
+    return {VOID: table.ignore_index} | {color: i for i, color in enumerate(palette)}
+
+
+def _look_up(colors: np.ndarray, ids: Mapping[tuple[int, ...], int]) -> np.ndarray:
+    """RGB (..., 3) uint8 -> ids (...) int32."""
+    if colors.size > _AT_ONCE and len(colors) > 1:
+        half = len(colors) // 2
+        return np.concatenate([_look_up(part, ids) for part in (colors[:half], colors[half:])])
     codes, places = np.unique(colors.astype(np.int64) @ (1 << 16, 1 << 8, 1), return_inverse=True)
     found = [(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255) for code in codes]
     for color in found:
@@ -53,7 +82,7 @@ def _palette_ids(mask: Image.Image, table: ClassTable) -> np.ndarray:
     the colors but sort the indices in any order.
     """
     indices = np.asarray(mask)
-    used = np.unique(indices)
+    used = np.flatnonzero(mask.histogram())
     palette = np.zeros((256, 3), np.uint8)
     listed = np.array(mask.getpalette("RGB"), np.uint8).reshape(-1, 3)
     palette[: len(listed)] = listed
@@ -66,7 +95,7 @@ def _palette_ids(mask: Image.Image, table: ClassTable) -> np.ndarray:
         return indices.astype(np.int32)
     by_index = any((colors == convention[of_classes]).all() for convention in conventions)
     try:
-        by_color = _color_ids(palette[used], table)
+        by_color = _look_up(palette[used], _colors_of(table))
     except ValueError:
         if not by_index:
             raise
@@ -76,6 +105,16 @@ def _palette_ids(mask: Image.Image, table: ClassTable) -> np.ndarray:
     lookup = np.zeros(256, np.int32)
     lookup[used] = by_color
     return lookup[indices]
+
+
+def reduced_ids(mask: Image.Image, table: ClassTable) -> np.ndarray:
+    """Ids (H, W) int32 of a mask that counts classes from 1, as those of ADE20K: id k is class k - 1, and 0
+    is ignored. Raises ValueError for a mask without gray levels.
+    """
+    if mask.mode not in ("1", "L", "I") and not mask.mode.startswith("I;16"):
+        raise ValueError(f"its ids should be gray levels that count from 1, but it is of mode {mask.mode}")
+    ids = np.asarray(mask).astype(np.int32)
+    return np.where((ids == 0) | (ids == table.ignore_index), table.ignore_index, ids - 1).astype(np.int32)
 
 
 def cityscapes_ids(mask: Image.Image, table: ClassTable) -> np.ndarray:
