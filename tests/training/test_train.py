@@ -79,7 +79,7 @@ def test_a_run_leaves_networks_that_anyone_can_load(config, data):
     assert (
         parse(TrainConfig, ["--config", str(output / "train.yaml")], "", "")
         == replace(
-            config, eval_dataset=str(data), eval_every=3, output_dir=TrainConfig.output_dir, workers=2
+            config, eval_dataset=str(data), eval_every=3, output_dir=TrainConfig.output_dir, workers=None
         ).resolve()
     )
     one, two = (net.state_dict() for net in (checkpoint.network, checkpoint.peer))
