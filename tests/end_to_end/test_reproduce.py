@@ -12,8 +12,8 @@ from documents import blocks, read
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.drawn.rows import draw_rows
+from attn2mask.builders.families import UNET
 from attn2mask.builders.images import decode_png
 from attn2mask.builders.mask_ids import CITYSCAPES_IDS
 from attn2mask.builders.options import parse
@@ -190,4 +190,4 @@ def test_the_hours_follow_from_their_formulas():
         f"N C / 16 = {n * 0.05 / 16 / 3600:.2f} hours",
     ]
     assert [text for text in expected if text not in TEXT] == []
-    assert parse(BuildConfig, ["voc"], "", "").batch_size == 8  # the images of 8 L
+    assert UNET.batch_size == 8  # the images of 8 L

@@ -44,7 +44,7 @@ def test_coco(tmp_path: Path):
     path.write_text(json.dumps({"info": {}, "annotations": rows}))
     captions, warnings = read_captions(str(path))
     assert captions == [Caption("A bicycle.", "38"), Caption("A boat.", "40")]
-    assert warnings == [f"captions {path}: skipped 1 broken annotations: 2 (the value of caption is no text)"]
+    assert warnings == [f"captions {path}: skipped 1 broken annotations: 2 (no key caption or text, but id)"]
 
 
 def test_broken_lines_are_counted_and_named(tmp_path: Path):
