@@ -279,7 +279,8 @@ def load_state(
     file: Path, device: torch.device
 ) -> tuple[dict[str, torch.Tensor], dict[int, dict[str, torch.Tensor]], dict[str, Any]]:
     """What `save_state` wrote: the weights, the optimizer's state by number of the parameter, the note."""
-    with safe_open(file, "pt", device=str(device)) as stored:
+    place = "cpu" if device.type == "cpu" else str(device)  # of several processes on CPUs it is cpu:0
+    with safe_open(file, "pt", device=place) as stored:
         note = json.loads(stored.metadata()["state"])
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
     weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}

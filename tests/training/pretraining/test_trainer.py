@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from attn2mask.training.pretraining.trainer import Trainer, start_processes
+from attn2mask.training.run import load_state
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,16 @@ def test_training_resumes_bit_for_bit(tmp_path):
     run(net, resumed, 20)
     for one, two in zip(straight.masters + straight.means, resumed.masters + resumed.means, strict=True):
         assert torch.equal(one, two)
+
+
+def test_a_process_among_others_on_cpus_resumes(tmp_path):
+    """Its device has a number, which safetensors does not take."""
+    net, straight = trainer(tmp_path / "a.safetensors", 3)
+    run(net, straight, 2)
+    straight.save()
+    weights, _, note = load_state(tmp_path / "a.safetensors", torch.device("cpu", 0))
+    assert note == {"step": 2}
+    assert torch.equal(weights["master/net.0.weight"], straight.masters[0])
 
 
 def test_the_average_is_that_of_its_formula(tmp_path):
