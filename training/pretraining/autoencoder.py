@@ -36,9 +36,11 @@ def make_autoencoder() -> AutoencoderKL:
 def load_autoencoder(folder: str) -> AutoencoderKL:
     """The trained autoencoder in a folder of diffusers. Raises UserError if it cannot be loaded."""
     try:
-        return AutoencoderKL.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        vae = AutoencoderKL.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"--autoencoder {folder} cannot be loaded: {first_line(error)}") from error
+    vae.register_to_config(_name_or_path=Path(folder).name)  # the config is published, the path is not
+    return vae
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
