@@ -216,6 +216,8 @@ def _rgb_pixels(image: Image.Image, steps: tuple[int, int]) -> np.ndarray:
     image.load()
     full = _full_scale(image)
     (across, down), (width, height) = steps, image.size
+    if steps == (1, 1) and width * height <= LARGE:
+        return np.array(_as_rgb(image, full))
     pixels = np.empty((-(-height // down), -(-width // across), 3), np.uint8)
     for top, part in _parts(image, down):
         rgb = _as_rgb(part, full)
