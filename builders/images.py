@@ -251,7 +251,7 @@ def _as_rgb(image: Image.Image, full: float | None) -> Image.Image:
             image.info["transparency"] = tuple(level >> 8 for level in color)
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # `convert` would copy it
 
 
 class _UnknownRangeError(ValueError):
