@@ -26,7 +26,8 @@ from attn2mask.hub.cli import COMMANDS, find_command, load
 CHAINS = [("README.md", "docs/build.md", "docs/train.md", "docs/evaluate.md"), ("docs/adapt.md",)]
 MOST_LINES, MOST_WORDS, MOST_COLUMNS = 150, 2000, 110
 # The scripts and the dataclasses of their options, which each script imports or defines.
-DIFFUSERS_SCRIPTS = ["train_dreambooth_lora_flux.py"]  # in examples/dreambooth of its repository
+# In examples/dreambooth of its repository.
+DIFFUSERS_SCRIPTS = ["train_dreambooth_lora_flux.py", "train_dreambooth_lora_sd3.py"]
 SCRIPTS = {
     "builders/build.py": "BuildConfig",
     "builders/imagenet_s.py": "ImageNetSConfig",
