@@ -18,7 +18,7 @@ from places import ROOT
 
 PACKAGES = ("builders", "training", "hub")
 # These folders are for maintainers, and are not in the wheel.
-MAINTAINERS = ("training/pretraining/", "training/experiments/")
+MAINTAINERS = ("training/pretraining/", "training/experiments/", "training/candidate/")
 PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
