@@ -10,6 +10,7 @@ group that could hang, and a process that dies loses only the shard that it was 
 import hashlib
 import json
 import logging
+import math
 import os
 import shlex
 import socket
@@ -217,7 +218,7 @@ class Inputs:
     def for_painter(self, painter: "Painter") -> "Inputs":
         """These inputs with the defaults of the model filled in. If the caption style of the table gives an
         aspect, the width follows from it and the model's height. Raises UserError for a size or a number of
-        steps that the model does not support.
+        steps that the model does not support, and for a negative prompt that it would not use.
         """
         config, style = self.config, self.table.caption_style
         chosen_by_model = ("steps", "guidance_scale", "height", "width")
@@ -233,6 +234,13 @@ class Inputs:
             defaults["width"] = max(round(height * style.aspect / factor), 1) * factor
         config = fill(config, defaults)
         painter.check(config.steps, config.height, config.width)
+        if config.negative_prompt is not None and config.guidance_scale <= painter.family.unguided:
+            raise UserError(
+                "--negative-prompt has no effect without guidance: raise --guidance-scale, which is"
+                f" {config.guidance_scale:g} for this model, above {painter.family.unguided:g}"
+                if painter.family.unguided < math.inf
+                else "--negative-prompt has no effect on this model, whose guidance takes none: leave it out"
+            )
         return replace(self, config=config)
 
     def prompt_source(
@@ -252,6 +260,7 @@ class Inputs:
             alias_probability=config.alias_probability,
             balance=self.balance,
             instance_prompt=instance_prompt,
+            background=self.rules.background_words,
         )
 
     def synthesizer(self, painter: "Painter", pool: "ProcessPoolExecutor") -> "Synthesizer":

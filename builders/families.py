@@ -4,13 +4,12 @@ A family is found from the configs of a model alone, without its weights. Settin
 come from the models' cards.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-
-from attn2mask.builders.layouts import LAYOUTS
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,9 @@ class Family:
         dtype: the data type of the weights on a GPU.
         steps, guidance_scale: the number of denoising steps and the scale of guidance; None for the defaults
             of the pipeline.
-        guidance: how the pipeline is told the scale: by `guidance_scale`, as the scale that a distilled model
-            was trained with ("embedded"), or by `true_cfg_scale` ("true").
+        guidance: which argument of the pipeline takes the scale: `guidance_scale` ("plain"), `guidance_scale`
+            as a value that a distilled model was trained with ("embedded"), or `true_cfg_scale` ("true").
+        unguided: the largest scale at which the pipeline does not guide, and so takes no negative prompt.
         text_length: the most tokens of a prompt, `max_sequence_length`; None for what the tokenizer has.
         batch_size: the number of images painted at a time.
         window: the recorded steps, as fractions of the run, that are published for the model, or None.
@@ -34,6 +34,7 @@ class Family:
     steps: int | None = None
     guidance_scale: float | None = None
     guidance: Literal["plain", "embedded", "true"] = "plain"
+    unguided: float = 1.0
     text_length: int | None = None
     batch_size: int = 2
     window: tuple[float, float] | None = None
@@ -69,7 +70,7 @@ FAMILIES = {
     "PixArtTransformer2DModel": Family(text_length=300, batch_size=4, options=PLAIN),
     "SanaTransformer2DModel": Family(text_length=300, batch_size=4, options=PLAIN),
     "QwenImageTransformer2DModel": Family(guidance="true", guidance_scale=4.0, text_length=512, batch_size=1),
-    "ZImageTransformer2DModel": Family(text_length=512),
+    "ZImageTransformer2DModel": Family(text_length=512, unguided=0.0),
 }
 
 
@@ -79,7 +80,7 @@ def family_of(
     """The family of a model from its `name`, its model_index.json, and the configs of its denoiser and its
     scheduler. Turbo models have no mark of their own: their name or their scheduler tells them.
     """
-    kind = next((index[part][1] for part in ("unet", "transformer") if (index.get(part) or [None])[0]), "")
+    kind = denoiser_class(index)
     family = FAMILIES.get(kind, UNET)
     turbo = "turbo" in name.lower()
     match kind:
@@ -89,7 +90,7 @@ def family_of(
             if (denoiser.get("sample_size") or 0) > 96:  # images of 1024 x 1024 pixels
                 family = replace(family, slicing=True)
             if denoiser.get("time_cond_proj_dim"):  # LCM_Dreamshaper_v7
-                return replace(family, steps=4, guidance_scale=8.0)
+                return replace(family, steps=4, guidance_scale=8.0, unguided=math.inf)
             euler = str(index["scheduler"][1]).startswith("Euler")
             if turbo or (euler and scheduler.get("timestep_spacing") == "trailing"):  # sd-turbo, sdxl-turbo
                 return replace(family, steps=4, guidance_scale=0.0)
@@ -102,11 +103,11 @@ def family_of(
         case "FluxTransformer2DModel" if not denoiser.get("guidance_embeds"):  # FLUX.1-schnell
             return replace(family, steps=4, guidance_scale=0.0, text_length=256, window=None)
         case "ZImageTransformer2DModel" if turbo:  # Z-Image-Turbo
-            return replace(family, steps=9, guidance_scale=0.0)
+            return replace(family, steps=8, guidance_scale=0.0)
     return family
 
 
-def layout_class(index: Mapping[str, Any]) -> Any:
-    """The layout of a model from its model_index.json, or None if the model is of no known kind."""
+def denoiser_class(index: Mapping[str, Any]) -> str:
+    """The name of the denoiser's class in a model_index.json; empty if it has none."""
     parts = (index.get(part) or [None, None] for part in ("unet", "transformer"))
-    return next((LAYOUTS.get(name) for _, name in parts if name), None)
+    return next((name for _, name in parts if name), "")

@@ -7,6 +7,7 @@ another family, write a subclass of `Layout` and give it to `AttentionRecorder(.
 
 import inspect
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +19,7 @@ Size = tuple[int, int]
 Arguments = Mapping[str, Any]
 
 
-class Layout:
+class Layout(ABC):
     """How a denoiser, a UNet or a transformer, attends to text. The class attributes describe the family.
 
     Attributes:
@@ -80,9 +81,9 @@ class Layout:
         """The text of a call. Of an "own call", the object is the same one in all calls with the prompts."""
         return call["encoder_hidden_states"]
 
+    @abstractmethod
     def size(self, name: str, call: Arguments) -> Size:
         """The height and width (h, w) of the grid of positions in the layer `name`."""
-        raise NotImplementedError
 
     def image_queries(self, queries: int, places: int) -> slice:
         """Which of the queries are those of the `places` positions of the image."""
@@ -129,10 +130,10 @@ class Layout:
         beginnings = (layers,) if isinstance(layers, str) else tuple(layers)
         for beginning in beginnings:
             if not any(name.startswith(beginning) for name in self.layers):
-                first, *_, last = [*self.layers, *self.layers]
+                names = list(self.layers)
                 raise ValueError(
-                    f"no layer that attends to text begins with {beginning!r}: the {len(self.layers)} layers "
-                    f"are named from {first} to {last}"
+                    f"no layer that attends to text begins with {beginning!r}: the {len(names)} layers are "
+                    f"named from {names[0]} to {names[-1]}"
                 )
         return {name: layer for name, layer in self.layers.items() if name.startswith(beginnings)}
 

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from attn2mask.builders.errors import UserError, first_line
-from attn2mask.builders.families import UNET, Family, family_of, layout_class
+from attn2mask.builders.families import UNET, Family, denoiser_class, family_of
 from attn2mask.builders.files import digest
-from attn2mask.builders.layouts import Layout, Size, default_argument, layout_of
+from attn2mask.builders.layouts import LAYOUTS, Layout, Size, default_argument, layout_of
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS, check_base, lora_record
 from attn2mask.builders.recorder import AttentionRecorder
@@ -49,8 +49,8 @@ _Key = tuple[bool, str, str]
 
 # The advice if no image of a model can be used.
 ADVICE = (
-    "a model that overflows in float16 needs a VAE made for it, or float32 on the CPU "
-    "(CUDA_VISIBLE_DEVICES=''); one with a safety checker needs other --captions"
+    "a model that overflows in float16 needs --dtype bfloat16 or float32, or a VAE that was made for it; one "
+    "with a safety checker needs other --captions"
 )
 
 
@@ -264,7 +264,7 @@ def load_painter(
     folder = _checked_folder(model, revision)
     try:
         snapshot = folder or Path(DiffusionPipeline.download(model, revision=revision))
-        family, _ = _family(model, snapshot)
+        family = _family(model, snapshot)
         dtype = dtype or (torch.float32 if device.startswith("cpu") else family.dtype)
         pipe = DiffusionPipeline.from_pretrained(
             snapshot, dtype=dtype, variant=_variant(snapshot), local_files_only=True, **_absent(snapshot)
@@ -326,8 +326,8 @@ def load_painter(
     return Painter(pipe, _defaults(pipe, model, family), facts, family, device)
 
 
-def _family(model: str, snapshot: Path) -> tuple[Family, type[Layout] | None]:
-    """The family and the layout of a model, from the configs in its folder."""
+def _family(model: str, snapshot: Path) -> Family:
+    """The family of a model, from the configs in its folder."""
 
     def config(name: str) -> dict[str, Any]:
         file = snapshot / name
@@ -336,14 +336,11 @@ def _family(model: str, snapshot: Path) -> tuple[Family, type[Layout] | None]:
     index = config("model_index.json")
     denoiser = config("unet/config.json") or config("transformer/config.json")
     name = snapshot.resolve().name if folder_of(model) else model
-    return (
-        family_of(name, index, denoiser, config("scheduler/scheduler_config.json")),
-        layout_class(index),
-    )
+    return family_of(name, index, denoiser, config("scheduler/scheduler_config.json"))
 
 
 def _absent(snapshot: Path) -> dict[str, None]:
-    """The text encoders and tokenizers that a pipeline was saved without. diffusers must be told."""
+    """The text encoders and tokenizers that a pipeline was saved without: diffusers wants None for each."""
     index = json.loads((snapshot / "model_index.json").read_text("utf-8"))
     texts = (name for name in index if name.startswith(("text_encoder", "tokenizer")))
     return {name: None for name in texts if index[name] == [None, None]}
@@ -390,14 +387,14 @@ def load_stretches(model: str, revision: str | None = None) -> list[Stretch]:
         if snapshot is None:
             snapshot = Path(snapshot_download(model, revision=revision, allow_patterns=_NO_WEIGHTS))
         index = json.loads((snapshot / "model_index.json").read_text("utf-8"))
-        family, layout = _family(model, snapshot)
+        layout = LAYOUTS.get(denoiser_class(index))
         if layout is None:
             raise ValueError(f"a {index['_class_name']} has no cross-attention that can be read")
         parts = {name for name, value in index.items() if isinstance(value, list) and value[0]}
         weights = {name: None for name in parts if not name.startswith(("tokenizer", "scheduler"))}
         left_out = {**_absent(snapshot), **weights}
         pipe = DiffusionPipeline.from_pretrained(snapshot, local_files_only=True, **left_out)
-        return layout.stretches(pipe, family.text_length)
+        return layout.stretches(pipe, _family(model, snapshot).text_length)
     except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many types
         raise _not_loaded(model, error) from error
 

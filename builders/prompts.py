@@ -214,7 +214,8 @@ class PromptSource:
     other captions. With `balance`, the classes take turns, as `_Turns` says. `alias_probability` is from 0
     to 1. `instance_prompt` is added to every prompt that has room for it. `tokenizers` are the stretches of
     a painter (`Painter.stretches`), or the tokenizers of a painter whose text has one stretch, with what the
-    painter makes of a text before they read it, if it does so (`rewrite`).
+    painter makes of a text before they read it, if it does so (`rewrite`). `background` says whether prompts
+    also have their background words.
 
     Raises UserError if no caption is selected, if `balance` is on and fewer than two classes have captions,
     for captions, if a word of the table is in a script without blanks between words, and, for the grammar, if
@@ -232,12 +233,13 @@ class PromptSource:
         balance: bool = False,
         instance_prompt: str | None = None,
         rewrite: Rewrite | None = None,
+        background: bool = False,
     ):
         if not 0 <= alias_probability <= 1:
             raise UserError(f"the alias probability is {alias_probability}, but must lie between 0 and 1")
         self.table, self.captions, self.stretches = table, captions, stretches_of(tokenizers, rewrite)
         self.seed, self.alias_probability, self.balance = seed, alias_probability, balance
-        self.instance_prompt = instance_prompt
+        self.instance_prompt, self.background = instance_prompt, background
         self.limit = max(stretch.length for stretch in self.stretches)  # of the tokens that are read
         named = (_named(table, caption.text) for caption in captions or ())
         self._classes_of = {number: classes for number, classes in enumerate(named) if classes}
@@ -359,7 +361,7 @@ class PromptSource:
     def _compose(self, caption: Caption, rng: np.random.Generator, alias_probability: float) -> Prompt:
         text, occurrences = augment(self.table, " ".join(caption.text.split()), rng, alias_probability)
         text, occurrences, left_out = self._with_instance_prompt(text, occurrences)
-        background = find_background(self.table, text)
+        background = find_background(self.table, text) if self.background else []
         char_spans = [(word.start, word.end) for word in (*occurrences, *background)]
         places = positions_of(text, char_spans, self.stretches)
         words: dict[int, str] = {}

@@ -187,16 +187,19 @@ def _by_prefixes(
     """For tokenizers without offsets: a word's tokens are those by which the text before it grows."""
     tokens, ids = tokenizer.tokenize(text), tokenizer(text)["input_ids"]
     own = tokenizer.convert_tokens_to_ids(tokens)
-    start = next(k for k in range(len(ids) + 1) if ids[k : k + len(own)] == own)  # special tokens come first
+    starts = (k for k in range(len(ids) + 1) if ids[k : k + len(own)] == own)  # special tokens come first
+    if (start := next(starts, None)) is None:
+        return [None] * len(char_spans)
     left = padded and tokenizer.padding_side == "left"
     shift = start + (max(limit - len(ids), 0) if left else 0)
     spans: list[tuple[int, ...] | None] = []
     for span in char_spans:
         parts = [tokenizer.tokenize(text[:end].rstrip()) for end in span or ()]
-        if not parts or any(tokens[: len(part)] != part for part in parts):
+        known = parts and all(tokens[: len(part)] == part for part in parts)
+        positions = tuple(range(shift + len(parts[0]), shift + len(parts[1]))) if known else ()
+        if not positions:
             spans.append(None)
         else:
-            positions = tuple(range(shift + len(parts[0]), shift + len(parts[1])))
             spans.append(positions if positions[-1] < limit else ())
     return spans
 

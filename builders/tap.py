@@ -77,7 +77,7 @@ class Tap:
             return
         _running.tap, seen = self._outer, self.seen
         self.seen = {}
-        if output is not None:  # the layer ended with an error
+        if output is not None:  # it is None if the layer raised an error
             self.receive(seen.get("attention") or _from_projections(layer, seen))
 
 

@@ -18,7 +18,8 @@ from diffusers import (
 from diffusers.utils import convert_state_dict_to_diffusers
 from hypothesis import settings
 from peft import LoraConfig, get_peft_model_state_dict
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from tiny_clip import clip_config
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 # A single example has no deadline, because machines that run tests are busy.
 settings.register_profile("busy", deadline=None)
@@ -116,21 +117,6 @@ def _tokenizer(pad: str) -> CLIPTokenizer:
     )
 
 
-def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        projection_dim=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=77,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
 def _unet(kind: str) -> UNet2DConditionModel:
     shared = {"sample_size": 16, "norm_num_groups": 4, "in_channels": 4, "out_channels": 4}
     down, up = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
@@ -180,7 +166,7 @@ def _build(kind: str) -> DiffusionPipeline:
         )
         parts = {"unet": unet, "vae": vae, "scheduler": _scheduler(kind)}
         tokenizer = _tokenizer("<|endoftext|>" if kind != "sd2" else "!")
-        encoder = CLIPTextModel(_text_config(tokenizer))
+        encoder = CLIPTextModel(clip_config(tokenizer))
         if kind == "sdxl":
             second = _tokenizer("!")
             pipe = StableDiffusionXLPipeline(
@@ -188,7 +174,7 @@ def _build(kind: str) -> DiffusionPipeline:
                 tokenizer=tokenizer,
                 text_encoder=encoder,
                 tokenizer_2=second,
-                text_encoder_2=CLIPTextModelWithProjection(_text_config(second)),
+                text_encoder_2=CLIPTextModelWithProjection(clip_config(second)),
                 add_watermarker=False,
             )
         else:

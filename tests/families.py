@@ -39,9 +39,9 @@ from diffusers import (
 )
 from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
+from tiny_clip import clip_config
 from tokenizers import pre_tokenizers
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -113,27 +113,8 @@ def glm_tokenizer(folder: Path) -> ChatGLMTokenizer:
     return ChatGLMTokenizer(str(folder / "tokenizer.model"))
 
 
-def clip(kind: type, tokenizer: CLIPTokenizer, width: int = 16) -> Any:
-    return kind(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=32,
-            projection_dim=width,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=77,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def t5(tokenizer: PreTrainedTokenizerBase) -> T5EncoderModel:
-    return T5EncoderModel(
-        T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-    )
+def t5(tokenizer: PreTrainedTokenizerBase, kind: type = T5EncoderModel) -> Any:
+    return kind(T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
 
 
 def autoencoder(channels: int, levels: int = 4) -> AutoencoderKL:
@@ -180,9 +161,9 @@ def sd3(folder: Path) -> DiffusionPipeline:
         transformer=sharpened(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=autoencoder(4),
-        text_encoder=clip(CLIPTextModelWithProjection, first),
+        text_encoder=CLIPTextModelWithProjection(clip_config(first)),
         tokenizer=first,
-        text_encoder_2=clip(CLIPTextModelWithProjection, second),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(second)),
         tokenizer_2=second,
         text_encoder_3=t5(third),
         tokenizer_3=third,
@@ -215,7 +196,7 @@ def flux(folder: Path, guidance: bool = True) -> DiffusionPipeline:
         transformer=sharpened(transformer),
         scheduler=scheduler,
         vae=autoencoder(4),
-        text_encoder=clip(CLIPTextModel, first),
+        text_encoder=CLIPTextModel(clip_config(first)),
         tokenizer=first,
         text_encoder_2=t5(second),
         tokenizer_2=second,
@@ -471,7 +452,7 @@ def sd_turbo(folder: Path) -> DiffusionPipeline:
     tokenizer = clip_tokenizer()
     return StableDiffusionPipeline(
         vae=autoencoder(4),
-        text_encoder=clip(CLIPTextModel, tokenizer),
+        text_encoder=CLIPTextModel(clip_config(tokenizer)),
         tokenizer=tokenizer,
         unet=unet(16),
         scheduler=EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing", steps_offset=1),
@@ -486,8 +467,8 @@ def sdxl_turbo(folder: Path) -> DiffusionPipeline:
     sizes = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
     return StableDiffusionXLPipeline(
         vae=autoencoder(4),
-        text_encoder=clip(CLIPTextModel, first),
-        text_encoder_2=clip(CLIPTextModelWithProjection, second),
+        text_encoder=CLIPTextModel(clip_config(first)),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(second)),
         tokenizer=first,
         tokenizer_2=second,
         unet=unet(32, projection_class_embeddings_input_dim=16 + 6 * 8, **sizes),

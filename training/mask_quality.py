@@ -92,7 +92,7 @@ def recorded_quality(
 def prompt_for(text: str, table: ClassTable, painter: Painter) -> Prompt:
     """`text` as a prompt with the positions of its class words. No word is replaced."""
     captions = [Caption(text, "caption")]
-    source = PromptSource(table, captions, painter.stretches, seed=0, alias_probability=0.0)
+    source = PromptSource(table, captions, painter.stretches, seed=0, alias_probability=0.0, background=True)
     return source.prompt(0, 0)
 
 

@@ -12,7 +12,7 @@ from families import FAMILIES
 from huggingface_hub.errors import GatedRepoError
 from peft import LoraConfig, get_peft_model_state_dict
 
-from attn2mask.builders.build import BuildConfig, run
+from attn2mask.builders.build import BuildConfig, resolve, run
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.families import family_of
 from attn2mask.builders.painter import Painting, load_painter, load_stretches
@@ -58,7 +58,7 @@ HALF, BRAIN = torch.float16, torch.bfloat16
         (defaults(FLUX, {"guidance_embeds": False}), (4, 0.0, 256, BRAIN)),
         (defaults({"transformer": "QwenImageTransformer2DModel"}), (None, 4.0, 512, BRAIN)),
         (defaults({"transformer": "ZImageTransformer2DModel"}), (None, None, 512, BRAIN)),
-        (defaults({"transformer": "ZImageTransformer2DModel"}, name="Z-Image-Turbo"), (9, 0.0, 512, BRAIN)),
+        (defaults({"transformer": "ZImageTransformer2DModel"}, name="Z-Image-Turbo"), (8, 0.0, 512, BRAIN)),
     ],
 )
 def test_defaults_of_families_and_their_variants(found, expected):
@@ -193,6 +193,20 @@ def test_negative_prompts_change_images(family_model):
         plain, _, _ = painter.paint(prompts, [1], SMALL)
         other = Painting(**{**vars(SMALL), "negative_prompt": "cow cow cow"})
         assert not np.array_equal(painter.paint(prompts, [1], other)[0], plain)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("schnell", "raise --guidance-scale, which is 0 for this model, above 1"),
+        ("sd_turbo", "raise --guidance-scale, which is 0 for this model, above 1"),
+        ("lcm", "has no effect on this model, whose guidance takes none: leave it out"),
+    ],
+)
+def test_a_negative_prompt_without_effect_is_refused(family_model, kind, message, tmp_path):
+    config = BuildConfig("voc", str(tmp_path), model=str(family_model(kind)), negative_prompt="a cat")
+    with pytest.raises(UserError, match=f"--negative-prompt .*{message}"):
+        resolve(config).for_painter(load_painter(config.model))
 
 
 def test_a_scheduler_that_does_not_fit_is_refused(family_model):

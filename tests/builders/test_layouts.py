@@ -267,6 +267,14 @@ def test_the_span_is_where_the_text_encoder_reads_the_word(family, kind):
             assert not changed[stretch.first + padding : span[0]].any()
 
 
+def test_a_tokenizer_without_offsets_does_not_find_a_part_of_a_word(family):
+    (stretch,) = layout_of(family("kolors")).stretches(family("kolors"))
+    blank, part, word = stretch.spans("a cow", [(1, 2), (2, 3), (2, 5)])[0]
+    assert blank is None
+    assert part is None
+    assert word == (255,)
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_each_text_layer_is_seen_once_in_a_step(family, kind, monkeypatch):
     pipe, seen = family(kind), []

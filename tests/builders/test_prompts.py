@@ -610,26 +610,29 @@ def test_no_background_word_names_a_class_of_voc():
 
 
 def test_prompts_have_the_positions_of_their_background_words():
-    prompt = source("A dog in the Snow by the sea, snow and the parking lot").prompt(0, 0)
+    prompt = source("A dog in the Snow by the sea, snow and the parking lot", background=True).prompt(0, 0)
     words = dict(zip(prompt.background, prompt.background_spans, strict=True))
     tokens = ["", *TOKENIZER.tokenize(prompt.text)]
     joined = {word: "".join(tokens[k] for k in span).replace("</w>", " ") for word, span in words.items()}
     assert joined == {"snow": "snow snow ", "sea": "sea ", "parking lot": "parking lot "}
     assert (prompt.words, prompt.spans) == (("dog",), ((2,),))
+    without = source(prompt.text).prompt(0, 0)
+    assert without == replace(prompt, background=(), background_spans=())
 
 
 def test_background_words_beyond_the_limit_are_left_out():
     tokenizer = clip_tokenizer("a", "dog", "sea", "snow", "and", max_length=7)  # start, five tokens, end
-    prompt = source("a dog sea and snow and a sea", tokenizers=[tokenizer]).prompt(0, 0)
+    prompt = source("a dog sea and snow and a sea", tokenizers=[tokenizer], background=True).prompt(0, 0)
     assert (prompt.background, prompt.background_spans) == (("sea", "snow"), ((3,), (5,)))
     assert prompt.dropped == ()
-    cut = source("a dog and a sea-snow snow", tokenizers=[tokenizer]).prompt(0, 0)
+    cut = source("a dog and a sea-snow snow", tokenizers=[tokenizer], background=True).prompt(0, 0)
     assert (cut.classes, cut.background, cut.background_spans) == ((12,), (), ())
 
 
 def test_an_alias_that_replaces_a_class_word_is_no_background_word():
     of = table(label("dog", "dog", "sea wolf, wolf of the snow"), label("cat", "cat"))
-    prompts = [source("a dog by the sea", of=of, alias_probability=1.0).prompt(k, 0) for k in range(9)]
+    by_the_sea = source("a dog by the sea", of=of, alias_probability=1.0, background=True)
+    prompts = [by_the_sea.prompt(k, 0) for k in range(9)]
     assert {prompt.words for prompt in prompts} == {("sea wolf",), ("wolf of the snow",)}
     for prompt in prompts:
         (span,) = prompt.background_spans

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import torch
 from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, FlowMatchEulerDiscreteScheduler
-from families import autoencoder, sharpened, t5_tokenizer
-from transformers import T5Config, UMT5EncoderModel
+from families import autoencoder, sharpened, t5, t5_tokenizer
+from transformers import UMT5EncoderModel
 
 PAGE = Path(__file__).parents[2] / "docs" / "painters.md"
 
@@ -28,12 +28,9 @@ def aura_flow() -> AuraFlowPipeline:
         out_channels=4,
         pos_embed_max_size=64,
     )
-    encoder = UMT5EncoderModel(
-        T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-    )
     pipe = AuraFlowPipeline(
         tokenizer=tokenizer,
-        text_encoder=encoder.eval(),
+        text_encoder=t5(tokenizer, UMT5EncoderModel).eval(),
         vae=autoencoder(4).eval(),
         transformer=sharpened(transformer).eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
