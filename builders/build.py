@@ -94,7 +94,7 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         default_text="off",
     )
 
-    model: str = option("embedded, a folder of diffusers, or a model of the Hub", "embedded", MODEL)
+    model: str = option("embedded, a pipeline's folder, or a model of the Hub", "embedded", MODEL)
     revision: str | None = option("revision of --model on the Hub", None, MODEL, default_text="the newest")
     lora: str | None = option("LoRA weights: a file, a folder, or a repository of the Hub", None, MODEL)
     lora_scale: float = option("strength of the LoRA", 1.0, MODEL, at_least=0)
@@ -127,7 +127,7 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         metavar="TYPE",
     )
     offload: Literal["none", "model", "sequential", "group"] = option(
-        "weights in the CPU's memory: none, model, sequential or group",
+        "keep weights in the CPU's memory until the GPU needs them: none, model, sequential or group",
         "none",
         MODEL,
         metavar="WHAT",
@@ -148,7 +148,7 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         card="probability of an alias",
     )
     aliases: str = _prompt_option(
-        "words that replace class words; paper: all of Table 5",
+        "list of replacing words; paper takes all of Table 5",
         "default",
         choices=("default", "paper"),
         card="list of aliases",

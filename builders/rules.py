@@ -73,7 +73,7 @@ class RuleOptions(CheckedOptions):
     """The rules that lead from the stored scores of an image to its labels."""
 
     threshold: Threshold | None = _rule(
-        "from score to class: Otsu's threshold of each class, that whose mask the CRF changes least, or a"
+        "how a score becomes a class: by Otsu's threshold, by that whose mask the CRF changes least, or by a"
         " fixed one",
         card="threshold from score to class",
     )
@@ -133,7 +133,7 @@ class RecordingOptions(CheckedOptions):
     map_fraction_min: float | None = _map_fraction("least")
     map_fraction_max: float | None = _map_fraction("largest")
     propagation_power: int | None = _constant(
-        "multiply maps by self-attention to this power; 0: off",
+        "multiply maps by self-attention to this power",
         at_least=0,
         card="power of the self-attention that maps are multiplied by",
     )
