@@ -193,8 +193,9 @@ def quiet() -> Iterator[None]:
 # Published state dicts
 
 
-def read_state(file: Path) -> dict[str, Tensor]:
-    """The tensors of a published file by their names, without those that no backbone uses.
+def read_state(file: Path, what: str = "backbone") -> dict[str, Tensor]:
+    """The tensors of a published file by their names, without those that no backbone uses. `what` names the
+    file in messages.
 
     Raises UserError for a file that holds no state dict, or that only an unsafe reader could read.
     """
@@ -204,11 +205,11 @@ def read_state(file: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
-        raise UserError(f"backbone {file} cannot be read: {first_line(error)}") from error
+        raise UserError(f"{what} {file} cannot be read: {first_line(error)}") from error
     for key in _STATES:
         state = state[key] if isinstance(state, Mapping) and key in state else state
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"backbone {file} holds no state dict: give a file that maps names to tensors")
+        raise UserError(f"{what} {file} holds no state dict: give a file that maps names to tensors")
     return {key: value for key, value in state.items() if not _UNUSED.match(key)}
 
 
