@@ -61,6 +61,20 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode_mask(ids: np.ndarray, table: ClassTable) -> bytes:
+    """Mask ids (H, W) as a PNG: in the colors of the table for up to 254 names, and otherwise in gray levels
+    of 16 bits. The ignore value is white.
+    """
+    if len(table.names) > 254:
+        return encode_png(ids.astype(np.uint16))
+    image, buffer = Image.fromarray(ids.astype(np.uint8), "L"), io.BytesIO()
+    palette = np.full((256, 3), 255, np.uint8)
+    palette[: len(table.names)] = table.palette
+    image.putpalette(palette.tobytes())
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def decode_png(content: bytes) -> np.ndarray:
     """The inverse of `encode_png`, for rows of a build: (H, W, 3) uint8, or (H, W) uint8 or uint16.
 

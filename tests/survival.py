@@ -191,7 +191,12 @@ VICTIMS = (
 PRELOADED = (
     *("attn2mask.builders.build", "attn2mask.builders.synthesize", "attn2mask.builders.painter"),
     *("attn2mask.builders.remask", "attn2mask.training.train", "attn2mask.training.adapt"),
-    *("attn2mask.training.evaluate_command", "attn2mask.training.inference", "attn2mask.training.charts"),
+    *(
+        "attn2mask.training.evaluate_command",
+        "attn2mask.training.evaluation",
+        "attn2mask.training.inference",
+        "attn2mask.training.charts",
+    ),
     *("attn2mask.hub.publish", "attn2mask.hub.cards.dataset", "attn2mask.hub.cards.segmenter"),
     *("datasets", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"),
     *("transformers.models.clip.modeling_clip", "transformers.models.resnet.modeling_resnet"),

@@ -31,8 +31,15 @@ from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.images import image_files, read_image, read_mask
 from attn2mask.builders.mask_ids import cityscapes_ids, color_ids, ids_of, imagenet_s_ids, reduced_ids
 from attn2mask.builders.shards import BuildDirectory
-from attn2mask.builders.table_reader import TABLES, load_table
-from attn2mask.training.voc_layout import composed, files_by_name, find_root, own_colors, voc_entries
+from attn2mask.builders.table_reader import TABLES, bare_table, load_table
+from attn2mask.training.voc_layout import (
+    composed,
+    files_by_name,
+    find_root,
+    names_classes,
+    own_colors,
+    voc_entries,
+)
 
 IMAGENET_S = [name for name in TABLES if name.startswith("imagenet_s_")]
 # A mask's decoder: ids (H, W) int32 of an opened mask.
@@ -107,6 +114,22 @@ def open_images(
 def recorded_table(path: str) -> ClassTable | None:
     """The class table of a directory that `attn2mask build` made; None for anything else."""
     return BuildDirectory(Path(path)).table if (Path(path) / "build.json").is_file() else None
+
+
+def named_classes(path: str, split: str | None) -> ClassTable | None:
+    """The class table of images whose layout or rows name their classes; None for others. Raises UserError
+    for rows that cannot be loaded.
+    """
+    root = Path(path)
+    if (voc := find_root(root)) is not None:
+        return None if names_classes(voc) else load_table("voc")
+    if (root / "leftImg8bit").is_dir():
+        return load_table("cityscapes")
+    if splits := sorted(root.glob("*-segmentation")):
+        name = f"imagenet_s_{len(_folders(root / splits[0].name.removesuffix('-segmentation')))}"
+        return load_table(name) if name in IMAGENET_S else None
+    rows = _rows(root, split)
+    return None if rows is None or not (names := _names_in(rows)) else bare_table(root.name, names)
 
 
 def hub_name(name: str | None) -> str | None:
@@ -191,9 +214,8 @@ def _folder(root: Path, split: str | None, table: ClassTable, decode: Decoder = 
     return None
 
 
-def _row_examples(
-    root: Path, split: str | None, table: ClassTable, decode: Decoder = ids_of
-) -> Examples | None:
+def _rows(root: Path, split: str | None) -> Any:
+    """The rows of a directory with Parquet files or of a dataset of the Hub; None for anything else."""
     local = next(root.rglob("*.parquet"), None) is not None
     if not local and (root.exists() or not _may_be_on_hub(root)):
         return None
@@ -207,11 +229,29 @@ def _row_examples(
     try:
         if not (local or datasets.config.HF_HUB_OFFLINE):
             HfApi().dataset_info(str(root))  # without a Hub, load_dataset would retry for half a minute
-        rows = datasets.load_dataset(str(root), split=split)
+        return datasets.load_dataset(str(root), split=split)
     except (OSError, ValueError, HTTPError, datasets.exceptions.DatasetsError) as error:
         where = "" if local else "; there is no such folder, and it cannot be loaded from the Hub"
         reason = f"{first_line(error)}{where}"
         raise UserError(f"dataset {root}, split {split!r}, cannot be loaded: {reason}") from error
+
+
+def _names_in(rows: Any) -> tuple[str, ...] | None:
+    """The class names that rows have in their column `classes`; None if they have none."""
+    import datasets
+
+    labels = getattr(rows.features.get("classes"), "feature", None)
+    return tuple(labels.names) if isinstance(labels, datasets.ClassLabel) else None
+
+
+def _row_examples(
+    root: Path, split: str | None, table: ClassTable, decode: Decoder = ids_of
+) -> Examples | None:
+    rows = _rows(root, split)
+    if rows is None:
+        return None
+    import datasets
+
     if missing := {"image", "mask"} - set(rows.column_names):
         raise UserError(
             f"dataset {root} has no column {' and '.join(sorted(missing))}: evaluation needs both"
@@ -220,9 +260,9 @@ def _row_examples(
     if recorded is not None:
         decode = ids_of
         _check_names(table, recorded.names, f"{root} was built for {recorded.name}")
-    elif isinstance(getattr(rows.features.get("classes"), "feature", None), datasets.ClassLabel):
+    elif names := _names_in(rows):
         decode = ids_of
-        _check_names(table, tuple(rows.features["classes"].feature.names), f"{root} names its classes")
+        _check_names(table, names, f"{root} names its classes")
     # Stored attention would take longer to read than the images.
     rows = rows.select_columns([n for n in ("image", "mask", "sample_id") if n in rows.column_names])
     for column in ("image", "mask"):

@@ -45,7 +45,7 @@ def best_and_worst_classes(
 
 @plain_text
 def iou_chart(metrics: dict[str, Any], path: str | Path | IO[bytes]) -> None:
-    """Draw a bar for each class's IoU and a line at their mean, from what `inference.report` returns."""
+    """Draw a bar for each class's IoU and a line at their mean, from what `evaluation.report` returns."""
     bars = best_and_worst_classes(metrics["per_class_iou"])
     measured = sum(iou is not None for iou in metrics["per_class_iou"].values())
     figure = Figure(figsize=(8, 1.2 + 0.24 * max(len(bars), 1)), layout="constrained")

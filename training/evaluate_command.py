@@ -1,9 +1,11 @@
-"""`attn2mask evaluate`: measure a checkpoint on images with masks, in numbers and charts.
+"""`attn2mask evaluate`: measure a segmenter on images with masks, in numbers and charts.
 
     attn2mask evaluate --checkpoint runs/r50 --dataset VOCdevkit/VOC2012 --split val --out metrics.json
+    attn2mask evaluate --method maskclip --dataset VOCdevkit/VOC2012 --split val --out maskclip.json
 
 Beside `metrics.json` it writes `metrics.yaml`, the options that `--config` reads; `metrics_iou.png`, a bar
-for each class; and `metrics_images.png`, the best, the median and the worst images. `inference.py` measures.
+for each class; `metrics_images.png`, the best, the median and the worst images; and `metrics_predictions/`,
+the predictions for a few fixed images. `measured.py` loads what is measured, and `evaluation.py` measures.
 """
 
 import json
@@ -11,25 +13,38 @@ import logging
 import math
 import os
 import shlex
+import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn2mask.builders.classes import ClassTable
+import numpy as np
+
+from attn2mask import __version__
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import CheckedOptions, option, stored_options, to_yaml
+from attn2mask.builders.files import write_file
+from attn2mask.builders.images import encode_mask, encode_png
+from attn2mask.builders.options import CheckedOptions, flag_of, option, stored_options, to_yaml
 from attn2mask.builders.provenance import FORMAT_VERSION
-from attn2mask.builders.table_reader import bare_table, load_table
 from attn2mask.training.config import measured_images, measured_split
+from attn2mask.training.zeroshot.protocol import Background, Method, ProtocolName
 
 if TYPE_CHECKING:
-    from attn2mask.training.checkpoint import Checkpoint
+    from attn2mask.training.benchmarks import Example
+    from attn2mask.training.evaluation import ImageCounts
+    from attn2mask.training.measured import Measured
 
 logger = logging.getLogger(__name__)
 
 PRINTED_CLASSES = 40  # of more classes, the table shows the best and the worst
+FIXED_IMAGES = 6  # whose predictions are saved: they are evenly spread over the images
+GPU_BATCH = 16  # images
 AUGMENTATION = "test-time augmentation"
+ZERO_SHOT = "zero-shot methods"
+_method_option = partial(option, default=None, group=ZERO_SHOT)
 
 
 @dataclass(frozen=True)
@@ -37,14 +52,14 @@ class EvaluateConfig(CheckedOptions):
     """The options of `attn2mask evaluate`. Raises UserError for missing options and values out of range."""
 
     checkpoint: str | None = option(
-        "checkpoint: a directory that train made, or a model of the Hub", None, required=True, metavar="DIR"
+        "checkpoint: a directory that train made, or a model of the Hub", None, metavar="DIR"
     )
     dataset: str | None = measured_images()
     split: str | None = measured_split()
     table: str | None = option(
         "class table of --dataset",
         None,
-        default_text="the one that the dataset's build recorded, or the checkpoint's",
+        default_text="the one that the dataset names, or the checkpoint's",
     )
     out: str = option(
         "JSON file of the metrics; its charts and options go beside it",
@@ -52,7 +67,51 @@ class EvaluateConfig(CheckedOptions):
         stored=False,
         metavar="FILE",
     )
-    limit: int | None = option("measure only the first N images", None, at_least=1, default_text="all images")
+    num_images: int | None = option(
+        "measure only the first N images", None, at_least=1, default_text="all images"
+    )
+    batch_size: int | None = option(
+        "number of images that are predicted together if they have the same size",
+        None,
+        stored=False,
+        at_least=1,
+        default_text=f"{GPU_BATCH} on a GPU, 1 without one",
+    )
+    method: Method | None = _method_option(
+        "measure this method in place of a checkpoint: it segments by the names of the classes"
+    )
+    weights: str | None = _method_option(
+        "weights of --method: a model of the Hub, a directory, or a file; a painter for attention",
+        metavar="HUB|DIR|FILE",
+        default_text="the publication's model on the Hub; the embedded painter for attention",
+    )
+    protocol: ProtocolName = option(
+        "evaluate as the publication of --method does, or in the same way for all methods",
+        "common",
+        ZERO_SHOT,
+    )
+    background: Background | None = _method_option(
+        "what is background: nothing (these pixels are not scored), a probability below a threshold, or a"
+        " word of the background that is more probable than every class",
+        default_text="words, or none if the table has no background",
+    )
+    threshold: float | None = _method_option(
+        "probability below which a pixel is background",
+        at_least=0,
+        at_most=1,
+        default_text="0.5 with --background threshold",
+    )
+    words: str | None = _method_option(
+        "file of the words of the background, one in each line",
+        metavar="FILE",
+        default_text="the words of the package",
+    )
+    size: int | None = _method_option(
+        "pixels of the shorter side that images are resized to, and of the windows",
+        at_least=32,
+        at_most=4096,
+        default_text="448, or the publication's",
+    )
     scales: str = option(
         "take the maximum of the logits of each image at these scales, with commas between them",
         "1",
@@ -65,7 +124,15 @@ class EvaluateConfig(CheckedOptions):
         None,
         AUGMENTATION,
         at_least=32,
-        default_text="the whole image",
+        default_text="the whole image; the size of a zero-shot method",
+    )
+    overlap: float | None = option(
+        "fraction of a window that lies in the next one",
+        None,
+        AUGMENTATION,
+        at_least=0,
+        at_most=0.9,
+        default_text="a third; a half for zero-shot methods",
     )
     crf: str | None = option(
         "also measure the predictions after this dense CRF, in scores that begin with crf_",
@@ -86,6 +153,20 @@ class EvaluateConfig(CheckedOptions):
         if Path(self.out).suffix != ".json":
             raise UserError(f"--out {self.out}: the name must end in .json")
         _ = self.factors
+        if bool(self.checkpoint) == bool(self.method):
+            raise UserError(
+                "give either --checkpoint, for trained networks, or --method, for a zero-shot method"
+            )
+        if self.method is None:
+            for name in ("weights", "background", "threshold", "words", "size"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"{flag_of(name)} is only for zero-shot methods: it needs --method")
+        if self.threshold is not None and self.background != "threshold":
+            raise UserError("--threshold is used only with --background threshold")
+        if self.words is not None and self.background not in (None, "words"):
+            raise UserError("--words is used only with --background words")
+        if self.overlap is not None and self.method is None and self.window is None:
+            raise UserError("--overlap is used only with --window")
 
     @property
     def factors(self) -> tuple[float, ...]:
@@ -104,110 +185,174 @@ def run(config: EvaluateConfig) -> None:
     started, out = time.time(), Path(config.out)
     if out.is_dir():
         raise UserError(f"--out {out} is a directory")
-    logger.info("Loading the checkpoint %s", config.checkpoint)
-    import torch
-
     from attn2mask.training.benchmarks import hub_name, open_images
     from attn2mask.training.charts import iou_chart, prediction_sheet
-    from attn2mask.training.checkpoint import load_checkpoint
-    from attn2mask.training.inference import Augmentation, best_and_worst, evaluate, report
+    from attn2mask.training.evaluation import (
+        WithoutBackground,
+        best_and_worst,
+        metric_names,
+        report,
+        summarize,
+    )
+    from attn2mask.training.measured import measured_checkpoint, measured_method
 
-    checkpoint = load_checkpoint(config.checkpoint)
-    check_choices(config, checkpoint.record)
-    table = table_to_measure(config, checkpoint)
-    reduce_labels = bool(getattr(checkpoint.processor, "do_reduce_labels", False))
-    if reduce_labels:
+    measured = measured_checkpoint(config) if config.method is None else measured_method(config)
+    table = measured.table
+    if measured.reduce_labels:
         logger.info(
             "The checkpoint's image processor reduces labels: in masks that do not name their classes,"
         )
         logger.info("id k is class k - 1, and id 0 is ignored")
-    images = open_images(config.dataset, config.split, table, reduce_labels)
+    images = open_images(config.dataset, config.split, table, measured.reduce_labels)
+    if not measured.scores_background:
+        images = WithoutBackground(images, table)
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out if out.exists() else out.parent, os.W_OK):
         raise UserError(f"--out {out} cannot be written")
-    networks = [network for network in (checkpoint.network, checkpoint.peer) if network is not None]
-    augmentation = Augmentation(config.factors, config.flip, config.window, config.crf is not None)
-    evaluation = evaluate(
-        networks,
-        checkpoint.processor,
-        images,
-        table,
-        augmentation,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        indices=range(min(len(images), config.limit or len(images))),
-    )
+    counts = count(config, measured, images)
+    evaluation = summarize(counts, table, metric_names(len(measured.networks), measured.augmentation))
     metrics = report(evaluation)
-    protocol = {
+    fixed = save_predictions(measured, images, len(counts), predictions_folder(out))
+    evaluated = {
         "format_version": FORMAT_VERSION,
         "options": stored_options(config),
         "table": table.name,
+        "classes_scored": len(table.names) - (0 if measured.scores_background else table.first_id),
+        **measured.record,
+        "fixed_images": {"folder": predictions_folder(out).name, "names": fixed},
         "seconds": round(time.time() - started, 1),
         "hub": hub_name(config.dataset),
-        "checkpoint_chosen_on": checkpoint.record.get("chosen_on"),
     }
-    out.write_text(json.dumps({**metrics, "evaluated": protocol}, indent=2) + "\n")
+    write_file(out, as_json({**metrics, "evaluated": evaluated}, counts).encode())
     options = f"attn2mask evaluate --config {out.stem}.yaml"
     out.with_suffix(".yaml").write_text(to_yaml(config, options))
     made = [out, out.with_name(f"{out.stem}_iou.png")]
     iou_chart(metrics, made[-1])
-    rows = best_and_worst(evaluation, networks, checkpoint.processor, images, augmentation)
+    rows = best_and_worst(
+        evaluation,
+        measured.networks,
+        measured.processor,
+        images,
+        measured.augmentation,
+        measured.decide,
+    )
     if rows:
         made.append(out.with_name(f"{out.stem}_images.png"))
         prediction_sheet(rows, table, made[-1])
+    made.append(predictions_folder(out))
+    progress_file(out).unlink(missing_ok=True)
     print(f"{config.dataset} in the classes of {table.name}")
     print(metrics_table(metrics))
     print(f"\nmade in {time.time() - started:.0f} s: {', '.join(map(str, made))}")
+    print(f"next: {next_step(config, out)}")
+
+
+def count(
+    config: EvaluateConfig, measured: "Measured", images: "Sequence[Example]"
+) -> "dict[int, ImageCounts]":
+    """What is counted of each image, by its index. A repeated call continues a killed one."""
+    import torch
+    from tqdm import tqdm
+
+    from attn2mask.training.evaluation import count_images
+    from attn2mask.training.evaluation_progress import EvaluationProgress
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = {name: value for name, value in stored_options(config).items() if name != "num_images"}
+    identity = {
+        "version": __version__,
+        "options": options,
+        "table": measured.table.facts(),
+        "images": len(images),
+        "weights": measured.digests,
+    }
+    progress = EvaluationProgress(progress_file(Path(config.out)), identity)
+    wanted = range(min(len(images), config.num_images or len(images)))
+    left = [index for index in wanted if index not in progress.counts]
+    if len(left) < len(wanted):
+        logger.info("Continuing: %d of %d images are done", len(wanted) - len(left), len(wanted))
+    counted = count_images(
+        measured.networks,
+        measured.processor,
+        images,
+        measured.table,
+        left,
+        measured.augmentation,
+        device,
+        measured.decide,
+        boundaries=True,
+        batch_size=config.batch_size or (GPU_BATCH if device == "cuda" else 1),
+    )
+    for index, of_image in tqdm(
+        counted, "evaluating", len(wanted), unit="image", initial=len(wanted) - len(left)
+    ):
+        progress.add(index, of_image)
+    return {index: progress.counts[index] for index in wanted}
+
+
+def progress_file(out: Path) -> Path:
+    """Where an evaluation keeps what it counted until it is finished."""
+    return out.with_name(f"{out.stem}_progress.jsonl")
+
+
+def predictions_folder(out: Path) -> Path:
+    """Where an evaluation saves its predictions for a few fixed images."""
+    return out.with_name(f"{out.stem}_predictions")
+
+
+def save_predictions(
+    measured: "Measured", images: "Sequence[Example]", count: int, folder: Path
+) -> list[str]:
+    """Write NUMBER_image.png, NUMBER_target.png and NUMBER_prediction.png for images that are evenly spread
+    over the first `count`. Returns their names, in the order of their numbers.
+    """
+    from attn2mask.training.inference import segment
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    names = []
+    for number, index in enumerate(np.unique(np.linspace(0, count - 1, FIXED_IMAGES).round().astype(int))):
+        example = images[int(index)]
+        predicted = segment(
+            measured.networks, measured.processor, example.image, measured.augmentation, measured.decide
+        )
+        names.append(example.name)
+        (folder / f"{number:03d}_image.png").write_bytes(encode_png(example.image))
+        for kind, ids in (("target", example.target), ("prediction", predicted)):
+            (folder / f"{number:03d}_{kind}.png").write_bytes(encode_mask(ids, measured.table))
+    return names
+
+
+def as_json(metrics: dict[str, Any], counts: "dict[int, ImageCounts]") -> str:
+    """metrics.json: the metrics, and after them a line for each image with what was counted of it."""
+    by_image = [
+        json.dumps(
+            {
+                "name": of_image.name,
+                "confusion": of_image.confusion["both"],
+                "boundary": of_image.boundary["both"],
+            }
+        )
+        for _, of_image in sorted(counts.items())
+    ]
+    text = json.dumps(metrics, indent=2).removesuffix("\n}")
+    return f'{text},\n  "image_counts": [\n    ' + ",\n    ".join(by_image) + "\n  ]\n}\n"
+
+
+def next_step(config: EvaluateConfig, out: Path) -> str:
+    """What the user may do with the result."""
+    look = f"look at {out.with_name(f'{out.stem}_images.png')}"
+    if config.method is not None:
+        return f"{look}, or run `attn2mask compare {shlex.quote(str(out))} OTHER.json --out table.md`"
     again = ["attn2mask", "evaluate", "--config", str(out.with_suffix(".yaml"))]
     again += ["--scales", "0.5,0.75,1,1.25,1.5", "--flip", "--out", str(out.with_stem(f"{out.stem}_scales"))]
-    print(
-        f"next: look at {made[-1]}" + (f", or run `{shlex.join(again)}`" if config.factors == (1.0,) else "")
-    )
-
-
-def check_choices(config: EvaluateConfig, record: dict[str, Any]) -> None:
-    """Raises UserError if the images are those on which the checkpoint or the options were chosen."""
-    chosen = record.get("chosen_on") or {}
-    same_split = config.split is None or chosen.get("split") in (None, config.split)
-    if chosen and same_split and same_place(config.dataset, chosen["dataset"]):
-        raise UserError(
-            f"checkpoint {config.checkpoint} was chosen on {config.dataset}: measure it on other images, or"
-            " measure the last networks of the training, which are in the folder above"
-        )
-    if config.chosen_on and same_place(config.dataset, config.chosen_on):
-        raise UserError(
-            f"--chosen-on {config.chosen_on}: scales, mirroring and windows must be chosen on other images"
-            " than those of --dataset"
-        )
-
-
-def same_place(one: str, other: str) -> bool:
-    """Whether two names of datasets are the same folder, or the same dataset of the Hub."""
-    return one == other or Path(one).resolve() == Path(other).resolve()
-
-
-def table_to_measure(config: EvaluateConfig, checkpoint: "Checkpoint") -> ClassTable:
-    """The class table of the dataset. Raises UserError if the checkpoint has other classes."""
-    from attn2mask.training.benchmarks import difference, recorded_table
-
-    if config.table is not None:
-        table = load_table(config.table)
-    elif (recorded := recorded_table(config.dataset)) is not None:
-        table = recorded
-    else:
-        ignore = getattr(checkpoint.network.config, "semantic_loss_ignore_index", None)
-        table = bare_table(checkpoint.table_name or "the checkpoint's table", checkpoint.names, ignore)
-    if checkpoint.names != table.names:
-        raise UserError(
-            f"checkpoint {config.checkpoint} has other classes than {table.name}: "
-            f"{difference(checkpoint.names, table.names)}"
-        )
-    return table
+    return f"{look}, or run `{shlex.join(again)}`" if config.factors == (1.0,) else look
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
-    """What `inference.report` returns as a table in percent: a line for each class (of many, the best and the
-    worst), and a column for the mean of the networks; where there are two, for each network; and with a CRF
-    for the mean after it.
+    """What `evaluation.report` returns as a table in percent: a line for each class (of many, the best and
+    the worst), and a column for the mean of the networks; where there are two, for each network; and with a
+    CRF for the mean after it.
     """
     from attn2mask.training.charts import best_and_worst_classes
 
@@ -229,6 +374,8 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         text.append(f"{name:{width}}" + "".join(f"{number:>8}" for number in numbers))
     if (given_labels := metrics.get("mean_iou_given_labels")) is not None:
         text.append(f"mean IoU given image-level labels: {100 * given_labels:.1f}")
+    if (boundary := metrics.get("boundary_iou")) is not None:
+        text.append(f"boundary IoU: {100 * boundary:.1f}")
     left_out = len(metrics["per_class_iou"]) - len(names)
     more = f"; {left_out} more classes are in the report" if left_out else ""
     text.append(f"{metrics['num_images']:,} images{more}")

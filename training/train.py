@@ -128,7 +128,7 @@ class Training(Run):
     def evaluate(self, images: Sequence) -> None:
         """Measure the networks, draw some predictions, and export the best networks so far to `best/`."""
         from attn2mask.training.charts import prediction_sheet
-        from attn2mask.training.inference import best_and_worst, evaluate, report
+        from attn2mask.training.evaluation import best_and_worst, evaluate, report
 
         accelerator = self.accelerator
         evaluation = evaluate(

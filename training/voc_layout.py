@@ -60,6 +60,11 @@ def own_colors(root: Path, table: ClassTable) -> dict[tuple[int, ...], int] | No
     return ids
 
 
+def names_classes(root: Path) -> bool:
+    """Whether an export says which classes it has. If it does not, they are VOC's."""
+    return _exported_classes(root) is not None
+
+
 def _exported_classes(root: Path) -> dict[str, tuple[int, ...]] | None:
     """The colors of an export by its class names."""
     if (file := root / "labelmap.txt").is_file():  # CVAT: NAME:R,G,B:PARTS:ACTIONS

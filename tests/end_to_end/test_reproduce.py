@@ -32,7 +32,7 @@ TOY |= {"--mixed-precision": None}
 ADDED = {
     "build": "--steps 2 --height 64 --workers 1",
     "adapt": "--max-steps 1 --crop-size 64 --sample-every 0 --rank 1",
-    "evaluate": "--limit 2",
+    "evaluate": "--num-images 2",
     "evaluate-rules": "--workers 1",
     "remask": "--workers 1",
     "train": "--backbone scratch:small --multi-grid false --crop-size 64 --batch-size 2 --max-steps 1",

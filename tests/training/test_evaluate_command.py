@@ -15,7 +15,7 @@ from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
 from attn2mask.training.benchmarks import open_images
 from attn2mask.training.checkpoint import make_processor, save_checkpoint
-from attn2mask.training.inference import evaluate, report
+from attn2mask.training.evaluation import evaluate, report
 from attn2mask.training.models import build_network
 
 TABLE = load_table("voc")
@@ -47,7 +47,7 @@ def checkpoint(monkeypatch):
         names=TABLE.names,
         record={},
     )
-    monkeypatch.setattr("attn2mask.training.checkpoint.load_checkpoint", lambda path: loaded)
+    monkeypatch.setattr("attn2mask.training.measured.load_checkpoint", lambda path: loaded)
     return loaded
 
 
@@ -80,7 +80,7 @@ def test_the_command_writes_a_report_a_chart_and_a_sheet(dataset, checkpoint, tm
 
 def test_the_command_with_one_network_and_a_limit(dataset, checkpoint, tmp_path, capsys):
     checkpoint.peer = None
-    assert command(dataset, "--out", str(tmp_path / "m.json"), "--limit", "1") == 0
+    assert command(dataset, "--out", str(tmp_path / "m.json"), "--num-images", "1") == 0
     assert json.loads((tmp_path / "m.json").read_text())["num_images"] == 1
     said = capsys.readouterr().out
     assert "both" not in said
@@ -89,8 +89,8 @@ def test_the_command_with_one_network_and_a_limit(dataset, checkpoint, tmp_path,
 
 def test_scores_after_the_crf_stand_beside_those_without(dataset, checkpoint, tmp_path, capsys):
     plain, refined = tmp_path / "plain.json", tmp_path / "refined.json"
-    assert command(dataset, "--out", str(plain), "--limit", "2") == 0
-    assert command(dataset, "--out", str(refined), "--limit", "2", "--crf", "beco") == 0
+    assert command(dataset, "--out", str(plain), "--num-images", "2") == 0
+    assert command(dataset, "--out", str(refined), "--num-images", "2", "--crf", "beco") == 0
     one, other = (json.loads(file.read_text()) for file in (plain, refined))
     assert one["mean_iou"] == other["mean_iou"]
     assert other["evaluated"]["options"]["crf"] == "beco"
@@ -161,13 +161,13 @@ def test_a_users_own_table_needs_its_names_alone(dataset, checkpoint, tmp_path, 
         (["--scales", "0"], "--scales 0: it must be numbers above 0"),
         (["--scales", "nan"], "--scales nan: it must be numbers above 0"),
         (["--window", "8"], "--window 8: it must be at least 32"),
-        (["--limit", "0"], "--limit 0: it must be at least 1"),
+        (["--num-images", "0"], "--num-images 0: it must be at least 1"),
         (["--out", "metrics.txt"], "--out metrics.txt: the name must end in .json"),
         (["--table", "vox"], "class table 'vox'"),
         (["--table", "cityscapes"], "has other classes than cityscapes: 21 names against 19"),
         (["--split", "test"], "has no split 'test'"),
         (["--dataset", "./missing"], "no dataset ./missing: there is no such folder"),
-        (["--checkpoint", ""], "--checkpoint is missing"),
+        (["--checkpoint", ""], "give either --checkpoint"),
         (["--crf", "irn"], "--crf"),
     ],
 )
@@ -215,7 +215,7 @@ def test_masks_are_reduced_as_the_image_processor_says(checkpoint, tmp_path):
 def test_the_command_reads_a_real_checkpoint(dataset, tmp_path, capsys):
     networks = [build_network("deeplabv3plus", "scratch:small", TABLE, seed) for seed in (0, 1)]
     save_checkpoint(tmp_path / "run", *networks, make_processor(64), {})
-    options = ["--dataset", str(dataset), "--out", str(tmp_path / "m.json"), "--limit", "2"]
+    options = ["--dataset", str(dataset), "--out", str(tmp_path / "m.json"), "--num-images", "2"]
     assert main(["evaluate", "--checkpoint", str(tmp_path / "run"), *options]) == 0
     found = json.loads((tmp_path / "m.json").read_text())
     images = open_images(str(dataset), None, TABLE)
@@ -229,5 +229,5 @@ def test_the_command_reads_a_real_checkpoint(dataset, tmp_path, capsys):
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photographs are not here")
 def test_the_command_scores_real_photographs(checkpoint, tmp_path):
-    assert command(PHOTOS, "--split", "val", "--limit", "3", "--out", str(tmp_path / "m.json")) == 0
+    assert command(PHOTOS, "--split", "val", "--num-images", "3", "--out", str(tmp_path / "m.json")) == 0
     assert json.loads((tmp_path / "m.json").read_text())["num_images"] == 3

@@ -1,7 +1,6 @@
-"""Evaluation against plain loops, and the logits of test-time augmentation."""
+"""The logits of networks: image processors, windows, scales, mirrors, and the CRF at test time."""
 
 import itertools
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,14 +11,9 @@ from PIL import Image
 from segmenters import Segmenter, examples, processor
 from torch import nn
 
-from attn2mask.builders.table_reader import load_table
 from attn2mask.training import inference
-from attn2mask.training.benchmarks import Example
 from attn2mask.training.checkpoint import make_processor
-from attn2mask.training.inference import Augmentation, evaluate, report, segment
-from attn2mask.training.miou import confusion_matrix, mean_iou
-
-TABLE = load_table("voc")
+from attn2mask.training.inference import Augmentation
 
 
 def predict(networks, processor, image: np.ndarray, **augmentation) -> list[torch.Tensor]:
@@ -27,7 +21,8 @@ def predict(networks, processor, image: np.ndarray, **augmentation) -> list[torc
     for network in networks:
         network.eval()
     with torch.no_grad():
-        found = inference._logits(networks, processor, image, Augmentation(**augmentation))
+        pixels = inference.pixels_of(processor, image)
+        found = inference.logits_of(networks, pixels, Augmentation(**augmentation))
     return [F.interpolate(logits, image.shape[:2], mode="bilinear")[0] for logits in found]
 
 
@@ -79,12 +74,17 @@ def test_a_narrow_image_is_not_enlarged_without_limit():
     assert network.calls[1:] == [(inference.LONGEST, 32), (32, 64)]
 
 
-@pytest.mark.parametrize(("length", "window"), [(100, 100), (101, 100), (1024, 769), (2048, 769), (97, 33)])
+@pytest.mark.parametrize(
+    ("length", "window"), [(100, 100), (101, 100), (150, 100), (1024, 769), (2048, 769), (97, 33)]
+)
 def test_windows_cover_everything_and_overlap(length, window):
-    starts = inference._starts(length, window)
-    assert starts[0] == 0
-    assert starts[-1] == length - window
-    assert all(b - a <= window * (1 - inference.OVERLAP) + 1 for a, b in itertools.pairwise(starts))
+    for overlap in (0.0, inference.OVERLAP, 0.5):
+        starts = inference.window_starts(length, window, overlap)
+        assert starts[0] == 0
+        assert starts[-1] == length - window
+        steps = [b - a for a, b in itertools.pairwise(starts)]
+        assert all(step == round(window * (1 - overlap)) for step in steps[:-1])
+        assert all(0 < step <= round(window * (1 - overlap)) for step in steps[-1:])
 
 
 def test_a_mirrored_view_is_mirrored_back():
@@ -131,35 +131,9 @@ def test_the_crf_at_test_time_is_that_of_pydensecrf():
     field.addPairwiseGaussian(sxy=1, compat=3)
     field.addPairwiseBilateral(sxy=67, srgb=3, rgbim=np.ascontiguousarray(image), compat=4)
     expected = np.array(field.inference(10)).reshape(5, 60, 100).argmax(0)
-    found = inference.refined_ids(logits, image).numpy()
+    found = inference.refined_ids(inference.LARGEST.probabilities(logits, image), image).numpy()
     assert (found != logits[0].argmax(0).numpy()).any()
     assert (found == expected).mean() > 0.999
-
-
-def test_scores_after_the_crf_have_their_own_names():
-    images = examples(2)
-    plain, refined = (
-        report(evaluate([Segmenter(0)], processor(), images, TABLE, Augmentation(crf=crf), progress=False))
-        for crf in (False, True)
-    )
-    added = {"crf_mean_iou", "crf_per_class_iou", "crf_pixel_accuracy"}
-    assert refined.keys() - plain.keys() == added
-    assert {name: refined[name] for name in plain} == plain
-    expected = np.zeros((21, 22), np.int64)
-    for example in images:
-        ids = segment([Segmenter(0)], processor(), example.image, Augmentation(crf=True))
-        expected += confusion_matrix(ids, example.target, 21)
-    assert refined["crf_mean_iou"] == pytest.approx(mean_iou(expected), abs=1e-9)
-
-
-@pytest.mark.parametrize("ids", [{0, 255}, {0}, {0, 1, 255}, {255}])
-def test_masks_of_0_and_255_cause_a_warning(caplog, ids):
-    """They are often meant as background and class, but 255 is ignored."""
-    target = np.resize(np.array(sorted(ids)), (40, 40)).astype(np.int32)
-    images = [Example("a", np.zeros((40, 40, 3), np.uint8), target)]
-    evaluate([Segmenter(0)], processor(), images, TABLE, progress=False)
-    said = "the masks hold only the ids 0 (background) and 255, which is ignored"
-    assert (said in caplog.text) == (ids == {0, 255})
 
 
 def test_labels_of_many_classes_are_found_group_by_group():
@@ -169,64 +143,3 @@ def test_labels_of_many_classes_are_found_group_by_group():
     labels = inference._ids(logits, (33, 47), at_once=64)
     assert labels.dtype == torch.int32
     assert (whole.gather(0, labels[None].long())[0] == whole.amax(0)).all()
-
-
-def test_scores_of_two_networks_are_those_of_plain_loops():
-    networks = [Segmenter(0).train(), Segmenter(1).eval()]
-    networks[0].frozen.eval()
-    images = examples(5)
-    evaluation = evaluate(networks, processor(), images, TABLE, progress=False)
-    assert networks[0].training
-    assert not networks[0].frozen.training
-    assert not networks[1].training
-    expected = {name: np.zeros((21, 22), np.int64) for name in ("a", "b", "both")}
-    given_labels = np.zeros((21, 22), np.int64)
-    for index, example in enumerate(images):
-        a, b, _ = predict(networks, processor(), example.image)
-        for name, logits in {"a": a, "b": b, "both": (a + b) / 2}.items():
-            matrix = confusion_matrix(logits.argmax(0).numpy(), example.target, 21)
-            expected[name] += matrix
-        assert (segment(networks, processor(), example.image) == logits.argmax(0).numpy()).all()
-        assert evaluation.image_iou[index] == pytest.approx(mean_iou(matrix), abs=1e-9)
-        logits[[k for k in range(1, 21) if k not in example.target]] = -torch.inf
-        given_labels += confusion_matrix(logits.argmax(0).numpy(), example.target, 21)
-    expected["given_labels"] = given_labels
-    assert list(evaluation.metrics) == list(expected)
-    parts = [
-        evaluate(networks, processor(), images, TABLE, progress=False, indices=range(rank, 5, 2))
-        for rank in (0, 1)
-    ]
-    assert parts[0].image_iou | parts[1].image_iou == evaluation.image_iou
-    for name, matrix in expected.items():
-        assert (evaluation.metrics[name].matrix == matrix).all()
-        assert (parts[0].metrics[name].matrix + parts[1].metrics[name].matrix == matrix).all()
-        assert parts[0].metrics[name].num_images + parts[1].metrics[name].num_images == 5
-    assert report(evaluation)["mean_iou_given_labels"] == pytest.approx(mean_iou(given_labels), abs=1e-9)
-
-
-def test_one_network_is_its_own_mean():
-    network = Segmenter(0)
-    metrics = evaluate([network], processor(), examples(2), TABLE, progress=False, device="cpu").metrics
-    assert list(metrics) == ["a", "both", "given_labels"]
-    assert (metrics["a"].matrix == metrics["both"].matrix).all()
-    assert len(network.calls) == 2
-
-
-def test_the_report_is_json_with_nothing_where_nothing_was_measured():
-    ignored = Example("ignored", np.zeros((32, 32, 3), np.uint8), np.full((32, 32), 255, np.int32))
-    networks = [Segmenter(0), Segmenter(1)]
-    evaluation = evaluate(networks, processor(), examples(2, classes=3), TABLE, progress=False)
-    matrix = evaluation.metrics["b"].matrix
-    found = json.loads(json.dumps(report(evaluation), allow_nan=False))
-    keys = ["mean_iou", "per_class_iou", "pixel_accuracy", "num_images", "mean_iou_given_labels", "networks"]
-    assert list(found) == keys
-    assert list(found["per_class_iou"]) == list(TABLE.names)
-    assert set(found["networks"]) == {"a", "b"}
-    assert found["networks"]["b"]["pixel_accuracy"] == pytest.approx(
-        np.trace(matrix) / matrix.sum(), abs=1e-9
-    )
-    assert found["num_images"] == found["networks"]["a"]["num_images"] == 2
-    measured = [iou for iou in found["per_class_iou"].values() if iou is not None]
-    assert found["mean_iou"] == pytest.approx(sum(measured) / len(measured), abs=1e-9)
-    empty = report(evaluate([Segmenter(0)], processor(), [ignored], TABLE, progress=False))
-    assert json.loads(json.dumps(empty, allow_nan=False))["mean_iou"] is None

@@ -1,6 +1,6 @@
 """From the values of a zero-shot segmenter's queries to the ids of a mask."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,25 +35,29 @@ class Decision:
     scale: float = 1.0
     channels: bool = False
 
-    def __call__(self, values: Tensor, image: np.ndarray, allowed: Tensor | None = None) -> Tensor:
-        """Ids (H, W) int32 for values (1, Q, h, w) of an image (H, W, 3) uint8.
+    def __call__(
+        self, logits: Tensor, image: np.ndarray, choices: Sequence[Tensor | None] = (None,)
+    ) -> list[Tensor]:
+        """Ids (H, W) int32 by each choice for the values `logits` (1, Q, h, w) of an image (H, W, 3) uint8.
 
-        `allowed` holds the ids that may be predicted; by default all of them.
+        A choice holds the ids that may be predicted, or is None for all of them.
         """
         if self.protocol.area or self.protocol.refinement:
-            probabilities = self.probabilities(values, image)
-            return _best(probabilities, allowed)
-        parts = [_best(part, allowed) for part in self._stripes(values, image.shape[:2])]
-        return torch.cat(parts)
+            probabilities = self.probabilities(logits, image)
+            return [_best(probabilities, choice) for choice in choices]
+        stripes = (
+            [_best(stripe, choice) for choice in choices] for stripe in self._stripes(logits, image.shape[:2])
+        )
+        return [torch.cat(parts) for parts in zip(*stripes, strict=True)]
 
-    def probabilities(self, values: Tensor, image: np.ndarray) -> Tensor:
-        """The probability (C, H, W) of each id of the table, for values as `__call__` takes them. They need
+    def probabilities(self, logits: Tensor, image: np.ndarray) -> Tensor:
+        """The probability (C, H, W) of each id of the table, for logits as `__call__` takes them. They need
         not have the sum 1: a class has the probability of its most probable name, and the background that of
         its most probable word, or the threshold, whichever is higher.
         """
         if self.protocol.refinement:
-            values = refine(_resize(values, image.shape[:2]), image)
-        found = torch.cat(list(self._stripes(values, image.shape[:2])), 1)
+            logits = refine(_resize(logits, image.shape[:2]), image)
+        found = torch.cat(list(self._stripes(logits, image.shape[:2])), 1)
         return _without_small_classes(found, self.protocol.area) if self.protocol.area else found
 
     def _stripes(self, values: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
@@ -85,11 +89,8 @@ class Decision:
         return torch.stack(merged)
 
 
-Decide = Callable[[Tensor, np.ndarray, Tensor | None], Tensor]
-
-
 def _best(probabilities: Tensor, allowed: Tensor | None) -> Tensor:
-    """The ids (h, w) int32 of the largest of (C, h, w), among the `allowed` ids. At a draw, the first one."""
+    """The ids (h, w) int32 of the largest of (C, h, w), among the `allowed` ids. At a draw, the first."""
     if allowed is None:
         return probabilities.max(0).indices.int()
     return allowed[probabilities[allowed].max(0).indices].int()

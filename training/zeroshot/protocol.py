@@ -19,6 +19,9 @@ from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.english import article
 from attn2mask.builders.words.grammar import nouns
 
+Method = Literal[
+    "maskclip", "align", "groupvit", "ovsegmentor", "clippy", "sclip", "naclip", "clipseg", "attention"
+]
 Background = Literal["none", "threshold", "words"]
 ProtocolName = Literal["original", "common"]
 
@@ -127,16 +130,18 @@ def common(
     size: int | None = None,
     threshold: float | None = None,
     words: Sequence[str] | None = None,
+    window: int | None = None,
     overlap: float | None = None,
 ) -> Protocol:
     """The protocol that is the same for all methods.
 
     Args:
         background: by default "words" for a table with a background, and "none" for one without it.
-        size: the shorter side in pixels; windows of this size slide over the image. By default 448.
+        size: the shorter side in pixels; by default 448.
         threshold: by default 0.5. Only for the rule "threshold".
         words: the words of the background; by default those of the package. Words that name a class of the
             table are left out.
+        window: the side of the windows in pixels; by default `size`.
         overlap: of two neighboring windows, as a fraction; by default a half.
 
     Raises UserError for a rule that the table cannot have.
@@ -154,7 +159,7 @@ def common(
         tuple(tuple(nouns(label)) for label in table.classes),
         background,
         size,
-        window=size,
+        window=window or size,
         overlap=0.5 if overlap is None else overlap,
     )
     if background == "threshold":

@@ -23,18 +23,6 @@ from attn2mask.builders.errors import UserError
 from attn2mask.training.zeroshot.decision import Decision
 from attn2mask.training.zeroshot.protocol import NORMALIZATIONS, Protocol
 
-METHODS = (
-    "maskclip",
-    "align",
-    "groupvit",
-    "ovsegmentor",
-    "clippy",
-    "sclip",
-    "naclip",
-    "clipseg",
-    "attention",
-)
-
 
 @dataclass(frozen=True)
 class Scores:
