@@ -3,9 +3,9 @@
     counts = sum(boundary_counts(prediction, target, 21, 255) for prediction, target in masks)
     mean_boundary_iou(counts)
 
-Mean IoU hardly changes with the contours of large regions. Boundary IoU counts only the pixels of a class that
-lie within a distance d of the contour of its region, in the prediction and in the target. The counts of all
-images are summed, as those of mean IoU.
+Mean IoU hardly changes with the contours of large regions. Boundary IoU counts only the pixels of a class
+that lie within a distance d of the contour of its region, in the prediction and in the target. The counts of
+all images are summed, as those of mean IoU.
 """
 
 import math

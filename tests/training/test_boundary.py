@@ -41,7 +41,7 @@ def test_a_square_that_is_shifted_by_one_pixel():
     target, prediction = np.zeros((2, 10, 10), np.int32)
     target[3:7, 3:7] = 1
     prediction[3:7, 4:8] = 1
-    # Both rings have columns 4 to 6 of the rows 3 and 6. In rows 4 and 5 they have columns 3 and 6, and 4 and 7.
+    # Both rings have columns 4 to 6 of rows 3 and 6. In rows 4 and 5 they share no column.
     both = 6
     counts = boundary_counts(prediction, target, 2, 255)
     assert counts[1].tolist() == [both, 12 + 12 - both]
@@ -92,7 +92,7 @@ def test_predictions_of_no_class_are_a_region_of_no_class(nothing):
     prediction = np.full((5, 5), nothing)
     assert boundary_counts(prediction, target, 2, 255).tolist() == [[0, 16], [0, 0]]
     prediction[:, 3:] = 0
-    # The region of id 0 is two columns wide, and both are boundary. The 16 pixels of the border meet them in 7.
+    # The region of id 0 is two columns wide. Both are boundary. 7 of their pixels are at the image's border.
     assert boundary_counts(prediction, target, 2, 255).tolist() == [[7, 16 + 10 - 7], [0, 0]]
 
 
