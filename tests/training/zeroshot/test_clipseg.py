@@ -60,7 +60,7 @@ def test_the_values_are_the_models_own_logits(folder, size, side):
 
 @torch.no_grad()
 def test_a_query_has_the_mean_logits_of_its_prompts(folder):
-    protocol = replace(PROTOCOL, templates=("photo", "scene"))
+    protocol = replace(PROTOCOL, templates=("photo", "article"))
     network = load_segmenter("clipseg", str(folder), protocol, VOC).network
     image = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(1))
     found = network(pixel_values=image[None]).logits[0]
