@@ -23,9 +23,10 @@ class EvaluationProgress:
         header = json.dumps(identity, sort_keys=True)
         if lines[:1] == [header]:
             for line in lines[1:]:
-                with suppress(ValueError, TypeError, KeyError):  # a killed process may leave part of a line
+                with suppress(ValueError):  # a killed process may leave part of a line
                     entry = json.loads(line)
-                    self.counts[entry.pop("index")] = ImageCounts(**entry)
+                    index = entry.pop("index")
+                    self.counts[index] = ImageCounts(**entry)
         kept = [header, *(self._line(index, counts) for index, counts in self.counts.items())]
         file.write_text("".join(f"{line}\n" for line in kept), "utf-8")
 

@@ -10,7 +10,15 @@ from segmenters import Segmenter, examples, processor
 
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.benchmarks import Example
-from attn2mask.training.evaluation import WithoutBackground, count_images, evaluate, report
+from attn2mask.training.boundary import boundary_counts, mean_boundary_iou
+from attn2mask.training.evaluation import (
+    WithoutBackground,
+    count_images,
+    evaluate,
+    metric_names,
+    report,
+    summarize,
+)
 from attn2mask.training.inference import Augmentation, logits_of, pixels_of, segment
 from attn2mask.training.miou import confusion_matrix, mean_iou
 
@@ -111,3 +119,52 @@ def test_the_report_is_json_with_nothing_where_nothing_was_measured():
     assert found["mean_iou"] == pytest.approx(sum(measured) / len(measured), abs=1e-9)
     empty = report(evaluate([Segmenter(0)], processor(), [ignored], TABLE, progress=False))
     assert json.loads(json.dumps(empty, allow_nan=False))["mean_iou"] is None
+
+
+def test_batches_give_the_counts_of_single_images():
+    """Images of equal sizes share a batch; others do not, and none is lost."""
+    images = examples(3) * 2 + examples(5)[3:]
+    single, batched = (
+        dict(count_images([Segmenter(0)], processor(), images, TABLE, range(8), batch_size=size))
+        for size in (1, 3)
+    )
+    assert sorted(batched) == list(range(8))
+    assert batched == single
+    network = Segmenter(0)
+    sizes = [example.image.shape[:2] for example in images]
+    list(count_images([network], processor(), images, TABLE, range(8), batch_size=3))
+    assert sorted(network.calls) == sorted(set(sizes))
+
+
+def test_boundaries_are_those_of_the_predictions():
+    images = examples(4)
+    counted = dict(
+        count_images(
+            [Segmenter(0)], processor(), images, TABLE, range(4), Augmentation(crf=True), boundaries=True
+        )
+    )
+    evaluation = summarize(counted, TABLE, metric_names(1, Augmentation(crf=True)))
+    expected = np.zeros((21, 2), np.int64)
+    refined = np.zeros((21, 2), np.int64)
+    for example in images:
+        ids = segment([Segmenter(0)], processor(), example.image)
+        expected += boundary_counts(ids, example.target, 21, 255)
+        ids = segment([Segmenter(0)], processor(), example.image, Augmentation(crf=True))
+        refined += boundary_counts(ids, example.target, 21, 255)
+    assert (evaluation.boundary["both"] == expected).all()
+    assert (evaluation.boundary["crf"] == refined).all()
+    found = report(evaluation)
+    assert found["boundary_iou"] == mean_boundary_iou(expected)
+    assert found["crf_boundary_iou"] == mean_boundary_iou(refined)
+    assert 0 < found["boundary_iou_given_labels"] < 1
+
+
+def test_a_background_that_is_not_scored_counts_nowhere():
+    images = WithoutBackground(examples(4, classes=4), TABLE)
+    assert len(images) == 4
+    assert not any((example.target == 0).any() for example in images)
+    evaluation = evaluate([Segmenter(0)], processor(), images, TABLE, progress=False)
+    assert not evaluation.metrics["both"].matrix[0].any()
+    no_background = load_table("cityscapes")
+    kept = examples(1, classes=4)
+    assert (WithoutBackground(kept, no_background)[0].target == kept[0].target).all()

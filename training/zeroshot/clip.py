@@ -1,60 +1,74 @@
-"""What the methods on CLIP share: its texts, and the tokens before the last block of its image tower."""
+"""What the methods on CLIP share: they replace the last block of its image tower, and score every patch."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from attn2mask.builders.classes import ClassTable
+from attn2mask.training.zeroshot.decision import Decision
 from attn2mask.training.zeroshot.protocol import Protocol
-from attn2mask.training.zeroshot.segmenter import text_directions
+from attn2mask.training.zeroshot.segmenter import (
+    Preprocessor,
+    Scores,
+    Segmenter,
+    as_map,
+    padded,
+    text_directions,
+    text_encoder,
+)
 from attn2mask.training.zeroshot.weights import find_folder, load_model, load_tokenizer, record_of
 
 WEIGHTS = "openai/clip-vit-base-patch16"
+# What replaces a block. It makes tokens (N, 1 + h * w, D) of the block, its tokens, and the shape (h, w).
+LastBlock = Callable[[CLIPEncoderLayer, Tensor, tuple[int, int]], Tensor]
 
 
-@dataclass(frozen=True)
-class LoadedCLIP:
-    """CLIP, the directions (Q, D) of the queries, the factor of its softmax, and what is known of it."""
+class DenseCLIP(nn.Module):
+    """CLIP with another last block of its image tower, and with the directions (Q, E) of the queries."""
 
-    model: CLIPModel
-    directions: Tensor
-    scale: float
-    record: dict[str, Any]
+    def __init__(self, model: CLIPModel, last_block: LastBlock, directions: Tensor) -> None:
+        super().__init__()
+        self.model, self.last_block = model, last_block
+        self.register_buffer("directions", directions)
+
+    def forward(self, pixel_values: Tensor) -> Scores:
+        """The cosine of each patch with each query. Pixels that fill no patch are padded."""
+        tower = self.model.vision_model
+        patch = tower.config.patch_size
+        pixels = padded(pixel_values, patch)
+        shape = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
+        states = tower(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
+        tokens = self.last_block(tower.encoder.layers[-1], states[-2], shape)
+        tokens = self.model.visual_projection(tower.post_layernorm(tokens))
+        return Scores(as_map(tokens[:, 1:], self.directions, shape))
 
 
-def load_clip(weights: str, protocol: Protocol) -> LoadedCLIP:
-    """CLIP with the directions of the queries. Raises UserError as `load_model` does."""
-    folder: Path = find_folder(weights)
+def load_clip(weights: str, protocol: Protocol, table: ClassTable, last_block: LastBlock) -> Segmenter:
+    """CLIP with another last block, as a segmenter. Raises UserError as `load_model` does."""
+    folder = find_folder(weights)
     model = load_model(folder, CLIPModel, weights)
-    tokenizer = load_tokenizer(folder, weights)
-    length = model.config.text_config.max_position_embeddings
-
-    def encode(texts: list[str]) -> Tensor:
-        tokens = tokenizer(
-            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-        return model.get_text_features(
-            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-        ).pooler_output
-
-    scale = float(model.logit_scale.detach().exp()) if protocol.scale is None else protocol.scale
-    return LoadedCLIP(model, text_directions(encode, protocol), scale, record_of(weights, folder))
+    directions = text_directions(text_encoder(model, load_tokenizer(folder, weights)), protocol)
+    scale = model.logit_scale.exp().item() if protocol.scale is None else protocol.scale
+    return Segmenter(
+        DenseCLIP(model, last_block, directions),
+        Preprocessor(protocol, "clip"),
+        Decision(table, protocol, scale=scale),
+        record_of(weights, folder),
+    )
 
 
-def before_last_block(model: CLIPModel, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """The tokens (N, 1 + h * w, D) that the last block gets, and the shape (h, w) of their map. The sides of
-    the pixels (N, 3, H, W) must be multiples of the patch.
-    """
-    patch = model.config.vision_config.patch_size
-    shape = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
-    states = model.vision_model(
-        pixels, interpolate_pos_encoding=True, output_hidden_states=True
-    ).hidden_states
-    return states[-2], shape
+def by_head(block: CLIPEncoderLayer, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (N, heads, L, D / heads) of a block for tokens (N, L, D)."""
+    attention, tokens = block.self_attn, block.layer_norm1(tokens)
+    queries, keys, values = (
+        project(tokens).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    return queries, keys, values
 
 
-def projected(model: CLIPModel, tokens: Tensor) -> Tensor:
-    """Tokens (N, L, D) after the last block in the space of the texts (N, L, E)."""
-    return model.visual_projection(model.vision_model.post_layernorm(tokens))
+def attended(block: CLIPEncoderLayer, weights: Tensor, values: Tensor) -> Tensor:
+    """The output (N, L, D) of a block's attention for its weights (N, heads, L, L) and its values."""
+    return block.self_attn.out_proj((weights @ values).transpose(1, 2).flatten(2))

@@ -46,7 +46,8 @@ class Decision:
             probabilities = self.probabilities(logits, image)
             return [_best(probabilities, choice) for choice in choices]
         stripes = (
-            [_best(stripe, choice) for choice in choices] for stripe in self._stripes(logits, image.shape[:2])
+            [_best(self._with_threshold(stripe), choice) for choice in choices]
+            for stripe in self._stripes(logits, image.shape[:2])
         )
         return [torch.cat(parts) for parts in zip(*stripes, strict=True)]
 
@@ -58,11 +59,13 @@ class Decision:
         if self.protocol.refinement:
             logits = refine(_resize(logits, image.shape[:2]), image)
         found = torch.cat(list(self._stripes(logits, image.shape[:2])), 1)
-        return _without_small_classes(found, self.protocol.area) if self.protocol.area else found
+        if self.protocol.area:
+            found = _without_small_classes(found, self.protocol.area)
+        return self._with_threshold(found)
 
     def _stripes(self, values: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-        """The probabilities (C, rows, W) of all ids, in stripes from top to bottom: the queries of a large
-        table at the size of a large photograph would not fit into memory.
+        """The probabilities (C, rows, W) of all ids before the threshold, in stripes from top to bottom: the
+        queries of a large table at the size of a large photograph would not fit into memory.
         """
         values = values[0].float()
         rows = max(1, _AT_ONCE // (len(values) * size[1]))
@@ -70,7 +73,7 @@ class Decision:
             yield self._merged(_rows(values, size, top, min(top + rows, size[0])))
 
     def _merged(self, values: Tensor) -> Tensor:
-        """The probabilities (C, h, w) of the ids for values (Q, h, w)."""
+        """The probabilities (C, h, w) of the ids before the threshold, for values (Q, h, w)."""
         values = values * self.scale
         if self.activation == "softmax":
             values = values.softmax(0)
@@ -82,11 +85,15 @@ class Decision:
         *classes, words = values.split([*counts, len(self.protocol.words)])
         merged = [part.amax(0) for part in classes]
         if self.table.background is not None:
-            background = words.amax(0) if len(words) else torch.full_like(merged[0], -1.0)
-            if self.protocol.threshold is not None:
-                background = background.clamp(min=self.protocol.threshold)
-            merged.insert(0, background)
+            merged.insert(0, words.amax(0) if len(words) else torch.full_like(merged[0], -1.0))
         return torch.stack(merged)
+
+    def _with_threshold(self, probabilities: Tensor) -> Tensor:
+        """Probabilities (C, h, w), where the background has at least the threshold."""
+        if self.protocol.threshold is None or self.channels or self.table.background is None:
+            return probabilities
+        background, classes = probabilities.split([1, len(probabilities) - 1])
+        return torch.cat([background.clamp(min=self.protocol.threshold), classes])
 
 
 def _best(probabilities: Tensor, allowed: Tensor | None) -> Tensor:

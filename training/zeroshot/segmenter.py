@@ -7,7 +7,7 @@ A method is a module of this package with a function `load(weights, protocol, ta
 default of `--weights`, or None.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -92,8 +92,24 @@ def load_segmenter(method: str, weights: str | None, protocol: Protocol, table: 
     return module.load(weights, protocol, table)
 
 
+Encode = Callable[[list[str]], Tensor]
+
+
+def text_encoder(model: Any, tokenizer: Any) -> Encode:
+    """A function that makes vectors (N, D) of N texts with a model that has `get_text_features`."""
+    length = model.config.text_config.max_position_embeddings
+
+    def encode(texts: list[str]) -> Tensor:
+        tokens = tokenizer(texts, padding=True, max_length=length, truncation=True, return_tensors="pt")
+        return model.get_text_features(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).pooler_output
+
+    return encode
+
+
 @torch.no_grad()
-def text_directions(encode: Any, protocol: Protocol, batch_size: int = 256) -> Tensor:
+def text_directions(encode: Encode, protocol: Protocol, batch_size: int = 256) -> Tensor:
     """The direction (Q, D) of each query: the mean of the unit vectors of its prompts, as a unit vector.
 
     `encode` makes vectors (N, D) of N texts.

@@ -80,9 +80,13 @@ def load_tokenizer(folder: Path | str, weights: str) -> Any:
     """The tokenizer in a folder, or of a name on the Hub. Raises UserError if there is none."""
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, HfHubHTTPError) as error:
         raise UserError(f"--weights {weights}: no tokenizer can be loaded: {first_line(error)}") from error
+    # Where the files of the tokenizer are missing, transformers makes one that knows no word.
+    if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+        raise UserError(f"--weights {weights}: no tokenizer can be loaded: there is no vocabulary")
+    return tokenizer
 
 
 def load_published(file: Path, ignored: tuple[str, ...] = ()) -> Mapping[str, Tensor]:
