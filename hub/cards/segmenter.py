@@ -91,6 +91,7 @@ class Evaluation:
         columns: the scores by what was measured.
         root: the scores of network A, which is at the repository's root.
         measured: network A's IoU of each class that was measured.
+        method: the record of a zero-shot method; empty for the networks of the card.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Evaluation:
     columns: dict[str, dict[str, Any]]
     root: dict[str, Any]
     measured: dict[str, float]
+    method: dict[str, Any]
 
 
 def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str | None = None) -> Card:
@@ -120,7 +122,8 @@ def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str |
     from huggingface_hub import ModelCard
 
     model = _read_model(Path(run))
-    evaluations = [_evaluation(model, name, path) for name, path in reports(model.path, metrics).items()]
+    read = [_evaluation(model, name, path) for name, path in reports(model.path, metrics).items()]
+    evaluations = [evaluation for evaluation in read if not evaluation.method]
     files = dict(_model_files(model, evaluations))
     text = render(
         ModelCard,
@@ -131,6 +134,7 @@ def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str |
         **_model_values(model),
         **_training_values(model),
         results=[_result_values(evaluation) for evaluation in evaluations],
+        methods=table_rows(_method_row(evaluation) for evaluation in read if evaluation.method),
     )
     return Card(merge(text, old), files)
 
@@ -185,6 +189,7 @@ def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
         columns=columns,
         root=root,
         measured={label: iou for label, iou in root["per_class_iou"].items() if iou is not None},
+        method=method if isinstance(method := evaluated.get("method"), dict) else {},
     )
 
 
@@ -387,10 +392,12 @@ def _result_values(evaluation: Evaluation) -> dict[str, Any]:
         "window": evaluation.options.get("window"),
         "chosen_on": evaluation.options.get("chosen_on"),
         "crf": evaluation.options.get("crf"),
-        "limit": evaluation.options.get("limit"),
+        "overlap": evaluation.options.get("overlap"),
+        "limit": evaluation.options.get("num_images"),
         "columns": list(evaluation.columns),
         "mean_iou": [_per_cent(scores["mean_iou"]) for scores in columns],
         "pixel_accuracy": [_per_cent(scores["pixel_accuracy"]) for scores in columns],
+        "boundary_iou": evaluation.report.get("boundary_iou"),
         "chart_limit": MOST_BARS if len(measured) > MOST_BARS else None,
         "class_rows": table_rows(
             (label, *(_per_cent(scores["per_class_iou"].get(label)) for scores in columns))
@@ -399,6 +406,36 @@ def _result_values(evaluation: Evaluation) -> dict[str, Any]:
         "has_options": bool(evaluation.options) and evaluation.path.with_suffix(".yaml").exists(),
         "weakest": sorted(measured, key=measured.get)[:3],
     }
+
+
+def _method_row(evaluation: Evaluation) -> list[str]:
+    """What the card says of a zero-shot method: images, method, weights, protocol, and scores in per cent.
+    The mean IoU over all names and that without the background have columns of their own.
+    """
+    report, method = evaluation.report, evaluation.method
+    protocol, names = method.get("protocol", {}), len(report["per_class_iou"])
+    scored = report["evaluated"].get("classes_scored", names)
+    size, window = protocol.get("size"), protocol.get("window")
+    parts = [f"{protocol.get('name')}", f"shorter side {size or 'of the model'}"]
+    parts += [f"crop {protocol['crop']}"] if protocol.get("crop") else []
+    parts += [f"windows of {window} with an overlap of {protocol['overlap']:.0%}"] if window else []
+    parts += [f"templates {' and '.join(protocol.get('templates', ()))}"]
+    rule = f"{protocol.get('background')}"
+    if protocol.get("threshold") is not None:
+        rule += f", threshold {protocol['threshold']:g}"
+    split = f", split {evaluation.split}" if evaluation.split else ""
+    revision = f" at {method['revision']}" if method.get("revision") else ""
+    score = _per_cent(report["mean_iou"])
+    return [
+        f"{evaluation.title}{split}, {count(report['num_images'], 'image')}",
+        f"{method.get('name')}{', trained with masks' if method.get('trained_with_masks') else ''}",
+        f"{public_path(str(method.get('weights')))}{revision}",
+        "; ".join(parts),
+        rule,
+        score if scored == names else "",
+        "" if scored == names else score,
+        _per_cent(report.get("boundary_iou")),
+    ]
 
 
 def _per_cent(fraction: float | None) -> str:

@@ -101,11 +101,15 @@ def run(voc, tmp_path_factory) -> Path:
         "format_version": FORMAT_VERSION,
         "options": stored_options(evaluate),
         "table": "voc",
+        "classes_scored": 21,
+        "checkpoint_chosen_on": None,
+        "method": None,
+        "fixed_images": {"folder": "report_predictions", "names": ["a", "b"]},
         "seconds": 1.5,
         "hub": None,
-        "checkpoint_chosen_on": None,
     }
-    (folder / "report.json").write_text(json.dumps({**report, "evaluated": evaluated}))
+    boundary = {"boundary_iou": 0.41, "boundary_iou_given_labels": 0.43}
+    (folder / "report.json").write_text(json.dumps({**report, **boundary, "evaluated": evaluated}))
     comment = "attn2mask evaluate --config report.yaml"
     (folder / "report.yaml").write_text(to_yaml(evaluate, comment))
     (folder / "report_images.png").write_bytes(PNG)

@@ -170,10 +170,11 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
     training["options"] |= {"mix_probability": 0.5}
     found["evaluated"]["options"] |= {
         "split": "val",
-        "limit": 4,
+        "num_images": 4,
         "scales": "1,2",
         "flip": True,
         "window": 64,
+        "overlap": 0.25,
         "crf": "beco",
         "chosen_on": "other images",
     }
@@ -194,6 +195,8 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
     silent = re.compile(
         "format_version|command|table|on_hub/eval_dataset|(num_images|networks/b/num_images)"
         "|evaluated/(format_version|table|seconds|checkpoint_chosen_on|options/(checkpoint|table|out))"
+        "|evaluated/(classes_scored|method|fixed_images/.*)|boundary_iou_given_labels"
+        "|evaluated/options/(method|weights|protocol|background|threshold|words|size)"
         "|options/crop_area_(min|max)"  # the crops of this preset have a scale
         "|options/(workers|eval_.*|micro_batch|checkpoint_every|mixed_precision)"
         "|rows/identity/(?!model$|model_version|seed$|threshold|reliability).*"
@@ -233,7 +236,11 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
             "Test-time augmentation, with the maximum of all logits: scales 0.5,1, not mirrored.",
         ),
         ({"window": 64}, "Larger images were predicted in windows of 64 pixels."),
-        ({"limit": 3}, "The measurement is limited to the first 3 images."),
+        (
+            {"window": 64, "overlap": 0.25},
+            "in windows of 64 pixels, of which a share of 0.25 lies in the next window.",
+        ),
+        ({"num_images": 3}, "The measurement is limited to the first 3 images."),
     ],
 )
 def test_how_images_were_predicted_is_named(run, report, no_figures, tmp_path, options, text):
@@ -434,5 +441,36 @@ def test_a_real_training_records_what_the_card_reads(run, report, voc, tmp_path)
 
 
 def keys_of(record: dict) -> set[tuple]:
-    """The keys of all values of a record, except those of classes and of the build that it repeats."""
-    return {keys for keys, _ in leaves(record) if not {"per_class_iou", "identity"} & set(keys)}
+    """The keys of all values of a record, except those of classes, images, and the build that it repeats."""
+    varied = {"per_class_iou", "identity", "image_counts", "fixed_images"}
+    return {keys for keys, _ in leaves(record) if not varied & set(keys)}
+
+
+def test_a_zero_shot_method_is_not_a_result_of_the_network(run, report, no_figures, tmp_path):
+    """It stands in a table of its own, with its protocol, and neither in the metadata nor in a chart."""
+    protocol = {
+        "name": "common",
+        "size": 448,
+        "window": 448,
+        "overlap": 0.5,
+        "templates": ["photo"],
+        "background": "threshold",
+        "threshold": 0.35,
+    }
+    method = {"name": "maskclip", "protocol": protocol, "weights": "owner/clip", "revision": "0a1b"}
+    found = json.loads(report.read_text()) | {"mean_iou": 0.1234, "boundary_iou": 0.0567}
+    found["evaluated"] |= {"method": method, "hub": "owner/scores"}
+    files = [tmp_path / "maskclip.json", tmp_path / "no_background.json"]
+    files[0].write_text(json.dumps(found))
+    found["evaluated"]["classes_scored"] = 20
+    found["mean_iou"] = 0.4321
+    files[1].write_text(json.dumps(found))
+    plain, card = model_card(run, REPO, [report]), model_card(run, REPO, [report, *files])
+    assert card.text.split("---")[1] == plain.text.split("---")[1]
+    assert card.files.keys() == plain.files.keys()
+    rows = [line for line in card.text.splitlines() if "| maskclip |" in line]
+    assert [row.split(" | ")[-3:] for row in rows] == [["12.3", "", "5.7 |"], ["", "43.2", "5.7 |"]]
+    assert "owner/clip at 0a1b" in rows[0]
+    assert "windows of 448 with an overlap of 50%" in rows[0]
+    assert "threshold, threshold 0.35" in rows[0]
+    assert "### Other methods" not in plain.text
