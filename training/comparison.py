@@ -206,7 +206,7 @@ def _notes(rows: Sequence[Row]) -> str:
             f" {SEED}. The pixel counts of the drawn images are summed before the mean over the classes. The"
             " interval shows how the score depends on the choice of the images, and not on the training."
         )
-    if without := [escaped(row.label) for row in rows if row.file.counts is None]:
+    if without := [escaped(row.label) for row in rows if row.file.interval is None]:
         notes.append(f"Without interval, since the file has no counts of its images: {', '.join(without)}.")
     if any(row.file.boundary_iou is not None for row in rows):
         notes.append(

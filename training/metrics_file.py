@@ -11,7 +11,6 @@ import os.path
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ class MetricsFile:
         weights: of the method, or the checkpoint.
         trained_with_masks: whether the weights are; None for a checkpoint, since the file does not say it.
         options: those of the evaluation.
-        counts: (N, classes, 3) int64 as `mean_iou_interval` takes them.
+        interval: the 95 % interval of the mean IoU; None without counts of each image.
         predictions: the folder with the predictions of a few images.
         shown: the names of these images, in the order of their numbers.
     """
@@ -67,14 +66,9 @@ class MetricsFile:
     revision: str | None
     trained_with_masks: bool | None
     options: Mapping[str, Any]
-    counts: np.ndarray | None
+    interval: tuple[float, float] | None
     predictions: Path | None
     shown: tuple[str, ...]
-
-    @cached_property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean IoU; None without counts of each image."""
-        return None if self.counts is None else mean_iou_interval(self.counts)
 
     @property
     def table(self) -> ClassTable:
@@ -125,7 +119,11 @@ def labels(files: Sequence[MetricsFile]) -> list[str]:
 def _parsed(path: Path, record: dict[str, Any]) -> MetricsFile:
     if not isinstance(record, dict):
         raise TypeError("it is not a mapping of names to values")
+    facts = {key: value for key, value in record.items() if key != "image_counts"}
+    json.dumps(facts, ensure_ascii=False).encode()  # raises ValueError for what is no text
     evaluated, names = record.get("evaluated") or {}, tuple(record["per_class_iou"].keys())
+    if not names:
+        raise ValueError("it names no class")
     options, method = evaluated.get("options") or {}, evaluated.get("method") or {}
     dataset, split = options.get("dataset"), options.get("split")
     images = Images(
@@ -139,12 +137,14 @@ def _parsed(path: Path, record: dict[str, Any]) -> MetricsFile:
     folder = fixed.get("folder")
     if folder is not None and Path(folder).name != folder:
         raise ValueError("the folder of its predictions is not beside it")
+    score = _share(record["mean_iou"], "mean_iou")
+    counts = _counts(record, len(names), images.count, score)
     weights = method.get("weights") if method else options.get("checkpoint")
     return MetricsFile(
         path,
         images,
         _whole(evaluated.get("classes_scored", len(names)), "classes_scored"),
-        _share(record["mean_iou"], "mean_iou"),
+        score,
         _share(record.get("boundary_iou"), "boundary_iou"),
         _share(record.get("mean_iou_given_labels"), "mean_iou_given_labels"),
         str(method["name"]) if method else None,
@@ -153,14 +153,16 @@ def _parsed(path: Path, record: dict[str, Any]) -> MetricsFile:
         None if method.get("revision") is None else str(method["revision"]),
         bool(method.get("trained_with_masks", False)) if method else None,
         options,
-        _counts(record, len(names), images.count),
+        None if counts is None else mean_iou_interval(counts),
         None if folder is None else path.parent / folder,
         tuple(map(str, fixed.get("names", ()))),
     )
 
 
-def _counts(record: dict[str, Any], classes: int, images: int) -> np.ndarray | None:
-    """The counts (N, classes, 3) of each image. Raises ValueError if they do not give the file's mean IoU."""
+def _counts(record: dict[str, Any], classes: int, images: int, score: float | None) -> np.ndarray | None:
+    """The counts (N, classes, 3) int64 of each image, as `mean_iou_interval` takes them; None if the file has
+    none. Raises ValueError if they do not give the mean IoU `score`.
+    """
     by_image = record.get("image_counts")
     if by_image is None:
         return None
@@ -178,9 +180,8 @@ def _counts(record: dict[str, Any], classes: int, images: int) -> np.ndarray | N
     hit, target, predicted = counts.sum(0).T
     union = target + predicted - hit
     found = float((hit[union > 0] / union[union > 0]).mean()) if (union > 0).any() else None
-    given = record["mean_iou"]
-    if (found is None) != (given is None) or (found is not None and abs(found - given) > _TOLERANCE):
-        raise ValueError(f"its mean IoU is {given}, but its image_counts give {found}")
+    if (found is None) != (score is None) or (found is not None and abs(found - score) > _TOLERANCE):
+        raise ValueError(f"its mean IoU is {score}, but its image_counts give {found}")
     return counts
 
 

@@ -51,15 +51,22 @@ def recorded_protocol(facts: Mapping[str, Any]) -> Protocol:
     values = {key: value for key, value in facts.items() if key in known}
     values["names"] = tuple(_texts(names) for names in facts.get("names", ()))
     values |= {key: _texts(facts.get(key, ())) for key in ("words", "templates")}
-    for key in ("size", "longest", "crop", "window", "threshold", "overlap", "scale", "area"):
-        if not isinstance(values.get(key), int | float | None):
-            raise TypeError(f"{key} is no number")
-    return Protocol(**values)
+    protocol = Protocol(**values)
+    for key in ("size", "overlap", "area"):
+        if not isinstance(getattr(protocol, key), int | float):
+            raise TypeError(f"the {key} of its protocol is no number")
+    for key in ("longest", "crop", "window", "threshold", "scale"):
+        if not isinstance(getattr(protocol, key), int | float | None):
+            raise TypeError(f"the {key} of its protocol is no number")
+    for key in ("name", "background", "normalization", "refinement"):
+        if not isinstance(getattr(protocol, key), str | None):
+            raise TypeError(f"the {key} of its protocol is no text")
+    return protocol
 
 
 def _texts(values: Any) -> tuple[str, ...]:
     if isinstance(values, str) or not all(isinstance(value, str) for value in values):
-        raise TypeError("a list of texts is none")
+        raise TypeError("its protocol holds another value than a list of texts")
     return tuple(values)
 
 
