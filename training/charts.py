@@ -1,8 +1,10 @@
-"""Charts of an evaluation: a bar for each class, a sheet of predictions, and a sheet of strips.
+"""Charts of evaluations: a bar for each class or for each evaluation, sheets of predictions, and a sheet of
+strips.
 
 iou_chart(report(evaluation), "metrics_iou.png")
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.images import overlay
 
 MOST_BARS = 60  # of more classes, the best and the worst are drawn
+LONGEST_LABEL = 40  # characters of the label of a bar
+TILE, LABEL_WIDTH = 2.4, 30  # of a column of `method_sheet`: inches, and characters in a line of its label
 WIDTH, SIDE = 9.6, 512  # of the sheet in inches, and of the longer side of an image on it in pixels
 plain_text = rc_context({"text.parse_math": False})  # a name with two dollar signs is not a formula
 
@@ -30,6 +34,34 @@ class SheetRow:
     image: np.ndarray
     target: np.ndarray
     prediction: np.ndarray
+
+
+@dataclass(frozen=True)
+class MethodsRow:
+    """A row of `method_sheet`: image (H, W, 3) uint8; ids (H, W) of target and predictions by method."""
+
+    title: str
+    image: np.ndarray
+    target: np.ndarray
+    predictions: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of `interval_chart`. Value, interval, and the figure that is quoted beside them are 0 to 1."""
+
+    label: str
+    value: float
+    interval: tuple[float, float] | None = None
+    quoted: float | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A part of `interval_chart`, whose bars may be compared."""
+
+    title: str
+    bars: Sequence[Bar]
 
 
 def best_and_worst_classes(
@@ -68,18 +100,89 @@ def iou_chart(metrics: dict[str, Any], path: str | Path | IO[bytes]) -> None:
 
 
 @plain_text
+def interval_chart(panels: Sequence[Panel], path: str | Path | IO[bytes]) -> None:
+    """Draw the panels below each other: a bar for each evaluation, its interval, and what is quoted."""
+    counts = [len(panel.bars) for panel in panels]
+    figure = Figure(figsize=(8, 0.34 * sum(counts) + 0.7 * len(panels) + 0.5), layout="constrained")
+    grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=counts)
+    for (axes,), panel in zip(grid, panels, strict=True):
+        places, values = range(len(panel.bars)), [100 * bar.value for bar in panel.bars]
+        axes.barh(places, values, height=0.62, color="#9ecae9")
+        for place, bar, value in zip(places, panel.bars, values, strict=True):
+            low, high = (value, value) if bar.interval is None else (100 * end for end in bar.interval)
+            if bar.interval is not None:
+                axes.plot(
+                    [low, high], [place, place], color="#26456e", linewidth=1.4, marker="|", markersize=8
+                )
+            axes.annotate(
+                f"{value:.1f}",
+                (max(high, value), place),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+        quoted = [(100 * bar.quoted, place) for place, bar in enumerate(panel.bars) if bar.quoted is not None]
+        if quoted:
+            axes.scatter(
+                *zip(*quoted, strict=True),
+                marker="D",
+                s=26,
+                facecolor="white",
+                edgecolor="#e45756",
+                zorder=3,
+                label="quoted from Table 3 of the paper; other weights and protocols",
+            )
+            axes.legend(fontsize=7, loc="lower right", frameon=False, bbox_to_anchor=(1, 1), borderpad=0)
+        labels = [textwrap.shorten(bar.label, LONGEST_LABEL, placeholder=" ...") for bar in panel.bars]
+        axes.set_yticks(places, labels, fontsize=9)
+        axes.set(xlim=(0, 106), ylim=(len(panel.bars) - 0.5, -0.5))  # from top to bottom
+        axes.set_title(panel.title, fontsize=9, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("mIoU, %; dark lines are 95 % intervals over the images")
+    figure.savefig(path, dpi=120)
+
+
+@plain_text
 def prediction_sheet(rows: Sequence[SheetRow], table: ClassTable, path: str | Path) -> None:
     """Draw image | target | prediction in a line for each row, and below them the colors of their classes."""
-    heights = [WIDTH / 3 * row.image.shape[0] / row.image.shape[1] + 0.45 for row in rows]
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.8), layout="constrained")
-    grid = figure.subplots(len(rows), 3, squeeze=False, height_ratios=heights)
+    lines = [
+        (row.image, [(row.title, None), ("target", row.target), ("prediction", row.prediction)])
+        for row in rows
+    ]
+    _sheet(lines, table, path, WIDTH)
+
+
+@plain_text
+def method_sheet(rows: Sequence[MethodsRow], table: ClassTable, path: str | Path | IO[bytes]) -> None:
+    """Draw image | target | the prediction of each method in a line for each row, and the colors of their
+    classes.
+    """
+    lines = []
+    for row in rows:
+        found = [(textwrap.fill(name, LABEL_WIDTH), ids) for name, ids in row.predictions.items()]
+        lines.append((row.image, [(row.title, None), ("target", row.target), *found]))
+    _sheet(lines, table, path, TILE * len(lines[0][1]))
+
+
+def _sheet(
+    rows: Sequence[tuple[np.ndarray, Sequence[tuple[str, np.ndarray | None]]]],
+    table: ClassTable,
+    path: str | Path | IO[bytes],
+    width: float,
+) -> None:
+    """Draw a line for each image (H, W, 3) uint8: a tile for each title, the image itself or with ids (H, W)
+    over it, and below them the colors of the classes. `width` is in inches.
+    """
+    columns = len(rows[0][1])
+    heights = [width / columns * image.shape[0] / image.shape[1] + 0.45 for image, _ in rows]
+    figure = Figure(figsize=(width, sum(heights) + 0.8), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     present: set[int] = set()
-    for line, row in zip(grid, rows, strict=True):
-        tiles = [Image.fromarray(row.image)]
-        for ids in (row.target, row.prediction):
-            present |= set(np.unique(ids).tolist())
-            tiles.append(Image.fromarray(overlay(row.image, ids, table)))
-        for axes, tile, title in zip(line, tiles, (row.title, "target", "prediction"), strict=True):
+    for line, (image, tiles) in zip(grid, rows, strict=True):
+        for axes, (title, ids) in zip(line, tiles, strict=True):
+            present |= set() if ids is None else set(np.unique(ids).tolist())
+            tile = Image.fromarray(image if ids is None else overlay(image, ids, table))
             tile.thumbnail((SIDE, SIDE))
             axes.imshow(tile)
             axes.set_title(title, fontsize=9)

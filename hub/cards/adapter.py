@@ -8,12 +8,12 @@ import shlex
 from pathlib import Path
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.markdown import escaped
 from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
 from attn2mask.hub.cards.markdown import (
     UNKNOWN,
     Card,
     duration,
-    escaped,
     merge,
     public_path,
     read_record,

@@ -18,6 +18,7 @@ import pyarrow.parquet as parquet
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.markdown import escaped
 from attn2mask.builders.sample import OPTIONAL
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES
@@ -26,7 +27,6 @@ from attn2mask.hub.cards.markdown import (
     Card,
     as_list,
     count,
-    escaped,
     merge,
     merge_data,
     percent,

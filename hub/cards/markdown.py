@@ -18,6 +18,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import yaml_dump
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.markdown import escaped
 
 if TYPE_CHECKING:
     from huggingface_hub import CardData, RepoCard
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 TEMPLATES = Path(__file__).parent / "templates"
-NOT_RECORDED = "not recorded"
 UNKNOWN = "unknown"  # the Hub's word for a license that no record names
 
 # A block without an end, or that another mark cuts short, is free text.
@@ -205,16 +205,6 @@ def public_path(path: str) -> str:
 def table_rows(rows: Iterable[Sequence[Any]]) -> list[list[str]]:
     """The rows of a Markdown table as escaped text."""
     return [[escaped(value) for value in row] for row in rows]
-
-
-def escaped(value: Any) -> str:
-    """A value as text inside a line of Markdown, where no pipe, line break or tag of it has an effect."""
-    if value is None:
-        return NOT_RECORDED
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def version_rows(record: Mapping[str, Any]) -> list[list[str]]:

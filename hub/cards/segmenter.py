@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.markdown import NOT_RECORDED
 from attn2mask.hub.cards.markdown import (
-    NOT_RECORDED,
     UNKNOWN,
     Card,
     count,

@@ -71,7 +71,9 @@ def test_version_and_help_of_every_command(installed):
     assert Path(place).is_relative_to(installed.environment)
     assert heavy == "[]"
     usages = {line.split()[2] for line in text if line.startswith("usage: attn2mask ")}
-    expected = "build show remask aliases draw train adapt evaluate evaluate-rules publish preview demo"
+    expected = (
+        "build show remask aliases draw train adapt evaluate compare evaluate-rules publish preview demo"
+    )
     assert usages == set(expected.split())
 
 

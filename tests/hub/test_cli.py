@@ -95,6 +95,7 @@ ARGUMENTS = {
     "train": ["--dataset", "data"],
     "adapt": ["--data", "images"],
     "evaluate": ["--checkpoint", "run", "--dataset", "data"],
+    "compare": ["metrics.json"],
     "evaluate-rules": ["--dataset", "data"],
     "show": ["data"],
     "preview": ["data"],

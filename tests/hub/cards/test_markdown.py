@@ -5,12 +5,12 @@ from card_text import block
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.markdown import escaped
 from attn2mask.hub.cards.markdown import (
     as_list,
     compose,
     count,
     duration,
-    escaped,
     merge,
     percent,
     public_path,
