@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import CLIPModel
+from transformers import CLIPModel, PreTrainedModel
 
 from attn2mask.training.zeroshot.protocol import Protocol
 from attn2mask.training.zeroshot.segmenter import text_directions
@@ -16,18 +16,20 @@ WEIGHTS = "openai/clip-vit-base-patch16"
 
 @dataclass(frozen=True)
 class LoadedCLIP:
-    """CLIP, the directions (Q, D) of the queries, the factor of its softmax, and what is known of it."""
+    """A model like CLIP, the directions (Q, D) of the queries, the factor of its softmax, and its record."""
 
-    model: CLIPModel
+    model: PreTrainedModel
     directions: Tensor
     scale: float
     record: dict[str, Any]
 
 
-def load_clip(weights: str, protocol: Protocol) -> LoadedCLIP:
-    """CLIP with the directions of the queries. Raises UserError as `load_model` does."""
+def load_clip(weights: str, protocol: Protocol, kind: type[PreTrainedModel] = CLIPModel) -> LoadedCLIP:
+    """A model of class `kind`, whose texts are encoded as CLIP's are, with the directions of the queries.
+    Raises UserError as `load_model` does.
+    """
     folder: Path = find_folder(weights)
-    model = load_model(folder, CLIPModel, weights)
+    model = load_model(folder, kind, weights)
     tokenizer = load_tokenizer(folder, weights)
     length = model.config.text_config.max_position_embeddings
 
