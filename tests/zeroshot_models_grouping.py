@@ -1,4 +1,4 @@
-"""Tiny models of GroupViT, OVSegmentor and CLIPpy with random weights, and parts of the published networks."""
+"""Tiny models of GroupViT, OVSegmentor and CLIPpy with random weights, and parts of published networks."""
 
 import math
 import string
@@ -27,11 +27,16 @@ SIZE, PATCH = 32, 8  # pixels
 _SIGNS = string.ascii_lowercase + "./,-"
 
 
-def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model in evaluation mode, with random values for all of its weights and statistics."""
-    torch.manual_seed(seed)
+def randomized(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, with random values for all of its weights and statistics. The biases are
+    small, so that the patches of one image differ.
+    """
+    torch.manual_seed(0)
     for name, parameter in model.named_parameters():
-        nn.init.normal_(parameter, 1 if "norm" in name and name.endswith("weight") else 0, 0.3)
+        if name.endswith("bias"):
+            nn.init.normal_(parameter, 0, 0.1)
+        else:
+            nn.init.normal_(parameter, 1 if parameter.ndim == 1 else 0, 0.3)  # norms have one axis
     for part in model.modules():
         if isinstance(part, nn.BatchNorm1d):
             nn.init.normal_(part.running_mean, 0, 0.3)
@@ -43,9 +48,7 @@ def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def clip_tokenizer() -> CLIPTokenizer:
     tokens = [*_SIGNS, *(sign + "</w>" for sign in _SIGNS), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(
-        vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77
-    )
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)
 
 
 def bert_tokenizer() -> BertTokenizer:
@@ -131,9 +134,7 @@ def tiny_clippy() -> CLIPpyModel:
         image_size=SIZE,
         patch_size=PATCH,
     )
-    text = T5Config(
-        vocab_size=len(t5_tokenizer()), d_model=24, d_kv=64, d_ff=48, num_layers=2, num_heads=2
-    )
+    text = T5Config(vocab_size=len(t5_tokenizer()), d_model=24, d_kv=64, d_ff=48, num_layers=2, num_heads=2)
     return randomized(CLIPpyModel(CLIPpyConfig(vision_config=vision, text_config=text)))
 
 

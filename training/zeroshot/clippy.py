@@ -108,7 +108,7 @@ def layout(state: Mapping[str, Tensor]) -> tuple[CLIPpyConfig, dict[str, Tensor]
         hidden_size=width,
         intermediate_size=len(tensors["vision_model.layers.0.mlp.fc1.weight"]),
         num_hidden_layers=count(tensors, "vision_model.layers."),
-        num_attention_heads=width // HEAD,
+        num_attention_heads=max(1, width // HEAD),
         layer_norm_eps=1e-6,
         image_size=math.isqrt(places) * patch,
         patch_size=patch,

@@ -132,7 +132,7 @@ def layout(state: Mapping[str, Tensor]) -> tuple[OVSegmentorConfig, dict[str, Te
         hidden_size=text_width,
         intermediate_size=len(state[f"{bert}encoder.layer.0.intermediate.dense.weight"]),
         num_hidden_layers=count(state, f"{bert}encoder.layer."),
-        num_attention_heads=text_width // TEXT_HEAD,
+        num_attention_heads=max(1, text_width // TEXT_HEAD),
         max_position_embeddings=len(state[f"{bert}embeddings.position_embeddings.weight"]),
         type_vocab_size=len(state[f"{bert}embeddings.token_type_embeddings.weight"]),
     )

@@ -31,8 +31,8 @@ class TwoTowersConfig(PreTrainedConfig):
     both configurations in `sub_configs`.
     """
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None
+    text_config: Any = None
 
     def __post_init__(self, **kwargs) -> None:
         for name, kind in self.sub_configs.items():
@@ -99,9 +99,16 @@ def load_tokenizer(folder: Path | str, weights: str) -> Any:
     """The tokenizer in a folder, or of a name on the Hub. Raises UserError if there is none."""
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, HfHubHTTPError) as error:
         raise UserError(f"--weights {weights}: no tokenizer can be loaded: {first_line(error)}") from error
+    # Without these files, transformers makes a tokenizer without words.
+    files = tokenizer.vocab_files_names.values()
+    if Path(folder).is_dir() and not any((Path(folder) / file).is_file() for file in files):
+        raise UserError(
+            f"--weights {weights}: no tokenizer can be loaded: the folder has no {' or '.join(files)}"
+        )
+    return tokenizer
 
 
 def tokenizer_beside(file: Path, kind: Any, name: str, weights: str) -> Any:
@@ -169,22 +176,20 @@ def load_published_model(
             )
     except KeyError as error:
         raise UserError(
-            f"--weights {weights} is no published file of a {kind.__name__}: it has no {error.args[0]}"
+            f"--weights {weights} holds no {kind.__name__}: it lacks the tensor {error.args[0]}"
         ) from error
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"--weights {weights}: {first_line(error)}") from error
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise UserError(f"--weights {weights} holds no {kind.__name__}: {first_line(error)}") from error
     problems = {
-        "lacks {} tensors of": report["missing_keys"],
-        "has {} tensors that are none of": report["unexpected_keys"],
-        "has {} tensors of other shapes than those of": [key for key, *_ in report["mismatched_keys"]],
+        f"tensors that {kind.__name__} has and the file lacks": report["missing_keys"],
+        f"tensors that the file has and {kind.__name__} lacks": report["unexpected_keys"],
+        f"tensors that have other shapes in {kind.__name__}": [key for key, *_ in report["mismatched_keys"]],
     }
     for problem, keys in problems.items():
         # `read_state` leaves out the counters of batch normalization, which no prediction needs.
         keys = sorted(key for key in keys if not key.endswith("num_batches_tracked"))
         if keys:
-            raise UserError(
-                f"--weights {weights} {problem.format(len(keys))} a {kind.__name__}, such as {keys[0]}"
-            )
+            raise UserError(f"--weights {weights}: {problem}: {len(keys)}, such as {keys[0]}")
     return model.eval()
 
 
@@ -208,7 +213,7 @@ def count(state: Mapping[str, Tensor], prefix: str) -> int:
     """How many numbered parts follow a prefix of names. Raises KeyError if there is none."""
     numbers = [int(found[1]) for name in state if (found := re.match(re.escape(prefix) + r"(\d+)\.", name))]
     if not numbers:
-        raise KeyError(f"{prefix}0")
+        raise KeyError(f"{prefix}0...")
     return max(numbers) + 1
 
 

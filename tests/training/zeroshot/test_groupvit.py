@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from zeroshot_models_grouping import PATCH, SIZE, clip_tokenizer, save_model, tiny_groupvit
 
@@ -44,16 +45,12 @@ def pixels_of(size: tuple[int, int], images: int = 2) -> Tensor:
 
 def trained_at(size: tuple[int, int]):
     """The tiny model, as if it had been trained at another size, with position embeddings of this size."""
-    model, places = tiny_groupvit(size), SIZE // PATCH
-    positions = tiny_groupvit().vision_model.embeddings.position_embeddings
-    state = tiny_groupvit().state_dict()
-    wide = positions.T if positions.ndim == 2 else positions[0].T
-    wide = F.interpolate(
-        wide.reshape(1, -1, places, places), (size[0] // PATCH, size[1] // PATCH), mode="bicubic"
-    )
-    state["vision_model.embeddings.position_embeddings"] = wide.flatten(2).transpose(1, 2)
-    model.load_state_dict(state)
-    return model.eval()
+    model, state = tiny_groupvit(size), tiny_groupvit().state_dict()
+    name = "vision_model.embeddings.position_embeddings"
+    square = state[name].transpose(1, 2).unflatten(2, (SIZE // PATCH, SIZE // PATCH))
+    resized = F.interpolate(square, (size[0] // PATCH, size[1] // PATCH), mode="bicubic")
+    model.load_state_dict(state | {name: resized.flatten(2).transpose(1, 2)})
+    return model
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -70,10 +67,10 @@ def test_the_tower_at_any_size_is_that_of_transformers(size):
 
 
 @torch.no_grad()
-def text_directions(model, queries: tuple[str, ...]) -> list[Tensor]:
-    found = []
+def text_directions(queries: tuple[str, ...]) -> list[Tensor]:
+    model, tokenizer, found = tiny_groupvit(), clip_tokenizer(), []
     for query in queries:
-        tokens = clip_tokenizer()(f"a photo of a {query}.", return_tensors="pt")
+        tokens = tokenizer(f"a photo of a {query}.", return_tensors="pt")
         found.append(unit(model.get_text_features(**tokens).pooler_output[0]))
     return found
 
@@ -94,7 +91,7 @@ def bilinear(values: Tensor, y: float, x: float) -> Tensor:
 
 
 @torch.no_grad()
-def expected_of(model, pixels: Tensor, protocol: Protocol) -> Tensor:
+def expected_of(model, texts: list[Tensor], pixels: Tensor, protocol: Protocol) -> Tensor:
     """The values of a window (3, H, W), step by step: of the queries, or of the ids with a threshold."""
     output = model.vision_model(pixels[None], output_attentions=True)
     first, second = output.attentions
@@ -103,7 +100,6 @@ def expected_of(model, pixels: Tensor, protocol: Protocol) -> Tensor:
     tokens = output.last_hidden_state[0]
     groups = [unit(model.visual_projection(token[None])[0]) for token in tokens]
     image = unit(model.visual_projection(tokens.mean(0)[None])[0])
-    texts = text_directions(model, protocol.queries)
     scale = min(float(model.logit_scale.exp()), 100)
     # Which queries are the names of each class; each word is a class of its own.
     classes, start = [], 0
@@ -141,7 +137,8 @@ def expected_of(model, pixels: Tensor, protocol: Protocol) -> Tensor:
 def test_the_scores_are_those_of_the_original_step_by_step(folder, size, background):
     protocol, pixels = protocol_of(background), pixels_of(size)
     found = load(folder, protocol).network.eval()(pixels).logits
-    expected = torch.stack([expected_of(trained_at(size), image, protocol) for image in pixels])
+    model, texts = trained_at(size), text_directions(protocol.queries)
+    expected = torch.stack([expected_of(model, texts, image, protocol) for image in pixels])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
     assert len(expected[0].flatten(1).unique(dim=1).T) > 1  # several groups
     assert not expected[0].equal(expected[1])
@@ -156,7 +153,7 @@ def test_every_image_of_a_batch_has_its_own_classes_and_threshold(folder):
     for values in alone:
         chosen = values[1:].amax((1, 2)) > 0
         assert chosen.sum() <= 5
-        assert 0 < values[0].sum()  # some background
+        assert values[0].sum() > 0  # some background
     assert len({tuple((values[1:].amax((1, 2)) > 0).tolist()) for values in alone}) > 1
 
 
@@ -215,7 +212,5 @@ def test_the_factor_is_at_most_100_and_the_protocol_can_set_it(folder, tmp_path)
 
 def test_images_have_the_normalization_of_imagenet(folder):
     preprocessor = load(folder, protocol_of("none")).preprocessor
-    from PIL import Image
-
     pixels = preprocessor(Image.new("RGB", (SIZE, SIZE), (124, 116, 104)))["pixel_values"]
     assert pixels.abs().max() < 0.02
