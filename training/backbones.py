@@ -204,13 +204,37 @@ def read_state(file: Path, what: str = "backbone") -> dict[str, Tensor]:
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
+    except UnpicklingError as error:
+        raise _refused(file, what, error) from error
+    except (OSError, ValueError, RuntimeError, EOFError, LookupError, SafetensorError) as error:
         raise UserError(f"{what} {file} cannot be read: {first_line(error)}") from error
     for key in _STATES:
         state = state[key] if isinstance(state, Mapping) and key in state else state
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{what} {file} holds no state dict: give a file that maps names to tensors")
     return {key: value for key, value in state.items() if not _UNUSED.match(key)}
+
+
+def _refused(file: Path, what: str, error: UnpicklingError) -> UserError:
+    """The error for a pickle that `torch.load` refuses, with a command that converts the file, if it names an
+    object that is no tensor.
+    """
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found is None:
+        return UserError(f"{what} {file} cannot be read: it is no file of tensors")
+    steps = (
+        "import torch",
+        "from safetensors.torch import save_file",
+        f"s = torch.load('{file}', map_location='cpu', weights_only=False)",
+        f"s = {' or '.join(f's.get({key!r})' for key in _STATES)} or s",
+        "s = {k: v.clone().contiguous() for k, v in s.items() if torch.is_tensor(v)}",
+        f"save_file(s, '{file}.safetensors')",
+    )
+    return UserError(
+        f"{what} {file} holds other objects than tensors, such as {found[1]}, and is not loaded, because"
+        " reading them can run any code; if you trust its source, convert it in a separate environment and"
+        f' give the new file instead: python -c "{"; ".join(steps)}"'
+    )
 
 
 def translated(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -294,6 +294,10 @@ def write_grouped(file: Path) -> None:
     torch.save(state, file)
 
 
+def write_junk(file: Path) -> None:
+    file.write_bytes(b"this is no file of torch")
+
+
 def write_pickle(file: Path) -> None:
     file.write_bytes(pickle.dumps({"a": 1}, protocol=2))
 
@@ -301,7 +305,8 @@ def write_pickle(file: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (write_unsafe, "cannot be read"),
+        (write_unsafe, "holds other objects than tensors, such as print, and is not loaded"),
+        (write_junk, "cannot be read"),
         (write_pickle, "cannot be read|holds no state dict"),
         (write_list, "holds no state dict"),
         (write_other, "holds no state dict of a ResNet or a Swin"),
