@@ -15,7 +15,7 @@ from attn2mask.training.zeroshot.weights import find_folder, load_model, load_to
 
 BACKGROUNDS = ("none", "threshold", "words")
 WEIGHTS = "CIDAS/clipseg-rd64-refined"
-_PROMPTS = 16  # that are decoded at once: half a gigabyte at 448 x 448 pixels
+_PROMPTS = 16  # that are decoded at once, so that memory does not grow with the number of queries
 
 
 class DenseCLIPSeg(nn.Module):

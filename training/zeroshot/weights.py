@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -58,7 +58,7 @@ def find_folder(weights: str) -> Path:
             if not any(folder.glob("*.safetensors")):
                 snapshot_download(weights, allow_patterns=_OTHER_WEIGHTS)
             return folder
-    except (OSError, ValueError, HfHubHTTPError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         raise UserError(
             f"--weights {weights}: there is no such folder, and it cannot be loaded from the Hub: "
             f"{first_line(error)}"
@@ -100,7 +100,7 @@ def load_tokenizer(folder: Path | str, weights: str) -> Any:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, HfHubHTTPError) as error:
+    except (OSError, ValueError, KeyError, HTTPError) as error:
         raise UserError(f"--weights {weights}: no tokenizer can be loaded: {first_line(error)}") from error
     # Where the files of the tokenizer are missing, transformers makes one that knows no word.
     if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):

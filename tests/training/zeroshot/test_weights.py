@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file, save_file
 from zeroshot_models import save_align, save_clip, save_clipseg
 
@@ -85,9 +86,10 @@ def test_a_file(clip):
     assert "is a file, but this method needs a folder" in message("clipseg", clip / "model.safetensors")
 
 
-def test_without_a_network(monkeypatch):
+@pytest.mark.parametrize("error", [OSError, HTTPError])
+def test_without_a_network(monkeypatch, error):
     def fail(*arguments, **options):
-        raise OSError("no route to host")
+        raise error("no route to host")
 
     monkeypatch.setattr(weights, "snapshot_download", fail)
     text = message("align", "someone/something")
