@@ -134,6 +134,20 @@ def test_a_published_file_computes_what_it_did(tmp_path, network, name, prefix, 
             torch.testing.assert_close(found[:, query], expected, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_shorter_texts_of_a_query_are_padded_without_effect(tmp_path, network):
+    weights = write(network.state_dict(), tmp_path / "it.pt")
+    protocol = replace(PROTOCOL, templates=("scene",))
+    vectors = []
+    for text in protocol.prompts("airplane"):
+        tokens = t5_tokenizer()(text, return_tensors="pt")["input_ids"]
+        states = network.text[0].auto_model(input_ids=tokens).last_hidden_state[0]
+        vectors.append(F.normalize(network.text[2].linear(states.mean(0)), dim=0))
+    assert len(vectors) == 5
+    found = load_segmenter("clippy", weights, protocol, TABLE).network.directions[0]
+    torch.testing.assert_close(found, F.normalize(sum(vectors), dim=0), rtol=1e-4, atol=1e-5)
+
+
 def test_the_published_shapes_are_all_used():
     """Of ViT-B and Sentence-T5-base; without values."""
     text = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12)
