@@ -43,7 +43,10 @@ class CompareConfig(CheckedOptions):
         "metrics files that `attn2mask evaluate` wrote", positional=True, metavar="METRICS"
     )
     out: str = option(
-        "Markdown file of the table; the other files go beside it", "table.md", stored=False, metavar="FILE"
+        "file of the table in Markdown; the other files go beside it",
+        "table.md",
+        stored=False,
+        metavar="FILE",
     )
     csv: str | None = option(
         "CSV file of the table", None, stored=False, metavar="FILE", default_text="--out with .csv"

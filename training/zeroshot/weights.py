@@ -117,7 +117,7 @@ def tokenizer_beside(file: Path, kind: Any, name: str, weights: str) -> Any:
     try:
         with quiet():
             return kind.from_pretrained(file.parent if beside else name)
-    except (OSError, ValueError, KeyError, HfHubHTTPError) as error:
+    except (OSError, ValueError, KeyError, HTTPError) as error:
         raise UserError(
             f"--weights {weights}: no tokenizer can be loaded ({first_line(error)}); put tokenizer.json and"
             f" tokenizer_config.json of {name} into {file.parent}"
