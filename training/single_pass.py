@@ -30,9 +30,6 @@ class EncodedTexts:
     states: Tensor
     pooled: Tensor | None = None
 
-    def __getitem__(self, part: slice) -> "EncodedTexts":
-        return EncodedTexts(self.states[part], None if self.pooled is None else self.pooled[part])
-
 
 @torch.no_grad()
 def encode(painter: Painter, texts: list[str]) -> EncodedTexts:
@@ -68,13 +65,12 @@ def single_pass(
     """A recorder with the attention of one pass of the UNet over N noisy latents (N, C, h, w), each with its
     own one of N texts. `spans` and `self_attention` are those of `AttentionRecorder`.
     """
-    unet = painter.pipe.unet
+    pipe, states = painter.pipe, texts.states.to(latents)
     conditions = {}
     if texts.pooled is not None:  # such a UNet also takes original size, crop and target size
-        height, width = (side * painter.pipe.vae_scale_factor for side in latents.shape[-2:])
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], device=latents.device)
-        sizes = sizes.to(texts.states.dtype).expand(len(latents), -1)
-        conditions = {"text_embeds": texts.pooled, "time_ids": sizes}
-    with AttentionRecorder(unet, spans, self_attention=self_attention) as recorder:
-        unet(latents, TIMESTEP, texts.states, added_cond_kwargs=conditions)
+        height, width = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
+        sizes = torch.tensor([[height, width, 0, 0, height, width]]).to(states).expand(len(latents), -1)
+        conditions = {"text_embeds": texts.pooled.to(latents), "time_ids": sizes}
+    with AttentionRecorder(pipe.unet, spans, self_attention=self_attention) as recorder:
+        pipe.unet(latents, TIMESTEP, states, added_cond_kwargs=conditions)
     return recorder
