@@ -8,7 +8,12 @@ in the template's prompt, records how much each place attends to the words of th
 
 Each query is divided by its own maximum: classes that an image lacks get as much attention as those that it
 shows, so that this tells where a class is, but hardly whether it is there. The minimum is taken away so that
-even maps, which locate nothing, lose against others.
+even maps, which locate nothing, lose against others. So choose classes by labels of the image where there are
+any, and prefer the rule "threshold" for the background: the best of many words nearly always wins.
+
+Several names in one prompt take less time and are less accurate: given the labels of 60 drawn scenes, the
+mean IoU of the embedded painter at the best threshold is 0.47 with one name in a prompt, 0.40 with three and
+0.37 with eight.
 """
 
 from dataclasses import replace
@@ -102,8 +107,8 @@ def load(weights: str, protocol: Protocol, table: ClassTable) -> Segmenter:
         raise UserError(str(error).replace("--model", "--weights")) from error
     if not isinstance(painter.layout, UNet):
         raise UserError(
-            f"--weights {weights}: images can be given to Stable Diffusion 1.x, 2.x and XL and Kolors alone; take"
-            " one of these, or --weights embedded"
+            f"--weights {weights}: images can be given to Stable Diffusion 1.x, 2.x and XL and Kolors alone;"
+            " take one of these, or --weights embedded"
         )
     preset = "daam-like" if protocol.name == "original" else preset_for(weights)
     rules = load_rules(preset)
