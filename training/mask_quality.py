@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from attn2mask.builders.classes import ClassTable
@@ -17,7 +16,6 @@ from attn2mask.builders.drawn.scenes import DrawnScene
 from attn2mask.builders.label import Labels, label_image, to_ids
 from attn2mask.builders.painter import Painter
 from attn2mask.builders.prompts import Prompt, PromptSource
-from attn2mask.builders.recorder import AttentionRecorder
 from attn2mask.builders.reliability import RELIABLE
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.scores import class_scores, propagation_size, quantize
@@ -25,10 +23,10 @@ from attn2mask.builders.words.captions import Caption
 from attn2mask.builders.words.grammar import nouns, phrase, sentence
 from attn2mask.training.miou import MeanIoU
 from attn2mask.training.referee import to_tensor
+from attn2mask.training.single_pass import encode, noisy_latents, single_pass
 
 # The side of the recorded self-attention as a fraction of the latents', as all presets have it.
 PROPAGATION = 0.5
-TIMESTEP = 350  # of 1,000: the noise that is added to drawn scenes
 
 
 @dataclass(frozen=True)
@@ -104,32 +102,16 @@ def class_prompt(
     return prompt_for(sentence([phrase(word, 1, rng) for word in words], place, rng), table, painter)
 
 
-@torch.no_grad()
 def record_image(painter: Painter, image: np.ndarray, prompt: Prompt, seed: int) -> RecordedImage:
     """An image (H, W, 3) uint8 with the attention of one denoising pass at `TIMESTEP` for a prompt.
 
     The image is encoded, and noise of `seed` is added. H and W are multiples of the pipeline's factor.
     """
-    pipe, device = painter.pipe, painter.pipe.unet.device
-    signal = pipe.scheduler.alphas_cumprod[TIMESTEP]
-    # The autoencoder of Stable Diffusion XL overflows in float16.
-    latent = pipe.vae.float().encode(to_tensor(image[None]).to(device)).latent_dist.mean.cpu()
-    latent = latent * pipe.vae.config.scaling_factor
-    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
-    noisy = (signal.sqrt() * latent + (1 - signal).sqrt() * noise).to(device, pipe.unet.dtype)
-    embedding, _, *pooled = pipe.encode_prompt(
-        prompt.text, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
-    )
-    height, width = image.shape[:2]
-    conditions = {}
-    if pooled:  # Stable Diffusion XL; it also takes original size, crop and target size
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], device=device, dtype=embedding.dtype)
-        conditions = {"text_embeds": pooled[0], "time_ids": sizes}
     spans = dict(enumerate((*prompt.spans, *prompt.background_spans)))
-    side = painter.latent_side(height, width)
+    side = painter.latent_side(*image.shape[:2])
     choose = partial(propagation_size, fraction=PROPAGATION, latent_side=side)
-    with AttentionRecorder(pipe.unet, [spans], self_attention=choose) as recorder:
-        pipe.unet(noisy, TIMESTEP, embedding, added_cond_kwargs=conditions)
+    latents = noisy_latents(painter, to_tensor(image[None]), seed)
+    recorder = single_pass(painter, latents, encode(painter, [prompt.text]), [spans], choose)
     maps, k = list(recorder.maps[0].values()), len(prompt.classes)
     return RecordedImage(image, prompt.classes, maps[:k], side, recorder.self_attention[0], maps[k:])
 

@@ -200,8 +200,9 @@ def recorded(
 
     from attn2mask.builders.layouts import UNet
     from attn2mask.builders.painter import load_painter
-    from attn2mask.training.mask_quality import TIMESTEP, class_prompt, record_image
+    from attn2mask.training.mask_quality import class_prompt, record_image
     from attn2mask.training.rule_evaluation.measurement import judge, scores_of
+    from attn2mask.training.single_pass import TIMESTEP
 
     logger.info("Loading the painter %s", config.model)
     painter = load_painter(config.model, config.revision)

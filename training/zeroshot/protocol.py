@@ -57,7 +57,8 @@ class Protocol:
             scored; a probability below `threshold`; or a word of `words` that is more probable than every
             class (and a probability below `threshold`, if there is one).
         threshold: 0 to 1, for probabilities at the size of the image; None if there is none.
-        size: the shorter side in pixels that the image is resized to.
+        size: the shorter side in pixels that the image is resized to; None for the size that the model was
+            trained with.
         longest: what the longer side has at most, in pixels; None if it may have any length.
         crop: the side in pixels of the square that is cut out of the middle; None if nothing is cut.
         window: the side in pixels of the sliding window; None for the whole image.
@@ -72,7 +73,7 @@ class Protocol:
     name: ProtocolName
     names: tuple[tuple[str, ...], ...]
     background: Background
-    size: int
+    size: int | None
     words: tuple[str, ...] = ()
     threshold: float | None = None
     longest: int | None = None

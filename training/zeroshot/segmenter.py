@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.training.zeroshot.decision import Decision
-from attn2mask.training.zeroshot.protocol import NORMALIZATIONS, Protocol
+from attn2mask.training.zeroshot.protocol import COMMON_SIZE, NORMALIZATIONS, Protocol
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,11 @@ class Preprocessor:
     protocol: Protocol
     normalization: str  # the model's own, if the protocol names none
     resample: Image.Resampling = Image.Resampling.BILINEAR
+    size: int = COMMON_SIZE  # the model's own, if the protocol names none
 
     def __call__(self, images: Image.Image, return_tensors: str = "pt") -> dict[str, Tensor]:
         """The pixels (1, 3, h, w) float32 of one image."""
-        size, longest = self.protocol.size, self.protocol.longest
+        size, longest = self.protocol.size or self.size, self.protocol.longest
         shorter, longer = sorted(images.size)
         scale = min(size / shorter, longest / longer) if longest else size / shorter
         width, height = (max(1, round(side * scale)) for side in images.size)
