@@ -130,7 +130,7 @@ def test_many_classes_are_asked_for_in_several_passes(tiny_model, kind):
     assert scores.shape[:2] == (1, len(protocol.queries))
     assert ((scores >= 0) & (scores <= 1)).all()
     image = np.zeros((64, 64, 3), np.uint8)
-    assert set(segmenter.decision(scores, image).unique().tolist()) <= set(range(19))
+    assert set(segmenter.decision(scores, image)[0].unique().tolist()) <= set(range(19))
 
 
 def test_the_record_says_how_the_attention_was_recorded(pets):
