@@ -20,8 +20,8 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.images import overlay
 
 MOST_BARS = 60  # of more classes, the best and the worst are drawn
-LONGEST_LABEL = 40  # characters of the label of a bar
-TILE, LABEL_WIDTH = 2.4, 30  # of a column of `method_sheet`: inches, and characters in a line of its label
+LABEL_WIDTH = 30  # characters in a line of the label of a bar or of a method
+TILE = 2.4  # inches of a column of `method_sheet`
 WIDTH, SIDE = 9.6, 512  # of the sheet in inches, and of the longer side of an image on it in pixels
 plain_text = rc_context({"text.parse_math": False})  # a name with two dollar signs is not a formula
 
@@ -134,7 +134,7 @@ def interval_chart(panels: Sequence[Panel], path: str | Path | IO[bytes]) -> Non
                 label="quoted from Table 3 of the paper; other weights and protocols",
             )
             axes.legend(fontsize=7, loc="lower right", frameon=False, bbox_to_anchor=(1, 1), borderpad=0)
-        labels = [textwrap.shorten(bar.label, LONGEST_LABEL, placeholder=" ...") for bar in panel.bars]
+        labels = [textwrap.fill(bar.label, LABEL_WIDTH) for bar in panel.bars]
         axes.set_yticks(places, labels, fontsize=9)
         axes.set(xlim=(0, 106), ylim=(len(panel.bars) - 0.5, -0.5))  # from top to bottom
         axes.set_title(panel.title, fontsize=9, loc="left")
