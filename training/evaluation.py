@@ -69,10 +69,10 @@ class Evaluation:
     Attributes:
         metrics: a `MeanIoU` for network "a", for "b" where there are two, for the mean of their logits
             ("both"), and for "given_labels": the mean prediction restricted to the background and the classes
-            in the ground truth, an oracle that matches what attention masks know. With a CRF, also for "crf":
-            the mean prediction after it.
+            in the ground truth, an oracle that matches what attention masks know. With a CRF, also for "crf"
+            and "crf_given_labels": the last two after it.
         image_iou: the mean IoU of "both" on each image, by its index; NaN if all of it is ignored.
-        boundary: the boundary counts (classes, 2) of "both", "given_labels" and "crf", if they were measured.
+        boundary: the boundary counts (classes, 2) of these, but for single networks, if they were measured.
     """
 
     metrics: dict[str, MeanIoU]
@@ -106,7 +106,8 @@ def evaluate(
 
 def metric_names(networks: int, augmentation: Augmentation) -> list[str]:
     """The names of what is counted for so many networks, as `Evaluation.metrics` has them."""
-    return [*("a", "b")[:networks], "both", "given_labels", *(("crf",) if augmentation.crf else ())]
+    after_crf = ("crf", "crf_given_labels") if augmentation.crf else ()
+    return [*("a", "b")[:networks], "both", "given_labels", *after_crf]
 
 
 @torch.no_grad()
@@ -139,7 +140,7 @@ def count_images(
         for place, (index, example, _) in enumerate(batch):
             own = [each[place : place + 1] for each in logits]
             predicted = _predictions(own, example, table, augmentation, decide)
-            yield index, _counts(dict(zip(names, predicted, strict=True)), example, table, boundaries)
+            yield index, counts_of(dict(zip(names, predicted, strict=True)), example, table, boundaries)
 
 
 def summarize(counts: Mapping[int, ImageCounts], table: ClassTable, names: Iterable[str]) -> Evaluation:
@@ -168,18 +169,31 @@ def summarize(counts: Mapping[int, ImageCounts], table: ClassTable, names: Itera
 
 def report(evaluation: Evaluation) -> dict[str, Any]:
     """What metrics.json holds: the metrics of "both"; `mean_iou_given_labels`; with a CRF, the metrics after
-    it as `crf_mean_iou`, `crf_per_class_iou` and `crf_pixel_accuracy`; if boundaries were measured,
-    `boundary_iou`, and likewise `boundary_iou_given_labels` and `crf_boundary_iou`; and the metrics of each
-    network under `networks.a` and `networks.b`. The counts start again.
+    it, whose names begin with `crf_`; if boundaries were measured, `boundary_iou` and the like; and the
+    metrics of each network under `networks.a` and `networks.b`. The counts start again.
     """
     computed = {name: metric.compute() for name, metric in evaluation.metrics.items()}
-    given_labels = computed.pop("given_labels")["mean_iou"]
-    both, refined = computed.pop("both"), computed.pop("crf", {})
-    refined = {f"crf_{name}": value for name, value in refined.items() if name != "num_images"}
-    keys = {"both": "boundary_iou", "given_labels": "boundary_iou_given_labels", "crf": "crf_boundary_iou"}
-    boundary = {keys[name]: mean_boundary_iou(counts) for name, counts in evaluation.boundary.items()}
-    boundary = {key: None if math.isnan(value) else value for key, value in boundary.items()}
-    return {**both, "mean_iou_given_labels": given_labels, **refined, **boundary, "networks": computed}
+    scores: dict[str, Any] = {}
+    networks: dict[str, Any] = {}
+    for name, metrics in computed.items():
+        if name in ("a", "b"):
+            networks[name] = metrics
+        elif name == "both":
+            scores |= metrics
+        elif name == "crf":
+            scores |= {f"crf_{key}": value for key, value in metrics.items() if key != "num_images"}
+        else:
+            scores[key_of("mean_iou", name)] = metrics["mean_iou"]
+    for name, counts in evaluation.boundary.items():
+        value = mean_boundary_iou(counts)
+        scores[key_of("boundary_iou", name)] = None if math.isnan(value) else value
+    return {**scores, "networks": networks}
+
+
+def key_of(measure: str, name: str) -> str:
+    """The key in metrics.json of a measure of a prediction, as `metric_names` names it."""
+    crf, given_labels = name.startswith("crf"), name.endswith("given_labels")
+    return f"{'crf_' if crf else ''}{measure}{'_given_labels' if given_labels else ''}"
 
 
 def best_and_worst(
@@ -267,13 +281,18 @@ def _predictions(
         yield predicted
     yield from (predicted, restricted)
     if augmentation.crf:
-        yield refined_ids(decide.probabilities(mean, example.image), example.image).to(predicted)
+        probabilities = decide.probabilities(mean, example.image)
+        yield refined_ids(probabilities, example.image).to(predicted)
+        if choice is None or len(choice) == 1:  # nothing competes
+            yield restricted
+        else:
+            yield choice[refined_ids(probabilities[choice], example.image).to(choice)].int()
 
 
-def _counts(
+def counts_of(
     predictions: Mapping[str, Tensor], example: Example, table: ClassTable, boundaries: bool
 ) -> ImageCounts:
-    """What is counted of the predictions (H, W) of an image, by their names."""
+    """What is counted of the predictions (H, W) int32 of an image, by their names (see `metric_names`)."""
     classes, ignore = len(table.names), table.ignore_index
     stacked = torch.stack(list(predictions.values()))
     matrices = count_pixels(stacked, torch.from_numpy(example.target).to(stacked), classes, ignore)
@@ -283,9 +302,9 @@ def _counts(
         entries = zip(rows.tolist(), columns.tolist(), matrix[rows, columns].tolist(), strict=True)
         confusion[name] = [list(entry) for entry in entries]
     boundary = {}
-    for name in ("both", "given_labels", "crf") if boundaries else ():
-        if name in predictions:
-            counts = boundary_counts(predictions[name].cpu().numpy(), example.target, classes, ignore)
+    for name, ids in predictions.items() if boundaries else ():
+        if name not in ("a", "b"):
+            counts = boundary_counts(ids.cpu().numpy(), example.target, classes, ignore)
             boundary[name] = [[int(k), *counts[k].tolist()] for k in np.flatnonzero(counts.any(1))]
     return ImageCounts(example.name, confusion, boundary, bool((example.target == ignore).any()))
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from segmenters import Segmenter, examples, processor
 
 from attn2mask.builders.table_reader import load_table
+from attn2mask.training import inference
 from attn2mask.training.benchmarks import Example
 from attn2mask.training.boundary import boundary_counts, mean_boundary_iou
 from attn2mask.training.evaluation import (
@@ -40,7 +41,7 @@ def test_scores_after_the_crf_have_their_own_names():
         report(evaluate([Segmenter(0)], processor(), images, TABLE, Augmentation(crf=crf), progress=False))
         for crf in (False, True)
     )
-    added = {"crf_mean_iou", "crf_per_class_iou", "crf_pixel_accuracy"}
+    added = {"crf_mean_iou", "crf_per_class_iou", "crf_pixel_accuracy", "crf_mean_iou_given_labels"}
     assert refined.keys() - plain.keys() == added
     assert {name: refined[name] for name in plain} == plain
     expected = np.zeros((21, 22), np.int64)
@@ -157,6 +158,28 @@ def test_boundaries_are_those_of_the_predictions():
     assert found["boundary_iou"] == mean_boundary_iou(expected)
     assert found["crf_boundary_iou"] == mean_boundary_iou(refined)
     assert 0 < found["boundary_iou_given_labels"] < 1
+
+
+def test_the_crf_given_labels_chooses_among_the_classes_of_the_image():
+    """The dense CRF gets the probabilities of these classes alone; with one class, nothing competes."""
+    mixed = examples(3, classes=4)
+    single = Example("one", mixed[0].image, np.full_like(mixed[0].target, 7))
+    crf = Augmentation(crf=True)
+    table = load_table("cityscapes")  # without a background
+    expected = np.zeros((19, 20), np.int64)
+    network = Segmenter(0, 19)
+    for example in (*mixed, single):
+        present = [k for k in np.unique(example.target) if k != 255]
+        logits = predict([network], example.image)[0].softmax(0)[present]
+        ids = (
+            inference.refined_ids(logits, example.image).numpy()
+            if len(present) > 1
+            else np.zeros_like(example.target)
+        )
+        expected += confusion_matrix(np.array(present)[ids], example.target, 19)
+    evaluation = evaluate([network], processor(), [*mixed, single], table, crf, progress=False)
+    assert (evaluation.metrics["crf_given_labels"].matrix == expected).all()
+    assert report(evaluation)["crf_mean_iou_given_labels"] == pytest.approx(mean_iou(expected))
 
 
 def test_a_background_that_is_not_scored_counts_nowhere():
