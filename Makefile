@@ -8,7 +8,7 @@ SIZE ?= full
 INSTALL := PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel $(BIN)/python -m pip install --quiet -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: demo test slow lint lowest bench bench-masks bench-peers survival painter evidence clean
+.PHONY: demo test slow lint lowest bench bench-masks bench-peers survival painter evidence table3 clean
 
 demo: .venv/.installed
 	$(BIN)/attn2mask demo --size $(SIZE) --out runs/demo$(if $(filter small,$(SIZE)),-small)
@@ -56,6 +56,10 @@ painter: .venv/.developer
 evidence: .venv/.developer
 	$(BIN)/python training/experiments/painter_quality.py --out runs/evidence
 	$(BIN)/python training/experiments/ablation.py --out runs/ablation
+
+# A small CLIP that is read directly, beside the painter's attention and networks that were trained on it.
+table3: .venv/.developer
+	$(BIN)/python training/experiments/table3.py --out runs/table3 --results docs/results.md
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -72,7 +72,7 @@ class Trial:
     @property
     def command(self) -> list[str]:
         """The command of its process."""
-        held_out = ("--held-out", *map(str, self.sets))
+        held_out = ("--held-out", *map(str, self.sets)) if self.sets else ()
         data = ("--dataset", str(self.data), "--output-dir", str(self.directory), "--workers", "0")
         method = ("--seed", str(self.seed), "--mixed-precision", "no", "--resume")
         return [sys.executable, __file__, *held_out, *data, *method, *self.flags]
