@@ -29,18 +29,23 @@ def load_clip(weights: str, protocol: Protocol) -> LoadedCLIP:
     folder: Path = find_folder(weights)
     model = load_model(folder, CLIPModel, weights)
     tokenizer = load_tokenizer(folder, weights)
+    scale = float(model.logit_scale.detach().exp()) if protocol.scale is None else protocol.scale
+    return LoadedCLIP(model, query_directions(model, tokenizer, protocol), scale, record_of(weights, folder))
+
+
+def query_directions(model: CLIPModel, tokenizer: Any, protocol: Protocol) -> Tensor:
+    """The direction (Q, E) of each query, float32."""
     length = model.config.text_config.max_position_embeddings
 
     def encode(texts: list[str]) -> Tensor:
         tokens = tokenizer(
             texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
+        ).to(model.device)
         return model.get_text_features(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).pooler_output
 
-    scale = float(model.logit_scale.detach().exp()) if protocol.scale is None else protocol.scale
-    return LoadedCLIP(model, text_directions(encode, protocol), scale, record_of(weights, folder))
+    return text_directions(encode, protocol)
 
 
 def before_last_block(model: CLIPModel, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
