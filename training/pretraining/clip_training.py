@@ -80,9 +80,9 @@ class CLIPTrainingConfig(PretrainingConfig):
 
     output_dir: str = option("directory of scenes and checkpoints", "runs/clip", stored=False)
     scenes: int = option("number of drawn scenes to train on", 40_000, at_least=1)
-    steps: int = option("number of training steps", 2_000, at_least=1)
-    batch_size: int = option("images of a step in each process", 128, at_least=1)
-    learning_rate: float = option("highest learning rate", 1e-3, above=0)
+    steps: int = option("number of training steps", 4_000, at_least=1)
+    batch_size: int = option("images of a step in each process", 64, at_least=1)
+    learning_rate: float = option("highest learning rate", 1.5e-3, above=0)
 
 
 def make_clip(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
@@ -175,7 +175,7 @@ class Batches:
         self.scenes, self.tokenizer, self.device, self.captions = scenes, tokenizer, device, Captions()
         self.classes = [shown_classes(scene) for scene in scenes.scenes]
 
-    def draw(self, rng: np.random.Generator, size: int) -> list[Tensor]:
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Normalized images (B, 3, 128, 128), token ids (B + C, tokens) of their captions and of the prompts
         of the C classes that they show, and which texts are positives of which images (B, B + C) bool.
         """
@@ -188,8 +188,8 @@ class Batches:
         same = [[shown == other for other in classes] for shown in classes]
         named = [[name in shown for name in single] for shown in classes]
         positive = torch.cat([torch.tensor(same), torch.tensor(named)], 1)
-        batch = (random_crops(self.scenes.images[rows], rng), ids, positive)
-        return [tensor.to(self.device) for tensor in batch]
+        pixels = random_crops(self.scenes.images[rows], rng)
+        return pixels.to(self.device), ids.to(self.device), positive.to(self.device)
 
 
 def contrast(
@@ -199,9 +199,9 @@ def contrast(
     images = F.normalize(image_vectors(model, pixels, rng).float(), dim=-1)
     texts = F.normalize(model.get_text_features(input_ids=ids).pooler_output.float(), dim=-1)
     logits = model.logit_scale.float().exp().clamp(max=HIGHEST_SCALE) * images @ texts.T
-    captions, prompts = (slice(0, len(images)), slice(len(images), None))
-    losses = [multi_positive_loss(logits[:, part], positive[:, part]) for part in (captions, prompts)]
-    return sum(losses, torch.zeros(()).to(logits))
+    count = len(images)
+    captions = multi_positive_loss(logits[:, :count], positive[:, :count])
+    return captions + multi_positive_loss(logits[:, count:], positive[:, count:])
 
 
 @torch.no_grad()
