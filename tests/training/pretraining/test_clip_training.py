@@ -22,7 +22,6 @@ from attn2mask.training.pretraining.clip_training import (
     class_scenes,
     contrast,
     held_out_figures,
-    image_vectors,
     make_clip,
     multi_positive_loss,
     random_crops,
@@ -115,8 +114,8 @@ def test_the_loss_is_that_of_the_captions_and_that_of_the_class_words(tokenizer)
     batch = Batches(Store(), tokenizer, torch.device("cpu")).draw(np.random.default_rng(1), 8)
     pixels, ids, positive = batch
     with torch.no_grad():
-        loss = float(contrast(model, *batch, np.random.default_rng(2)))
-        images = image_vectors(model, pixels, np.random.default_rng(2))
+        loss = float(contrast(model, *batch))
+        images = model.get_image_features(pixel_values=pixels).pooler_output
         texts = model.get_text_features(input_ids=ids).pooler_output
         images, texts = (part / part.norm(dim=-1, keepdim=True) for part in (images, texts))
         logits = math.exp(2.6592) * images @ texts.T
@@ -188,18 +187,6 @@ def test_crops_are_normalized_and_may_be_mirrored():
     assert float(values.max()) < 127.01
 
 
-def test_an_image_vector_without_the_patches_left_out_is_that_of_clip(tokenizer, monkeypatch):
-    model = make_clip(tokenizer)
-    pixels = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        full = model.get_image_features(pixel_values=pixels).pooler_output
-        half = image_vectors(model, pixels, np.random.default_rng(0))
-        monkeypatch.setattr(clip_training, "KEPT_PATCHES", 1.0)
-        torch.testing.assert_close(image_vectors(model, pixels, np.random.default_rng(0)), full)
-    assert half.shape == full.shape
-    assert not torch.allclose(half, full, atol=1e-3)
-
-
 # The figures of held-out scenes
 
 
@@ -251,10 +238,10 @@ def test_a_toy_training_makes_weights_that_maskclip_reads_and_resumes_bit_for_bi
     class Interrupted(Exception):
         pass
 
-    def interrupted(model, pixels, ids, positive, rng):
+    def interrupted(model, *batch):
         if (tmp_path / "b" / "clip.safetensors").exists():
             raise Interrupted
-        return contrast(model, pixels, ids, positive, rng)
+        return contrast(model, *batch)
 
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setattr(clip_training, "contrast", interrupted)
