@@ -53,7 +53,7 @@ from attn2mask.training.pretraining.autoencoder import (
     train_autoencoder,
     tune_decoder,
 )
-from attn2mask.training.pretraining.scene_store import IMAGE_SIZE, SceneStore, draw_scenes
+from attn2mask.training.pretraining.scene_store import IMAGE_SIZE, STUDIES, SceneStore, draw_scenes
 from attn2mask.training.pretraining.trainer import PretrainingConfig, Trainer, gaussian_noise, start_processes
 from attn2mask.training.pretraining.vocabulary import MAX_TOKENS, Captions, make_tokenizer
 
@@ -63,7 +63,6 @@ RECORD = "training.json"  # beside the weights: how they were made
 PAINTING = Painting(steps=20, guidance_scale=3.0, height=IMAGE_SIZE, width=IMAGE_SIZE)
 LATENT_SIZE = IMAGE_SIZE // 8
 CHECKED = 128  # images that the error is measured on while training
-STUDIES = 0.12  # share of single things and plain grounds of Cityscapes' classes among the scenes
 SAMPLE_PROMPTS = """
     an airplane in the sky | a bicycle on a road | a bird in a park | a boat on the water
     a bottle in a kitchen | a bus on the street | a car on a dirt road | a cat in a room

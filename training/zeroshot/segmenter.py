@@ -101,7 +101,9 @@ def text_encoder(model: Any, tokenizer: Any) -> Encode:
     length = model.config.text_config.max_position_embeddings
 
     def encode(texts: list[str]) -> Tensor:
-        tokens = tokenizer(texts, padding=True, max_length=length, truncation=True, return_tensors="pt")
+        tokens = tokenizer(texts, padding=True, max_length=length, truncation=True, return_tensors="pt").to(
+            model.device
+        )
         return model.get_text_features(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).pooler_output
