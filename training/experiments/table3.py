@@ -99,13 +99,20 @@ class Table3Config(ExperimentConfig):
 
 
 def train_clips(config: Table3Config, folder: Path) -> list[Path]:
-    """The folders of the small CLIP models, one for each seed. What is finished is not repeated."""
+    """The folders of the small CLIP models, one for each seed. What is finished is not repeated. All of them
+    see the scenes that the first one draws.
+    """
     made = []
     for seed in range(config.seeds):
-        output, weights = folder / f"seed-{seed}", folder / f"seed-{seed}" / "weights"
+        output = folder / f"seed-{seed}"
+        weights = output / "weights"
         made.append(weights)
         if (weights / "training.json").exists():
             continue
+        output.mkdir(parents=True, exist_ok=True)
+        for file in (folder / "seed-0").glob("*-[0-9]*.*"):  # images, masks and scenes of each process
+            if seed and not (output / file.name).exists():
+                (output / file.name).symlink_to(Path("..", "seed-0", file.name))
         options = {"output-dir": output, "scenes": config.scenes, "steps": config.clip_steps, "seed": seed}
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(usable_cores())]
