@@ -199,16 +199,16 @@ def held_out_figures(
     `retrieval`: the share of the scenes of one class whose class has the name, in "a photo of a {}.", that is
     the most similar one to the image; chance is one of 20. `area`: the area under the ROC curve of MaskCLIP's
     map of each class that a scene shows, in the mean; chance is 0.5. `mean_iou_given_labels`: the mean IoU of
-    MaskCLIP if only the classes that a scene shows may be predicted, and the background where they have a
-    probability below 0.5.
+    MaskCLIP on the things of scenes of several classes, if only their classes may be predicted. The
+    background is not scored, so that no threshold matters. There must be scenes of one class and of several.
     """
     table = load_table("voc")
-    protocol = common(table, background="threshold", size=IMAGE_SIZE)
+    protocol = common(table, background="none", size=IMAGE_SIZE)
     preprocessor = Preprocessor(protocol, "clip")
     directions = text_directions(text_encoder(model, tokenizer), protocol)
     segmenter = DenseCLIP(model, last_block, directions)
     decision = Decision(table, protocol, scale=float(model.logit_scale.exp()))
-    metric = MeanIoU(len(table.names))
+    metric = MeanIoU(len(table.names), table.ignore_index)
     found, areas = [], []
     for scene in scenes:
         pixels = preprocessor(Image.fromarray(scene.image))["pixel_values"].to(model.device, model.dtype)
@@ -220,8 +220,10 @@ def held_out_figures(
         maps = segmenter(pixels).logits
         values = decision.probabilities(maps, scene.image).flatten(1).cpu().numpy()
         areas += [area_under_curve(values[k], (scene.mask == k).ravel()) for k in shown]
-        (ids,) = decision(maps, scene.image, [torch.tensor([0, *shown], device=maps.device)])
-        metric.add(prediction=ids.cpu().numpy(), reference=scene.mask)
+        if len(shown) > 1:
+            (ids,) = decision(maps, scene.image, [torch.tensor(shown, device=maps.device)])
+            things = np.where(scene.mask == 0, table.ignore_index, scene.mask)
+            metric.add(prediction=ids.cpu().numpy(), reference=things)
     return {
         "retrieval": float(np.mean(found)),
         "area": float(np.mean(areas)),

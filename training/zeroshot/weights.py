@@ -22,6 +22,7 @@ from attn2mask.training.backbones import quiet, read_state
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a repository; weights, if there are none, below
 _OTHER_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]
+_TOKENIZER_FILES = ["*token*", "*.txt", "*.model", "special*"]
 
 Layout = Callable[[Mapping[str, Tensor]], tuple[PreTrainedConfig, dict[str, Tensor]]]
 
@@ -116,7 +117,9 @@ def tokenizer_beside(file: Path, kind: Any, name: str, weights: str) -> Any:
     beside = any((file.parent / each).is_file() for each in kind.vocab_files_names.values())
     try:
         with quiet():
-            return kind.from_pretrained(file.parent if beside else name)
+            # Without a network, `from_pretrained` itself would try for minutes.
+            folder = file.parent if beside else snapshot_download(name, allow_patterns=_TOKENIZER_FILES)
+            return kind.from_pretrained(folder)
     except (OSError, ValueError, KeyError, HTTPError) as error:
         raise UserError(
             f"--weights {weights}: no tokenizer can be loaded ({first_line(error)}); put tokenizer.json and"

@@ -194,14 +194,17 @@ def test_figures_of_a_model_without_knowledge(tokenizer):
     """All patches and images have one vector: every class is retrieved equally, and areas are at chance."""
     model = make_clip(tokenizer)
     model.visual_projection.weight.data.zero_()
-    scenes = [draw_scene("variety", np.random.default_rng(k), things=("aeroplane",)) for k in range(3)]
-    figures = held_out_figures(model, tokenizer, scenes)
+    one, two = (
+        [draw_scene("variety", np.random.default_rng(k), 128, things) for k in range(3)]
+        for things in (("aeroplane",), ("dog", "bicycle"))
+    )
+    figures = held_out_figures(model, tokenizer, [*one, *two])
     assert figures["retrieval"] == 1.0  # the first class of the table, at a draw
     assert figures["area"] == 0.5
-    background = sum((scene.mask == 0).sum() for scene in scenes) / (3 * 128 * 128)
-    assert figures["mean_iou_given_labels"] == pytest.approx(background / 2)  # aeroplanes: 0
-    others = [draw_scene("variety", np.random.default_rng(k), things=("dog",)) for k in range(3)]
-    assert held_out_figures(model, tokenizer, others)["retrieval"] == 0.0
+    bicycle, dog = (sum((scene.mask == k).sum() for scene in two) for k in (2, 12))
+    assert figures["mean_iou_given_labels"] == pytest.approx(bicycle / (bicycle + dog) / 2)  # dogs: 0
+    others = [draw_scene("variety", np.random.default_rng(k), 128, ("dog",)) for k in range(3)]
+    assert held_out_figures(model, tokenizer, [*others, *two])["retrieval"] == 0.0
 
 
 # The run

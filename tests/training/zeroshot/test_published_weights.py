@@ -13,6 +13,7 @@ from zeroshot_models_grouping import MODELS, bert_tokenizer, save_model
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.table_reader import load_table
+from attn2mask.training.zeroshot import weights
 from attn2mask.training.zeroshot.protocol import common
 from attn2mask.training.zeroshot.segmenter import load_segmenter
 from attn2mask.training.zeroshot.weights import count, load_published, renamed, tokenizer_beside
@@ -22,9 +23,9 @@ PROTOCOL = common(TABLE, "none", size=32)
 PUBLISHED = ["ovsegmentor", "clippy"]
 
 
-def message(method: str, weights: Path) -> str:
+def message(method: str, source: Path) -> str:
     with pytest.raises(UserError) as raised:
-        load_segmenter(method, str(weights), PROTOCOL, TABLE)
+        load_segmenter(method, str(source), PROTOCOL, TABLE)
     return str(raised.value)
 
 
@@ -122,7 +123,7 @@ def test_the_tokenizer_of_a_file_lies_beside_it_or_is_on_the_hub(tmp_path, monke
     bert_tokenizer().save_pretrained(tmp_path)
     found = tokenizer_beside(tmp_path / "it.pth", BertTokenizer, "some/bert", "it.pth")
     assert found("cow")["input_ids"] == bert_tokenizer()("cow")["input_ids"]
-    monkeypatch.setattr(T5Tokenizer, "from_pretrained", unreachable)
+    monkeypatch.setattr(weights, "snapshot_download", unreachable)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError) as raised:
         tokenizer_beside(tmp_path / "empty" / "it.pt", T5Tokenizer, "some/t5", "it.pt")
