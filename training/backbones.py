@@ -205,7 +205,7 @@ def read_state(file: Path, what: str = "backbone") -> dict[str, Tensor]:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        raise _refused(file, what, error) from error
+        raise refused(file, what, error, Path(f"{file}.safetensors")) from error
     except (OSError, ValueError, RuntimeError, EOFError, LookupError, SafetensorError) as error:
         raise UserError(f"{what} {file} cannot be read: {first_line(error)}") from error
     for key in _STATES:
@@ -215,9 +215,9 @@ def read_state(file: Path, what: str = "backbone") -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not _UNUSED.match(key)}
 
 
-def _refused(file: Path, what: str, error: UnpicklingError) -> UserError:
-    """The error for a pickle that `torch.load` refuses, with a command that converts the file, if it names an
-    object that is no tensor.
+def refused(file: Path, what: str, error: UnpicklingError, target: Path) -> UserError:
+    """The error for a pickle that `torch.load` refuses, with a command that converts the file to `target`, if
+    it names an object that is no tensor.
     """
     found = re.search(r"GLOBAL (\S+)", str(error))
     if found is None:
@@ -228,12 +228,12 @@ def _refused(file: Path, what: str, error: UnpicklingError) -> UserError:
         f"s = torch.load('{file}', map_location='cpu', weights_only=False)",
         f"s = {' or '.join(f's.get({key!r})' for key in _STATES)} or s",
         "s = {k: v.clone().contiguous() for k, v in s.items() if torch.is_tensor(v)}",
-        f"save_file(s, '{file}.safetensors')",
+        f"save_file(s, '{target}', metadata={{'format': 'pt'}})",
     )
     return UserError(
         f"{what} {file} holds other objects than tensors, such as {found[1]}, and is not loaded, because"
-        " reading them can run any code; if you trust its source, convert it in a separate environment and"
-        f' give the new file instead: python -c "{"; ".join(steps)}"'
+        f" reading them can run any code; if you trust its source, convert it to {target.name} in a separate"
+        f' environment, and use that: python -c "{"; ".join(steps)}"'
     )
 
 

@@ -73,7 +73,8 @@ def _size(file: MetricsFile) -> str:
     if (protocol := file.protocol) is None:
         return ""
     crop = f", crop {protocol.crop}" if protocol.crop else ""
-    return f"{protocol.size}{f', at most {protocol.longest}' if protocol.longest else ''}{crop}"
+    longest = f", at most {protocol.longest}" if protocol.longest else ""
+    return f"{protocol.size or 'of the model'}{longest}{crop}"
 
 
 def _window(file: MetricsFile) -> str:

@@ -78,7 +78,12 @@ def measured_method(config: "EvaluateConfig") -> Measured:
     protocol = protocol_of(config, table)
     logger.info("Loading %s", f"{config.method} from {config.weights}" if config.weights else config.method)
     segmenter = load_segmenter(config.method, config.weights, protocol, table)
-    method = {"name": config.method, "protocol": protocol.facts(), **segmenter.record}
+    method = {
+        "name": config.method,
+        "protocol": protocol.facts(),
+        "normalization": protocol.normalization or segmenter.preprocessor.normalization,
+        **segmenter.record,
+    }
     return Measured(
         [segmenter.network.eval()],
         segmenter.preprocessor,

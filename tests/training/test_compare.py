@@ -4,7 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from PIL import Image
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
 from attn2mask.training.bootstrap import mean_iou_interval
-from attn2mask.training.zeroshot.protocol import common, original
+from attn2mask.training.zeroshot.protocol import PROTOCOLS, Method, common, original
 
 VOC = load_table("voc")
 CLIP = "openai/clip-vit-base-patch16"
@@ -199,6 +199,23 @@ def test_figures_of_publications_are_quoted_by_the_number_of_classes(tmp_path):
     ]
     assert "No public checkpoint gives the figures of Table 3" in text
     assert "- GroupViT: this run followed the protocol of the publication." in text
+
+
+@pytest.mark.parametrize("name", get_args(Method))
+def test_every_method_can_be_compared(tmp_path, name):
+    """Under both protocols, if its publication has one."""
+    protocols = [common(VOC, "words", 64)] + ([original(name, VOC)] if name in PROTOCOLS else [])
+    files = [
+        write(tmp_path, f"{k}.json", metrics(method=method(name, protocol), mean_iou=MEAN, num_images=2))
+        for k, protocol in enumerate(protocols)
+    ]
+    assert compare(*files, "--out", str(tmp_path / "t.md")) == 0
+    text = (tmp_path / "t.md").read_text()
+    assert "None" not in text
+    if name in PROTOCOLS:
+        assert "this run followed the protocol of the publication" in text or "the weights of" in text
+    else:
+        assert "no publication defines a protocol for VOC" in text
 
 
 def test_differences_from_the_publication_are_sentences(tmp_path):

@@ -52,10 +52,10 @@ def recorded_protocol(facts: Mapping[str, Any]) -> Protocol:
     values["names"] = tuple(_texts(names) for names in facts.get("names", ()))
     values |= {key: _texts(facts.get(key, ())) for key in ("words", "templates")}
     protocol = Protocol(**values)
-    for key in ("size", "overlap", "area"):
+    for key in ("overlap", "area"):
         if not isinstance(getattr(protocol, key), int | float):
             raise TypeError(f"the {key} of its protocol is no number")
-    for key in ("longest", "crop", "window", "threshold", "scale"):
+    for key in ("size", "longest", "crop", "window", "threshold", "scale"):
         if not isinstance(getattr(protocol, key), int | float | None):
             raise TypeError(f"the {key} of its protocol is no number")
     for key in ("name", "background", "normalization", "refinement"):
@@ -95,7 +95,8 @@ def differences(method: str, protocol: Protocol, weights: str | None) -> list[st
 
 
 def _size(protocol: Protocol) -> str:
-    return f"resized the shorter side to {protocol.size} pixels"
+    size = "the model's own size" if protocol.size is None else f"{protocol.size} pixels"
+    return f"resized the shorter side to {size}"
 
 
 def _longest(protocol: Protocol) -> str:
@@ -119,6 +120,8 @@ def _window(protocol: Protocol) -> str:
 
 
 def _normalization(protocol: Protocol) -> str:
+    if protocol.normalization == "half":
+        return "scaled pixels to -1 to 1"
     data = {"clip": "CLIP's data", "imagenet": "ImageNet"}.get(protocol.normalization, protocol.normalization)
     return f"normalized pixels with the mean and deviation of {data}"
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from attn2mask.builders.errors import UserError, first_line
-from attn2mask.training.backbones import quiet, read_state
+from attn2mask.training.backbones import quiet, read_state, refused
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a repository; weights, if there are none, below
 _OTHER_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]
@@ -44,15 +45,21 @@ class TwoTowersConfig(PreTrainedConfig):
 
 
 def find_folder(weights: str) -> Path:
-    """The folder of a model: `weights` itself, or the local copy of the Hub's repository.
+    """The folder of a model: `weights` itself, that of a file of safetensors, or the local copy of the Hub's
+    repository.
 
-    Raises UserError if it is a file, or neither a folder nor on the Hub.
+    Raises UserError if it is another file, or neither a folder nor on the Hub.
     """
     path = Path(weights)
+    if path.is_file() and path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
+        return path.parent
     if path.is_dir():
         return path
     if path.is_file():
-        raise UserError(f"--weights {weights} is a file, but this method needs a folder or a name on the Hub")
+        raise UserError(
+            f"--weights {weights} is a file, but this method needs a folder or a name on the Hub; a file of"
+            " safetensors must lie beside its config.json"
+        )
     try:
         with quiet():
             folder = Path(snapshot_download(weights, allow_patterns=_FILES))
@@ -86,7 +93,10 @@ def load_model(folder: Path, kind: type[PreTrainedModel], weights: str, **option
             model, report = kind.from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True, **options
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except UnpicklingError as error:
+        file = next(folder.glob("pytorch_model*.bin"), folder)
+        raise refused(file, "--weights", error, folder / "model.safetensors") from error
+    except (OSError, ValueError, RuntimeError, EOFError, LookupError, SafetensorError) as error:
         raise UserError(f"--weights {weights}: {first_line(error)}") from error
     if report["missing_keys"]:
         raise UserError(

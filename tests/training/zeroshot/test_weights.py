@@ -1,10 +1,14 @@
 """Weights and rules that a method cannot take end with one line."""
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file, save_file
 from zeroshot_models import save_align, save_clip, save_clipseg
@@ -83,7 +87,42 @@ def test_a_folder_without_a_tokenizer(clip):
 
 
 def test_a_file(clip):
-    assert "is a file, but this method needs a folder" in message("clipseg", clip / "model.safetensors")
+    """One of safetensors stands for its folder, if this holds the configuration."""
+    assert load_segmenter("maskclip", str(clip / "model.safetensors"), PROTOCOL, VOC).record["sha256"]
+    assert "is a file, but this method needs a folder" in message("clipseg", clip / "config.json")
+    (clip / "config.json").unlink()
+    assert "must lie beside its config.json" in message("clipseg", clip / "model.safetensors")
+
+
+class Creates:
+    """An object whose unpickling creates a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return open, (str(self.file), "w")
+
+
+def test_a_folder_whose_weights_would_run_code(clip, tmp_path):
+    """They are refused. A pickle of tensors alone is read, and the advice of the message works."""
+    state = load_file(clip / "model.safetensors")
+    (clip / "model.safetensors").unlink()
+    created = tmp_path / "created"
+    torch.save({**state, "more": Creates(created)}, clip / "pytorch_model.bin")
+    text = message("maskclip", clip)
+    assert not created.exists()
+    assert "holds other objects than tensors, such as io.open, and is not loaded" in text
+    _, *command = shlex.split(text[text.index("python -c") :])
+    subprocess.run([sys.executable, *command], check=True)
+    converted = load_segmenter("maskclip", str(clip), PROTOCOL, VOC).network
+    (clip / "model.safetensors").unlink()
+    torch.save(state, clip / "pytorch_model.bin")
+    plain = load_segmenter("maskclip", str(clip), PROTOCOL, VOC).network
+    for one, other in zip(converted.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
+    (clip / "pytorch_model.bin").write_bytes(b"no pickle")
+    message("maskclip", clip)
 
 
 @pytest.mark.parametrize("error", [OSError, HTTPError])
