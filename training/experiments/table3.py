@@ -126,7 +126,9 @@ def train_clips(config: Table3Config, folder: Path) -> list[Path]:
 
 
 def best_threshold(method: str, weights: str, rows: Path) -> float:
-    """The threshold of the background with the highest mean IoU on rows that are not held out."""
+    """The threshold of the background with the highest sum of the mean IoU with and without image-level
+    labels, on rows that are not held out.
+    """
     options: dict[str, Any] = {"method": method, "weights": weights, "dataset": str(rows)}
     config = EvaluateConfig(**options, background="threshold", threshold=0.5, size=IMAGE_SIDE)
     measured = measured_method(config)
@@ -134,16 +136,22 @@ def best_threshold(method: str, weights: str, rows: Path) -> float:
     if not isinstance(decision, Decision):
         raise TypeError(f"{method} has no threshold")
     images = open_images(str(rows), None, measured.table)
-    metrics = {threshold: MeanIoU(len(measured.table.names)) for threshold in THRESHOLDS}
+    metrics = {
+        at: (MeanIoU(len(measured.table.names)), MeanIoU(len(measured.table.names))) for at in THRESHOLDS
+    }
     for index in tqdm(range(len(images)), f"threshold of {method}", unit="image"):
         example = images[index]
         with torch.no_grad():
             pixels = pixels_of(measured.processor, example.image)
             logits = logits_of(measured.networks, pixels, measured.augmentation)[-1]
-        for threshold, metric in metrics.items():
+        present = np.union1d([0], example.target)  # drawn scenes have no ignored pixels
+        choices = (None, torch.from_numpy(present))
+        for threshold, pair in metrics.items():
             decide = replace(decision, protocol=replace(decision.protocol, threshold=threshold))
-            metric.add(prediction=decide(logits, example.image)[0].numpy(), reference=example.target)
-    return max(THRESHOLDS, key=lambda threshold: metrics[threshold].compute()["mean_iou"])
+            for metric, ids in zip(pair, decide(logits, example.image, choices), strict=True):
+                metric.add(prediction=ids.numpy(), reference=example.target)
+    sums = {at: sum(metric.compute()["mean_iou"] for metric in pair) for at, pair in metrics.items()}
+    return max(THRESHOLDS, key=lambda at: sums[at])
 
 
 def measure(out: Path, **options: Any) -> Metrics:
