@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -267,8 +268,9 @@ def as_text(results: Mapping[str, Any], config: Table3Config) -> str:
         f"- Held-out images of each set: {config.held_out}.",
         f"- Thresholds of the background, chosen on other scenes: {', '.join(thresholds)}.",
     ]
+    listed = "\n".join(fill(fact, 110, subsequent_indent="  ", break_on_hyphens=False) for fact in facts)
     tables = [as_table(results["rows"], name) for name in SETS]
-    return "\n\n".join([f"```console\n$ {shlex.join(command)}\n```", "\n".join(facts), *tables])
+    return "\n\n".join([f"```console\n$ {shlex.join(command)}\n```", listed, *tables])
 
 
 def replace_part(file: Path, text: str) -> None:
