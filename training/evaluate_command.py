@@ -77,6 +77,9 @@ class EvaluateConfig(CheckedOptions):
         at_least=1,
         default_text=f"{GPU_BATCH} on a GPU, 1 without one",
     )
+    trust_remote_code: bool = option(
+        "run Python code that the checkpoint brings along, with all rights of this user", False
+    )
     method: Method | None = _method_option(
         "measure this method in place of a checkpoint: it segments by the names of the classes"
     )
