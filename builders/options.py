@@ -21,6 +21,7 @@ from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
 from attn2mask.builders.classes import SURROGATE
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.yaml_reader import load_yaml
 
 Options = TypeVar("Options")
 
@@ -285,7 +286,7 @@ def _flags(parser: CommandParser, file: str, given: set[str]) -> list[str]:
     all positional arguments if any of them is.
     """
     try:
-        values = yaml.safe_load(Path(file).read_text("utf-8"))
+        values = load_yaml(Path(file).read_text("utf-8"))
         if not isinstance(values, dict):
             raise UserError(f"--config {file} must hold lines of `option: value`")
         values = {str(key).replace("-", "_"): value for key, value in values.items()}

@@ -112,6 +112,8 @@ def run(config: RemaskConfig) -> None:
         )
     rules = config.rules(source.rules, old["identity"]["model"], stored)
     directory = BuildDirectory(Path(config.out or f"{source.path}-remasked"))
+    if directory.path.resolve() == source.path.resolve():
+        raise UserError(f"--out {directory.path} is the dataset itself: choose another directory")
     directory.check_free()
     logger.info("Labeling the images of %s again", source.path)
     source.check_complete()
