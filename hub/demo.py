@@ -78,7 +78,7 @@ def demo(config: DemoConfig) -> None:
     from attn2mask.builders.painter import load_painter
     from attn2mask.training.held_out import build_rows, painted_images
 
-    started, out, size = time.time(), Path(config.out), config.resolve()
+    started, out, size = time.monotonic(), Path(config.out), config.resolve()
     data = out / "data"
     build_rows(data, size.num_images)
     (out / "demo.yaml").write_text(to_yaml(config, "attn2mask demo --config demo.yaml"))
@@ -90,7 +90,7 @@ def demo(config: DemoConfig) -> None:
     if size.max_steps:
         report["segmenters"] = measure_segmenters(size, data, out)
     cards = write_cards(data, out / "segmenter" if size.max_steps else None, out / "cards")
-    report["seconds"] = round(time.time() - started, 1)
+    report["seconds"] = round(time.monotonic() - started, 1)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print(mask_text(report))
     names = ["data", "sheet.png", "tokens.png", "report.json"]

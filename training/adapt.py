@@ -69,7 +69,7 @@ def adapt(config: AdaptConfig) -> None:
     Raises UserError for options, images and directories that cannot be used, and for a loss that is not
     finite.
     """
-    config, output, started = config.resolve(), Path(config.output_dir), time.time()
+    config, output, started = config.resolve(), Path(config.output_dir), time.monotonic()
     accelerator, batch_plan = make_accelerator(config, mixing=False)
     images = find_images(config.data)
     prompts = sample_prompts(config)

@@ -185,7 +185,7 @@ class EvaluateConfig(CheckedOptions):
 
 def run(config: EvaluateConfig) -> None:
     """Measure, write the files and print the metrics. Raises UserError for what cannot be measured."""
-    started, out = time.time(), Path(config.out)
+    started, out = time.monotonic(), Path(config.out)
     if out.is_dir():
         raise UserError(f"--out {out} is a directory")
     from attn2mask.training.benchmarks import hub_name, open_images
@@ -223,7 +223,7 @@ def run(config: EvaluateConfig) -> None:
         "classes_scored": len(table.names) - (0 if measured.scores_background else table.first_id),
         **measured.record,
         "fixed_images": {"folder": predictions_folder(out).name, "names": fixed},
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(time.monotonic() - started, 1),
         "hub": hub_name(config.dataset),
     }
     write_file(out, as_json({**metrics, "evaluated": evaluated}, counts).encode())
@@ -246,7 +246,7 @@ def run(config: EvaluateConfig) -> None:
     progress_file(out).unlink(missing_ok=True)
     print(f"{config.dataset} in the classes of {table.name}")
     print(metrics_table(metrics))
-    print(f"\nmade in {time.time() - started:.0f} s: {', '.join(map(str, made))}")
+    print(f"\nmade in {time.monotonic() - started:.0f} s: {', '.join(map(str, made))}")
     print(f"next: {next_step(config, out)}")
 
 

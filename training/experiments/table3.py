@@ -288,21 +288,21 @@ def run(config: Table3Config) -> None:
     seconds = read_seconds(out)
 
     def timed(part: str, started: float) -> None:
-        seconds[part] = seconds.get(part, 0.0) + time.time() - started
+        seconds[part] = seconds.get(part, 0.0) + time.monotonic() - started
         write_file(out / "seconds.json", json.dumps(seconds).encode())
 
     (out / "metrics").mkdir(parents=True, exist_ok=True)
-    started = time.time()
+    started = time.monotonic()
     clips = train_clips(config, out / "clip")
     timed("training of the small CLIP models", started)
-    started = time.time()
+    started = time.monotonic()
     sets = make_sets(out / "held-out", config.held_out)
     build_rows(out / "data", config.num_images)
     timed("painting of all rows", started)
-    started = time.time()
+    started = time.monotonic()
     run_trials(plan_trials(config, PRESET, {"networks": (out / "data", ())}, []), config.jobs)
     timed("co-training of the networks", started)
-    started = time.time()
+    started = time.monotonic()
     results = measure_all(config, clips, sets)
     timed("evaluation", started)
     trained = json.loads((clips[0] / "training.json").read_text())

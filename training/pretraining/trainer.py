@@ -134,7 +134,7 @@ class Trainer:
         """
         main = self.state.is_main_process
         bar = tqdm(total=self.steps, initial=self.step, desc=name, disable=not main, mininterval=5)
-        total, started = 0.0, time.time()
+        total, started = 0.0, time.monotonic()
         while self.step < self.steps:
             value = loss(self.step)
             self.update(value)
@@ -145,7 +145,7 @@ class Trainer:
                 mean, total = total / LOGGED_EVERY, 0.0
                 bar.set_postfix(loss=f"{mean:.4f}", lr=f"{self.rate():.1e}")
                 if main:
-                    self.log(stage=name, step=self.step, loss=mean, seconds=time.time() - started)
+                    self.log(stage=name, step=self.step, loss=mean, seconds=time.monotonic() - started)
             if main and (done or self.step % SAVED_EVERY == 0):
                 self.save()
             if main and check and (done or self.step % CHECKED_EVERY == 0):
