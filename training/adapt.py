@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from attn2mask.builders.files import write_file
+from attn2mask.builders.files import set_usual_mode, write_file
 from attn2mask.builders.images import encode_png, read_image
 from attn2mask.builders.options import to_yaml
 from attn2mask.builders.painter import Painter, load_painter
@@ -205,6 +205,7 @@ class Adaptation(Run):
         """Write the LoRA and its options, then the record, which marks that everything is there."""
         writing = self.output / ".writing"
         lora.save_lora(self.painter.pipe, writing)
+        set_usual_mode(writing)
         os.replace(writing / LORA_WEIGHTS, self.output / LORA_WEIGHTS)
         writing.rmdir()
         options = to_yaml(self.config, "attn2mask adapt --config adapt.yaml")
@@ -227,7 +228,7 @@ class Adaptation(Run):
                 "digest": self.facts["images"],
                 "images": len(batches.latents),
                 "with_caption": sum(text is not None for text in batches.captions),
-                "skipped": batches.latents.skipped,
+                "skipped": len(batches.latents.skipped),  # their names are not for publication
             },
             loss=self.loss,
             loss_curve="log.jsonl",

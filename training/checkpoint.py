@@ -26,6 +26,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 
 import attn2mask.training.deeplabv3plus  # noqa: F401 (registers DeepLabv3+)
 from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.files import set_usual_mode
 from attn2mask.training.backbones import quiet
 
 PEER, RECORD, OPTIONS = "peer", "training_config.json", "train.yaml"
@@ -76,6 +77,7 @@ def save_checkpoint(
     (writing / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     if options:
         (writing / OPTIONS).write_text(options)
+    set_usual_mode(writing)
     os.replace(writing, folder / _WRITTEN)  # from here on, the new checkpoint counts
     _settle(folder)
 

@@ -316,3 +316,16 @@ def test_code_of_a_checkpoint_does_not_run_unasked(build, tmp_path, monkeypatch,
         checkpoint = load_checkpoint(run, trust_remote_code=True)
         assert created.exists()
         assert type(checkpoint.processor).__name__ == "Own"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_files_have_the_permissions_of_the_users_umask(build, tmp_path, umask):
+    network, before = build("upernet"), os.umask(umask)
+    try:
+        save_checkpoint(tmp_path, network, network, make_processor(64), {})
+    finally:
+        os.umask(before)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {"model.safetensors", "config.json"} <= {file.name for file in files}
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o666 & ~umask}
