@@ -39,19 +39,20 @@ def run_command(
     handler = _Handler()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    resumes = getattr(options, "RESUMES", "")
     try:
         run(parse(options, argv, prog, description))
     except UserError as error:
         logger.error("%s", error)
     except KeyboardInterrupt:
-        logger.info("attn2mask: interrupted; run the same command again to resume")
+        logger.info("attn2mask: interrupted%s", f"; {resumes}" if resumes else "")
         return 130
     except (OSError, SafetensorError) as error:
         number = system_error_number(error)
         if number is None:
             raise
         full = number in (errno.ENOSPC, errno.EDQUOT)
-        advice = "; free some space and run the same command again to resume" if full else ""
+        advice = f"; free some space, and {resumes or 'run the command again'}" if full else ""
         where = getattr(error, "filename", None) or "writing"
         logger.error("%s: %s%s", where, os.strerror(number), advice)
     else:

@@ -41,8 +41,8 @@ def replacing(file: Path) -> Iterator[BufferedRandom]:
 
 
 def set_usual_mode(folder: Path) -> None:
-    """Give all files in a folder the permissions of the user's umask: the library safetensors lets nobody else
-    read what it writes.
+    """Give all files in a folder the permissions of the user's umask: the library safetensors lets nobody
+    else read what it writes.
     """
     umask = os.umask(0)
     os.umask(umask)

@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache, partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import yaml
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
@@ -79,7 +79,12 @@ def identity_of(config: Any) -> dict[str, Any]:
 
 
 class CheckedOptions:
-    """The base of the options of a command. Raises UserError for a value out of range or of no choice."""
+    """The base of the options of a command. Raises UserError for a value out of range or of no choice.
+
+    `RESUMES` says how an interrupted command goes on; it is empty if the command starts anew.
+    """
+
+    RESUMES: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type]
@@ -127,6 +132,8 @@ def flag_of(name: str) -> str:
     """An option's flag: "num_images" -> "--num-images"."""
     return f"--{name.replace('_', '-')}"
 
+
+SAME_COMMAND = "run the same command again to resume"
 
 # Presets
 

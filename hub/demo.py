@@ -11,9 +11,9 @@ import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from attn2mask.builders.options import CheckedOptions, option, to_yaml
+from attn2mask.builders.options import SAME_COMMAND, CheckedOptions, option, to_yaml
 
 if TYPE_CHECKING:
     from attn2mask.training.held_out import PaintedImage
@@ -47,6 +47,8 @@ def _of_sizes(name: str) -> str:
 @dataclass(frozen=True)
 class DemoConfig(CheckedOptions):
     """The options of `attn2mask demo`. Raises UserError for numbers out of range."""
+
+    RESUMES: ClassVar = SAME_COMMAND
 
     out: str = option("directory of everything that the demo makes", "runs/demo", stored=False, metavar="DIR")
     size: str = option(

@@ -48,6 +48,8 @@ measured_split = partial(
 class RunOptions(LaunchOptions):
     """The options that training and adaptation share. Raises UserError for values out of range."""
 
+    RESUMES: ClassVar = "run the same command again with --resume"
+
     output_dir: str = option("directory of the result, the checkpoints and the log", group=DATA, stored=False)
     max_steps: int | None = method_option("number of optimizer steps", at_least=1, card="steps")
     learning_rate: float | None = method_option(

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -27,7 +27,14 @@ from attn2mask import __version__
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
 from attn2mask.builders.images import encode_mask, encode_png
-from attn2mask.builders.options import CheckedOptions, flag_of, option, stored_options, to_yaml
+from attn2mask.builders.options import (
+    SAME_COMMAND,
+    CheckedOptions,
+    flag_of,
+    option,
+    stored_options,
+    to_yaml,
+)
 from attn2mask.builders.provenance import FORMAT_VERSION
 from attn2mask.training.config import measured_images, measured_split
 from attn2mask.training.zeroshot.protocol import Background, Method, ProtocolName
@@ -50,6 +57,8 @@ _method_option = partial(option, default=None, group=ZERO_SHOT)
 @dataclass(frozen=True)
 class EvaluateConfig(CheckedOptions):
     """The options of `attn2mask evaluate`. Raises UserError for missing options and values out of range."""
+
+    RESUMES: ClassVar = SAME_COMMAND
 
     checkpoint: str | None = option(
         "checkpoint: a directory that train made, or a model of the Hub", None, metavar="DIR"

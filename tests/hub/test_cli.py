@@ -269,3 +269,26 @@ def test_publishing_is_checked_before_painting(monkeypatch, capsys, tmp_path):
     assert "no connection to http" in err
     assert "(no network)" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "resumes"),
+    [
+        ("build", "run the same command again to resume"),
+        ("evaluate", "run the same command again to resume"),
+        ("train", "run the same command again with --resume"),
+        ("adapt", "run the same command again with --resume"),
+        ("draw", ""),
+        ("show", ""),
+    ],
+)
+def test_what_an_interrupted_command_advises_is_what_it_takes(name, resumes, monkeypatch, capsys):
+    """A training is refused without --resume, and what cannot go on promises nothing."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attn2mask.builders.command.parse", stopped)
+    assert main([name]) == 130
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == ("attn2mask: interrupted" + (f"; {resumes}" if resumes else ""))

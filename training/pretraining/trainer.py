@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from attn2mask.builders.options import CheckedOptions, option
+from attn2mask.builders.options import SAME_COMMAND, CheckedOptions, option
 from attn2mask.training.run import load_state, save_state
 
 LOGGED_EVERY, SAVED_EVERY, CHECKED_EVERY = 50, 250, 1000  # steps
@@ -29,6 +30,8 @@ WARMUP_STEPS = 150  # of the learning rate
 @dataclass(frozen=True)
 class PretrainingConfig(CheckedOptions):
     """The options that the scripts share. Raises UserError for numbers out of range."""
+
+    RESUMES: ClassVar = SAME_COMMAND
 
     output_dir: str = option("directory of scenes and checkpoints", "runs/pretraining", stored=False)
     export: str | None = option(
