@@ -8,11 +8,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from io import TextIOWrapper
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from attn2mask.builders.errors import UserError, system_error_number
+from attn2mask.builders.errors import UserError, printable, system_error_number
 from attn2mask.builders.options import Options, parse
 
 logger = logging.getLogger("attn2mask")
@@ -23,7 +26,20 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         lead = f"attn2mask: {record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(f"{lead}{record.getMessage()}", file=sys.stderr)
+        tqdm.write(f"{lead}{printable(record.getMessage())}", file=sys.stderr)
+
+
+class _Printable:
+    """A stream of text that no written name can control (see `printable`)."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def run_command(
@@ -39,9 +55,13 @@ def run_command(
     handler = _Handler()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal may lack the characters of a name
+            stream.reconfigure(errors="backslashreplace")
     resumes = getattr(options, "RESUMES", "")
     try:
-        run(parse(options, argv, prog, description))
+        with redirect_stdout(_Printable(sys.stdout)):
+            run(parse(options, argv, prog, description))
     except UserError as error:
         logger.error("%s", error)
     except KeyboardInterrupt:
