@@ -71,7 +71,9 @@ def adapt(config: AdaptConfig) -> None:
     """
     config, output, started = config.resolve(), Path(config.output_dir), time.monotonic()
     accelerator, batch_plan = make_accelerator(config, mixing=False)
-    images = find_images(config.data)
+    images = find_images(
+        config.data, config.allow_incomplete, not config.no_verify and accelerator.is_main_process
+    )
     prompts = sample_prompts(config)
     logger.info("Loading the painter")
     painter = load_painter(config.model, config.revision, device=str(accelerator.device), dtype=torch.float32)

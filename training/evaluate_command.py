@@ -36,6 +36,7 @@ from attn2mask.builders.options import (
     to_yaml,
 )
 from attn2mask.builders.provenance import FORMAT_VERSION
+from attn2mask.builders.row_reader import incomplete_option, no_verify_option
 from attn2mask.training.config import measured_images, measured_split
 from attn2mask.training.zeroshot.protocol import Background, Method, ProtocolName
 
@@ -79,6 +80,8 @@ class EvaluateConfig(CheckedOptions):
     num_images: int | None = option(
         "measure only the first N images", None, at_least=1, default_text="all images"
     )
+    allow_incomplete: bool = incomplete_option("options")
+    no_verify: bool = no_verify_option("options")
     batch_size: int | None = option(
         "number of images that are predicted together if they have the same size",
         None,
@@ -215,7 +218,14 @@ def run(config: EvaluateConfig) -> None:
             "The checkpoint's image processor reduces labels: in masks that do not name their classes,"
         )
         logger.info("id k is class k - 1, and id 0 is ignored")
-    images = open_images(config.dataset, config.split, table, measured.reduce_labels)
+    images = open_images(
+        config.dataset,
+        config.split,
+        table,
+        measured.reduce_labels,
+        config.allow_incomplete,
+        not config.no_verify,
+    )
     if not measured.scores_background:
         images = WithoutBackground(images, table)
     out.parent.mkdir(parents=True, exist_ok=True)
