@@ -94,7 +94,6 @@ def read_repository(api: "HfApi", kind: Kind, target: Target) -> Repository | No
     card is not UTF-8 text.
     """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.hf_api import RepoFile
 
     def info(kind: str, revision: str | None = None) -> Any:
         return with_retries(lambda: api.repo_info(repo_id, repo_type=kind, revision=revision))
@@ -117,10 +116,7 @@ def read_repository(api: "HfApi", kind: Kind, target: Target) -> Repository | No
                     f" for a {kind} of the same name"
                 ) from None
         return None
-    tree = with_retries(
-        lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=found.sha, repo_type=kind))
-    )
-    files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    files = list_files(api, kind, repo_id, found.sha)
     card = None
     if "README.md" in files:
         file = with_retries(
@@ -133,6 +129,16 @@ def read_repository(api: "HfApi", kind: Kind, target: Target) -> Repository | No
                 f"README.md of {repo_id} is not UTF-8 text ({error}): correct it first"
             ) from error
     return Repository(found.sha, files, card, bool(found.private), is_new)
+
+
+def list_files(api: "HfApi", kind: Kind, repo_id: str, revision: str) -> dict[str, "RepoFile"]:
+    """The files of a repository at one revision, by path."""
+    from huggingface_hub.hf_api import RepoFile
+
+    tree = with_retries(
+        lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=kind))
+    )
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
 
 def check_writable(repository: Repository | None, kind: Kind, target: Target) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
-from loopback_hub import READER, TOKEN, Fault, LoopbackHub
+from loopback_hub import READER, TOKEN, Fault, File, LoopbackHub, Repo
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig
@@ -389,6 +389,49 @@ def test_a_change_in_between_is_never_overwritten(hub, publish, built):
     assert b"A word in between." in files["README.md"]
     assert "kitchen/train-00000.parquet" in files
     assert [r.status for r in hub.requests("POST .*/commit/")][-2:] == [412, 200]
+
+
+def test_files_that_the_repository_ignores_are_not_left_out_silently(hub, publish, built):
+    """No commit is made. Once the patterns are gone, the same command publishes everything."""
+    hub.put("dataset", DATA, {".gitignore": b"*.parquet\n"})
+    before = hub.files("dataset", DATA)
+    status, out, error = publish("dataset", built["voc"], DATA)
+    shards = sorted(f"voc/{file.name}" for file in (built["voc"] / "data").iterdir())
+    assert status == 2
+    assert re.search(rf"{DATA} does not keep {len(shards)} of \d+ files as they were sent: ", error)
+    assert ", ".join(shards) in error
+    assert ".gitignore" in error
+    assert "published" not in out
+    assert hub.files("dataset", DATA) == before
+    hub.put("dataset", DATA, {".gitignore": b"*.log\n"})
+    assert publish("dataset", built["voc"], DATA)[0] == 0
+    assert expected("voc", built["voc"]).items() <= hub.files("dataset", DATA).items()
+
+
+@pytest.mark.parametrize("options", [(), ("--revision", "v2"), ("--create-pr",)])
+@pytest.mark.parametrize("path", ["voc/train-00001.parquet", "voc/build.json"])
+@pytest.mark.parametrize("change", ["lost", "shorter", "other bytes"])
+@pytest.mark.usefixtures("plain_card")
+def test_what_stands_in_the_repository_is_what_was_sent(
+    hub, publish, built, monkeypatch, options, path, change
+):
+    """A Hub that loses or alters a large or a small file of the commit, and answers that all went well."""
+    hub.put("dataset", DATA, {"README.md": b"---\ntags: [attn2mask]\n---\n"})
+    add = Repo.add
+
+    def altered(repo, ref, tree, title, parent):
+        if path in tree:
+            file = tree.pop(path)
+            shorter, other = file.content[:-1], bytes([file.content[0] ^ 1]) + file.content[1:]
+            content = {"shorter": shorter, "other bytes": other}.get(change)
+            tree |= {} if content is None else {path: File(content, file.is_lfs)}
+        return add(repo, ref, tree, title, parent)
+
+    monkeypatch.setattr(Repo, "add", altered)
+    status, out, error = publish("dataset", built["voc"], DATA, *options)
+    assert status == 2
+    assert re.search(rf"{DATA} does not keep 1 of \d+ files as they were sent: {path}\.", error)
+    assert "published" not in out
 
 
 # Faults.
