@@ -7,7 +7,8 @@ The files are gathered and checked first, and then compared with those of the re
 differ are sent. Files of an earlier publication that no longer exist are removed by the same commit. The
 commit names its parent, so that the Hub rejects it if somebody else committed in between; then the files are
 compared again. Before the commit nobody sees any of the files. Files that an interrupted upload has sent
-already are not sent again. After the commit, the files of the repository are compared with those that were sent.
+already are not sent again. After the commit, the files in the repository are compared with those that were
+sent.
 """
 
 import logging
