@@ -41,8 +41,9 @@ from attn2mask.hub.hub_client import (
     log_in,
     read_repository,
     token,
-    wait_seconds,
+    wait_after,
     with_retries,
+    without_password,
 )
 
 if TYPE_CHECKING:
@@ -153,13 +154,14 @@ def publish(gather: Callable[[], Publication], target: Target) -> str:
                 # If the answer to a commit was lost, reading the repository again shows whether it was made.
                 if attempt == TRIES - 1 or not (is_conflict(error) or is_transient(error)):
                     raise
-                time.sleep(wait_seconds(attempt, error))
+                wait_after(error, attempt)
                 continue
             there = list_files(api, kind, target.repo_id, made.oid)
             check_kept(target, added, [file for file in added if differs(file, there)])
             url = made.pr_url or made.commit_url
             break
 
+    url = without_password(url)
     count = len(publication.files) + len(card.files) + 1
     if sent is None:
         print(f"{target.repo_id} already holds these {count} files; nothing is new: {url}")
@@ -245,7 +247,7 @@ def list_changes(publication: Publication, target: Target) -> str:
     print(
         f"nothing was published: {len(added)} files ({total_size(added)}) to send, {len(removed)} to remove"
     )
-    return address(HfApi().endpoint, publication.kind, target.repo_id)
+    return without_password(address(HfApi().endpoint, publication.kind, target.repo_id))
 
 
 def compare(
