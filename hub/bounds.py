@@ -8,12 +8,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from typing import Any
 
-import httpcore2
 from huggingface_hub.utils import _http, httpx, set_client_factory
 
 from attn2mask.builders.errors import UserError
@@ -96,9 +95,12 @@ class _Bounds:
             left = (STALLED if self.waiting.said else min(SILENT, STALLED)) - passed
             if timeout is not None and timeout < left:
                 return read(max_bytes, timeout=timeout)
-            with suppress(httpcore2.ReadTimeout):
+            try:
                 if left > 0:
                     return read(max_bytes, timeout=left)
+            except Exception as error:
+                if type(error).__name__ != "ReadTimeout":  # of the library below httpx, whatever its name is
+                    raise
             if not self.waiting.said:
                 self.waiting.said = True
                 logger.info("waiting for %s, at most %g seconds", _origin(self.waiting.request), STALLED)

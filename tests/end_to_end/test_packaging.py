@@ -176,7 +176,9 @@ def dangers(tree: ast.AST) -> list[str]:
         elif isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load" and node not in safe:
             found.append("torch.load")
         elif isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "allow_pickle"):
-            found.append(f"{node.arg}={ast.unparse(node.value)}")
+            # `trust_remote_code` passes on what the user gave; it is off by default.
+            if ast.unparse(node.value) not in ("False", "trust_remote_code"):
+                found.append(f"{node.arg}={ast.unparse(node.value)}")
     return found
 
 
@@ -184,6 +186,7 @@ def test_dangers_are_found():
     code = "import pickle\nfrom torch import load\ntorch.load(f)\nx(trust_remote_code=True)"
     assert dangers(ast.parse(code)) == ["pickle", "torch.load", "torch.load", "trust_remote_code=True"]
     assert dangers(ast.parse("torch.load(f, weights_only=False)")) == ["torch.load"]
+    assert dangers(ast.parse("x(trust_remote_code=False, y=z(trust_remote_code=trust_remote_code))")) == []
     assert dangers(ast.parse("from pickle import UnpicklingError\ntorch.load(f, weights_only=True)")) == []
 
 

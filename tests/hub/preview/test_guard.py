@@ -9,17 +9,16 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from starlette.datastructures import Headers
 
 from attn2mask.hub.preview import guard
-from attn2mask.hub.preview.guard import LARGEST_BODY, refusal
+from attn2mask.hub.preview.guard import LARGEST_BODY, headers_of, refusal
 from attn2mask.hub.preview.page import make_app, serve
 
 OWN = "http://127.0.0.1:7860"
 
 
 def asked(method: str, *headers: tuple[str, str], port: int = 7860) -> int | None:
-    return refusal(method, port, Headers(raw=[(n.encode(), v.encode()) for n, v in headers]))
+    return refusal(method, port, headers_of({"headers": [(n.encode(), v.encode()) for n, v in headers]}))
 
 
 @pytest.mark.parametrize(
