@@ -176,10 +176,10 @@ def dangers(tree: ast.AST) -> list[str]:
         elif isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load" and node not in safe:
             found.append("torch.load")
         elif isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "allow_pickle"):
-            # `trust_remote_code` passes on what the user gave; it is off by default.
-            if ast.unparse(node.value) not in ("False", "trust_remote_code"):
-                found.append(f"{node.arg}={ast.unparse(node.value)}")
-    return found
+            found.append(f"{node.arg}={ast.unparse(node.value)}")
+    # What passes on what the user gave, which is off by default.
+    allowed = ("trust_remote_code=False", "trust_remote_code=trust_remote_code")
+    return [danger for danger in found if danger not in allowed]
 
 
 def test_dangers_are_found():
