@@ -16,7 +16,7 @@ from typing import Any
 from huggingface_hub.utils import _http, httpx, set_client_factory
 
 from attn2mask.builders.errors import UserError
-from attn2mask.hub.hub_client import LONGEST_PAUSE, TRANSIENT, Unreachable, asked_pause, without_password
+from attn2mask.hub.answers import LONGEST_PAUSE, TRANSIENT, Unreachable, asked_pause, without_password
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,8 @@
 
 import json
 import logging
-import math
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.options import option
+from attn2mask.hub.answers import LONGEST_PAUSE, TRANSIENT, Unreachable, asked_pause, without_password
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -29,8 +28,6 @@ Result = TypeVar("Result")
 
 TRIES = 6  # how often a request is sent if the Hub answers with a status in TRANSIENT, or not at all
 LONGEST_WAIT = 16  # seconds between two of them
-LONGEST_PAUSE = 300  # seconds between two of them if the Hub asks for a pause
-TRANSIENT = (408, 429, 500, 502, 503, 504)
 CONFLICT = 412  # the Hub's answer if the parent of a commit is no longer the newest commit
 # Files that do not make a repository somebody's.
 NEUTRAL_FILES = {".gitattributes", ".gitignore", "README.md", "LICENSE"}
@@ -181,10 +178,6 @@ def create_repository(api: "HfApi", kind: Kind, target: Target) -> None:
         with_retries(lambda: api.create_branch(repo_id, repo_type=kind, branch=branch, exist_ok=True))
 
 
-class Unreachable(UserError):
-    """There is no token, or no network."""
-
-
 def token() -> str:
     """The token that huggingface_hub finds. Raises UserError without one, and for one that cannot be sent."""
     from huggingface_hub import get_token
@@ -258,19 +251,6 @@ def wait_after(error: BaseException, attempt: int) -> None:
     pause = min(asked_pause(headers) or 2.0**attempt, LONGEST_PAUSE if asked_pause(headers) else LONGEST_WAIT)
     logger.info("the Hub: %s; trying again in %g seconds", without_password(first_line(error)), pause)
     time.sleep(pause)
-
-
-def asked_pause(headers: Mapping[str, str]) -> float:
-    """Seconds that the Hub asks to wait, from the headers of an answer; 0 if it does not ask."""
-    asked = headers.get("Retry-After", "").strip()
-    spent = re.search(r";\s*r\s*=\s*0+\s*;\s*t\s*=\s*(\d+)", headers.get("RateLimit", ""))
-    seconds = [text for text in (asked, spent[1] if spent else "") if text.isdigit()]
-    return max((float(text) if text.isascii() else math.inf for text in seconds), default=0.0)
-
-
-def without_password(text: str) -> str:
-    """`text` without the names and passwords in its addresses: `https://name:password@host`."""
-    return re.sub(r"(?<=://)[^\s/]*@|[^\s/:@]+:[^\s/]*@", "", text)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from jinja2.filters import do_filesizeformat
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import option
+from attn2mask.hub.answers import Unreachable, without_password
 from attn2mask.hub.artifacts import Publication, gather_builds, gather_model
 from attn2mask.hub.hub_client import (
     TRIES,
@@ -30,7 +31,6 @@ from attn2mask.hub.hub_client import (
     PublishOptions,
     Repository,
     Target,
-    Unreachable,
     address,
     check_writable,
     create_repository,
@@ -43,7 +43,6 @@ from attn2mask.hub.hub_client import (
     token,
     wait_after,
     with_retries,
-    without_password,
 )
 
 if TYPE_CHECKING:

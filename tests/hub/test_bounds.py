@@ -16,10 +16,10 @@ import pytest
 from huggingface_hub.utils import httpx
 from loopback_hub import ROUTES, TOKEN, USERS, Handler, LoopbackHub
 
-from attn2mask.hub import bounds, hub_client
+from attn2mask.hub import bounds
+from attn2mask.hub.answers import LONGEST_PAUSE, asked_pause, without_password
 from attn2mask.hub.cards.markdown import Card
 from attn2mask.hub.cli import main
-from attn2mask.hub.hub_client import asked_pause, without_password
 
 DATA = "org/data"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -189,7 +189,7 @@ def test_connecting_is_bounded(publish_to, monkeypatch):
 
 
 def test_the_bounds_in_seconds_and_bytes():
-    assert (bounds.CONNECT, bounds.STALLED, hub_client.LONGEST_PAUSE) == (30, 120, 300)
+    assert (bounds.CONNECT, bounds.STALLED, LONGEST_PAUSE) == (30, 120, 300)
     assert bounds.LARGEST_ANSWER == 10_000_000
 
 

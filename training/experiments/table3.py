@@ -39,8 +39,8 @@ from attn2mask.builders.painter import load_painter
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.benchmarks import open_images
-from attn2mask.training.evaluate_command import EvaluateConfig
 from attn2mask.training.evaluate_command import run as evaluate
+from attn2mask.training.evaluate_config import EvaluateConfig
 from attn2mask.training.evaluation import counts_of, report, summarize
 from attn2mask.training.experiments.trials import ExperimentConfig, plan_trials, run_trials
 from attn2mask.training.held_out import (
