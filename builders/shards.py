@@ -222,10 +222,10 @@ class BuildDirectory:
         its file is not computed.
         """
         manifest = self.manifest(shard)
-        if manifest is None or not self.shard_file(shard).is_file():
+        if manifest is None:
             return "missing"
         if not verify:
-            return "made"
+            return "made" if self.shard_file(shard).is_file() else "damaged"
         with suppress(OSError), open(self.shard_file(shard), "rb") as content:
             if hashlib.file_digest(content, "sha256").hexdigest() == manifest["sha256"]:
                 return "made"

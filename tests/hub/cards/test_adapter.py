@@ -25,7 +25,7 @@ REPO = "me/it"
 # Values of the record that only `--resume` and `--lora` use, and options of the run itself.
 SILENT = re.compile(
     "format_version|command|base_fingerprint|revision|loss_curve|data/(digest|skipped.*)"
-    "|options/(data|table|model|revision|workers|mixed_precision|micro_batch|gradient_checkpointing"
+    "|options/(allow_incomplete|no_verify|data|table|model|revision|workers|mixed_precision|micro_batch|gradient_checkpointing"
     "|checkpoint_every|sample_every)"
 )
 
