@@ -30,7 +30,15 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.counts import prompt_counts, rows_text, table_text
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
-from attn2mask.builders.options import LaunchOptions, fill, identity_of, option, read_preset, to_yaml
+from attn2mask.builders.options import (
+    SAME_COMMAND,
+    LaunchOptions,
+    fill,
+    identity_of,
+    option,
+    read_preset,
+    to_yaml,
+)
 from attn2mask.builders.provenance import FORMAT_VERSION, license_of, provenance
 from attn2mask.builders.rules import (
     CONSTANTS,
@@ -72,6 +80,7 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
     """The options of `attn2mask build`. None stands for the value of preset, model, table or machine."""
 
     GROUPS: ClassVar = (RUN, MODEL, PROMPTS, RULES, CONSTANTS)
+    RESUMES: ClassVar = SAME_COMMAND
 
     table: str = option(f"class table: {', '.join(TABLES)}, or a YAML file", positional=True)
     out: str | None = local_option("directory of the dataset", default_text="data/TABLE", metavar="DIR")

@@ -8,11 +8,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from io import TextIOWrapper
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from attn2mask.builders.errors import UserError, system_error_number
+from attn2mask.builders.errors import UserError, printable, system_error_number
 from attn2mask.builders.options import Options, parse
 
 logger = logging.getLogger("attn2mask")
@@ -23,7 +26,20 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         lead = f"attn2mask: {record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(f"{lead}{record.getMessage()}", file=sys.stderr)
+        tqdm.write(f"{lead}{printable(record.getMessage())}", file=sys.stderr)
+
+
+class _Printable:
+    """A stream of text that no written name can control (see `printable`)."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def run_command(
@@ -39,19 +55,24 @@ def run_command(
     handler = _Handler()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal may lack the characters of a name
+            stream.reconfigure(errors="backslashreplace")
+    resumes = getattr(options, "RESUMES", "")
     try:
-        run(parse(options, argv, prog, description))
+        with redirect_stdout(_Printable(sys.stdout)):
+            run(parse(options, argv, prog, description))
     except UserError as error:
         logger.error("%s", error)
     except KeyboardInterrupt:
-        logger.info("attn2mask: interrupted; run the same command again to resume")
+        logger.info("attn2mask: interrupted%s", f"; {resumes}" if resumes else "")
         return 130
     except (OSError, SafetensorError) as error:
         number = system_error_number(error)
         if number is None:
             raise
         full = number in (errno.ENOSPC, errno.EDQUOT)
-        advice = "; free some space and run the same command again to resume" if full else ""
+        advice = f"; free some space, and {resumes or 'run the command again'}" if full else ""
         where = getattr(error, "filename", None) or "writing"
         logger.error("%s: %s%s", where, os.strerror(number), advice)
     else:

@@ -3,6 +3,10 @@
 import re
 import textwrap
 
+# Control characters, except for line breaks and tabs, and the marks that turn the direction of a text. With
+# them, names from elsewhere could move the cursor of a terminal, or hide what follows.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 
 class UserError(Exception):
     """A mistake that the user can correct. The message is one line: what is wrong, where, and how to fix it.
@@ -11,6 +15,11 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.splitlines()))
+
+
+def printable(text: str) -> str:
+    """`text` with a replacement character for each character that would control a terminal."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 def first_line(error: BaseException) -> str:

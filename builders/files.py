@@ -40,6 +40,17 @@ def replacing(file: Path) -> Iterator[BufferedRandom]:
         os.close(folder)
 
 
+def set_usual_mode(folder: Path) -> None:
+    """Give all files in a folder the permissions of the user's umask: the library safetensors lets nobody
+    else read what it writes.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(0o666 & ~umask)
+
+
 def lock_of(file: Path) -> FileLock:
     """The lock of a file, for `with` or `acquire`, which ends with its process. Raises as `refuse_link`."""
     refuse_link(file)

@@ -14,13 +14,14 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache, partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import yaml
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
 from attn2mask.builders.classes import SURROGATE
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.yaml_reader import load_yaml
 
 Options = TypeVar("Options")
 
@@ -78,7 +79,12 @@ def identity_of(config: Any) -> dict[str, Any]:
 
 
 class CheckedOptions:
-    """The base of the options of a command. Raises UserError for a value out of range or of no choice."""
+    """The base of the options of a command. Raises UserError for a value out of range or of no choice.
+
+    `RESUMES` says how an interrupted command goes on; it is empty if the command starts anew.
+    """
+
+    RESUMES: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type]
@@ -126,6 +132,8 @@ def flag_of(name: str) -> str:
     """An option's flag: "num_images" -> "--num-images"."""
     return f"--{name.replace('_', '-')}"
 
+
+SAME_COMMAND = "run the same command again to resume"
 
 # Presets
 
@@ -285,7 +293,7 @@ def _flags(parser: CommandParser, file: str, given: set[str]) -> list[str]:
     all positional arguments if any of them is.
     """
     try:
-        values = yaml.safe_load(Path(file).read_text("utf-8"))
+        values = load_yaml(Path(file).read_text("utf-8"))
         if not isinstance(values, dict):
             raise UserError(f"--config {file} must hold lines of `option: value`")
         values = {str(key).replace("-", "_"): value for key, value in values.items()}

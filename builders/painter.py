@@ -267,7 +267,12 @@ def load_painter(
         family = _family(model, snapshot)
         dtype = dtype or (torch.float32 if device.startswith("cpu") else family.dtype)
         pipe = DiffusionPipeline.from_pretrained(
-            snapshot, dtype=dtype, variant=_variant(snapshot), local_files_only=True, **_absent(snapshot)
+            snapshot,
+            dtype=dtype,
+            variant=_variant(snapshot),
+            local_files_only=True,
+            trust_remote_code=False,
+            **_absent(snapshot),
         )
         layout = layout_of(pipe)
         if hasattr(type(pipe), "do_perturbed_attention_guidance"):
@@ -393,7 +398,9 @@ def load_stretches(model: str, revision: str | None = None) -> list[Stretch]:
         parts = {name for name, value in index.items() if isinstance(value, list) and value[0]}
         weights = {name: None for name in parts if not name.startswith(("tokenizer", "scheduler"))}
         left_out = {**_absent(snapshot), **weights}
-        pipe = DiffusionPipeline.from_pretrained(snapshot, local_files_only=True, **left_out)
+        pipe = DiffusionPipeline.from_pretrained(
+            snapshot, local_files_only=True, trust_remote_code=False, **left_out
+        )
         return layout.stretches(pipe, _family(model, snapshot).text_length)
     except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many types
         raise _not_loaded(model, error) from error

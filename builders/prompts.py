@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from attn2mask.builders.classes import ClassTable, Kind, gap, is_unspaced, spelling
+from attn2mask.builders.classes import ClassTable, Kind, gap, is_unspaced, spelling, tokens
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.stretches import Rewrite, Stretch, fits, positions_of, stretches_of
 from attn2mask.builders.table_reader import load_table
@@ -35,6 +36,7 @@ PROMPT_RULES = 2
 MOST_TIMES = 4
 # The most captions of the grammar that are tried for one prompt if class words lie beyond the token limit.
 _GRAMMAR_TRIES = 100
+_WORDS_AFTER = 20  # that tell what a class word means, at most
 
 _ARTICLE_BEFORE = re.compile(r"\b(an?)\s+\Z", re.IGNORECASE)
 _HYPHEN = re.compile(r"[^\W_]-[^\W_]")
@@ -241,7 +243,7 @@ class PromptSource:
         self.seed, self.alias_probability, self.balance = seed, alias_probability, balance
         self.instance_prompt, self.background = instance_prompt, background
         self.limit = max(stretch.length for stretch in self.stretches)  # of the tokens that are read
-        named = (_named(table, caption.text) for caption in captions or ())
+        named = (_named(table, self._readable(caption.text)) for caption in captions or ())
         self._classes_of = {number: classes for number, classes in enumerate(named) if classes}
         self._selected = list(self._classes_of)
         if captions is None:
@@ -313,7 +315,7 @@ class PromptSource:
             caption = self.captions[number]
             prompt = self._compose(caption, np.random.default_rng(0), 0.0)
             labeled = {k - self.table.first_id for k in prompt.classes}
-            found = find_occurrences(self.table, caption.text)
+            found = find_occurrences(self.table, self._readable(caption.text))
             counts.update({spelling(o.text) for o in found if o.class_index not in labeled})
         return dict(counts.most_common())
 
@@ -358,8 +360,16 @@ class PromptSource:
         yield from draw.permutation([n for n in pool if self._classes_of[n] <= allowed]).tolist()
         yield from (n for n in pool if not self._classes_of[n] <= allowed)
 
+    def _readable(self, text: str) -> str:
+        """The beginning of a caption: more words than the painter can read. A token may be two words with a
+        hyphen ("e-mail"), and the words after a noun tell what it means. Further words have no effect.
+        """
+        later = next(islice(tokens(text), 2 * self.limit + _WORDS_AFTER, None), None)
+        return text if later is None else text[: later[0]]
+
     def _compose(self, caption: Caption, rng: np.random.Generator, alias_probability: float) -> Prompt:
-        text, occurrences = augment(self.table, " ".join(caption.text.split()), rng, alias_probability)
+        read = " ".join(self._readable(caption.text).split())
+        text, occurrences = augment(self.table, read, rng, alias_probability)
         text, occurrences, left_out = self._with_instance_prompt(text, occurrences)
         background = find_background(self.table, text) if self.background else []
         char_spans = [(word.start, word.end) for word in (*occurrences, *background)]
@@ -368,14 +378,19 @@ class PromptSource:
         spans: dict[int, tuple[int, ...]] = {}
         lost: dict[int, str] = {}
         painted: set[int] = set()  # the lost classes whose word the painter reads, at least in part
-        for occurrence, place in zip(occurrences, places[: len(occurrences)], strict=True):
-            k, start = occurrence.class_index, occurrence.start
+        beginnings: Sequence[tuple[int, ...] | str] = places
+        if not all(places):
+            beginnings = positions_of(text, [(o.start, o.start + 1) for o in occurrences], self.stretches)
+        for occurrence, place, beginning in zip(
+            occurrences, places[: len(occurrences)], beginnings[: len(occurrences)], strict=True
+        ):
+            k = occurrence.class_index
             if isinstance(place, str):
                 lost[k] = place
                 painted.add(k)
             elif not place:
                 lost[k] = f"its word lies beyond the model's {self.limit} tokens"
-                if positions_of(text, [(start, start + 1)], self.stretches)[0]:
+                if beginning:
                     painted.add(k)
             else:
                 words.setdefault(k, occurrence.text)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attn2mask.builders.build import RUN, local_option, make_dataset, run_name
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.options import fill, flag_of, option, to_yaml
+from attn2mask.builders.options import SAME_COMMAND, fill, flag_of, option, to_yaml
 from attn2mask.builders.provenance import provenance
 from attn2mask.builders.rules import (
     CONSTANTS,
@@ -48,6 +48,7 @@ class RemaskConfig(RuleOptions, RecordingOptions):
     """The options of `attn2mask remask`. None stands for the rule of the build."""
 
     GROUPS: ClassVar = (RUN, RULES, CONSTANTS)
+    RESUMES: ClassVar = SAME_COMMAND
 
     dir: str = option("a dataset that was built with --store-scores or --store-maps", positional=True)
     out: str | None = local_option("directory of the new dataset", default_text="DIR-remasked", metavar="DIR")
@@ -112,6 +113,8 @@ def run(config: RemaskConfig) -> None:
         )
     rules = config.rules(source.rules, old["identity"]["model"], stored)
     directory = BuildDirectory(Path(config.out or f"{source.path}-remasked"))
+    if directory.path.resolve() == source.path.resolve():
+        raise UserError(f"--out {directory.path} is the dataset itself: choose another directory")
     directory.check_free()
     logger.info("Labeling the images of %s again", source.path)
     source.check_complete()

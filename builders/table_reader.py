@@ -20,6 +20,7 @@ from attn2mask.builders.classes import (
 )
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.words.english import plural
+from attn2mask.builders.yaml_reader import load_yaml
 
 TABLES = ("voc", "cityscapes", "imagenet_s_50", "imagenet_s_300", "imagenet_s_919")
 _FOLDER = Path(__file__).parent / "tables"
@@ -44,7 +45,7 @@ def _shipped(name: str) -> ClassTable:
 
 def _read_yaml(path: Path) -> ClassTable:
     try:
-        content = yaml.safe_load(path.read_bytes())
+        content = load_yaml(path.read_bytes())
     except OSError as error:
         raise UserError(f"class table {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

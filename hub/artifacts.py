@@ -1,12 +1,14 @@
 """What is published: the files of builds, of a checkpoint or of a LoRA adapter.
 
-The files are gathered and checked before the Hub is asked for anything. Records and options are published
+The files are gathered and checked before the Hub is asked for anything. Only files of known names that lie in
+the folder itself are published; links that lead outside it are refused. Records and options are published
 without the local paths in them.
 """
 
 import json
+import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,6 +29,10 @@ RESERVED_NAMES = ("assets", "data")
 # Options beside an artefact, which `--config` reads.
 BUILD_OPTIONS = ("build.yaml", "remask.yaml")
 MODEL_OPTIONS = ("train.yaml", "adapt.yaml")
+# The one file of code that a checkpoint may bring.
+MODEL_CODE = "deeplabv3plus.py"
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = f"{WEIGHTS}.index.json"  # which names the parts of the weights in its place
 # Files that publishing a model may remove if it does not bring them again.
 MODEL_FILES = (
     "*.safetensors",
@@ -35,7 +41,7 @@ MODEL_FILES = (
     "preprocessor_config.json",
     "training_config.json",
     "adapter_config.json",
-    "deeplabv3plus.py",
+    MODEL_CODE,
     *MODEL_OPTIONS,
 )
 MODEL_FIGURES = {"assets/training.png", "assets/predictions.png", "assets/samples.png"}
@@ -65,7 +71,7 @@ class Publication:
 def gather_builds(builds: Sequence[Path], config_name: str | None = None) -> Publication:
     """The builds as configs of one dataset, named after their class tables or, a single one, `config_name`.
 
-    Raises UserError for a build that is not complete, and for two builds of one name.
+    Raises UserError for a build that is not complete, for two builds of one name, and as `check_inside`.
     """
     from attn2mask.builders.shards import BuildDirectory
 
@@ -74,6 +80,7 @@ def gather_builds(builds: Sequence[Path], config_name: str | None = None) -> Pub
     files: dict[str, Path | bytes] = {}
     named: dict[str, Path] = {}
     for path in builds:
+        check_inside(path, path.rglob("*"))
         name = BuildDirectory(path).record()["identity"]["table"] if config_name is None else config_name
         check_config_name(name)
         if name in named:
@@ -140,7 +147,7 @@ def checked_build(path: Path) -> list[Path]:
 def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
     """A checkpoint with the reports of its evaluations, or a LoRA adapter.
 
-    Raises UserError for a folder that does not load, or that others could not load.
+    Raises UserError for a folder that does not load, or that others could not load, and as `check_inside`.
     """
     from attn2mask.builders.provenance import LORA_WEIGHTS
     from attn2mask.hub.cards.adapter import adapter_card
@@ -148,6 +155,10 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
     from attn2mask.training.checkpoint import PEER, RECORD
 
     folder = Path(folder)
+    check_inside(folder, folder.rglob("*"))
+    for report in map(Path, metrics):  # with it, its figure and its options are published
+        beside = (report.with_name(f"{report.stem}_images.png"), report.with_suffix(".yaml"))
+        check_inside(report.parent, beside)
     is_adapter = (folder / LORA_WEIGHTS).is_file()
     evaluations = {} if is_adapter else reports(folder, metrics)
     paths = adapter_files(folder) if is_adapter else checkpoint_files(folder)
@@ -186,6 +197,20 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
     return Publication("model", f"Publish the {what}", files, make_card, owns, loading_code)
 
 
+def check_inside(folder: Path, paths: Iterable[Path]) -> None:
+    """Raise UserError if one of the `paths` below `folder` is a link that leads outside it, or is neither a
+    file nor a folder.
+    """
+    root = os.path.realpath(folder)
+    for path in paths:
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+            raise UserError(
+                f"{path} is a link that leads outside {folder}: put a copy there, or move it away"
+            )
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{path} is neither a file nor a folder: move it away")
+
+
 def options_in(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
     """Those of the option files `names` that `folder` holds, without local paths. Their comments stay."""
     found = {}
@@ -213,7 +238,8 @@ def without_paths(value: Any) -> Any:
 
 def checkpoint_files(folder: Path) -> dict[str, Path]:
     """Both networks of a checkpoint, its image processor and its record. The state and logs of the training
-    are left out. Raises UserError for a checkpoint that does not load.
+    are left out. Raises UserError for a checkpoint that does not load, and for one whose code or weights have
+    other names than those of this project's checkpoints.
     """
     from attn2mask.training.checkpoint import PEER, RECORD, load_checkpoint
 
@@ -225,17 +251,43 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
         files[RECORD] = folder / RECORD
     for part in ("", *([f"{PEER}/"] if peer is not None else [])):
         network = folder / part
-        config = json.loads((network / "config.json").read_bytes())
-        code = {f"{name.split('.')[0]}.py" for name in config.get("auto_map", {}).values()}
-        for name in ("config.json", *sorted(code)):
+        for name in ("config.json", *code_files(network), *weight_files(network)):
             if not (network / name).is_file():
                 raise UserError(
                     f"checkpoint {folder} lacks {part}{name}, without which others cannot load it"
                 )
             files[part + name] = network / name
-        weights = (*network.glob("model*.safetensors"), *network.glob("model*.safetensors.index.json"))
-        files |= {part + file.name: file for file in sorted(weights)}
     return files
+
+
+def code_files(network: Path) -> list[str]:
+    """The file of code that config.json names in `auto_map`, if it does. Raises UserError for another one."""
+    auto_map = read_record(network / "config.json").get("auto_map") or {}
+    named = auto_map.values() if isinstance(auto_map, dict) else [auto_map]
+    code = {f"{str(name).rpartition('.')[0]}.py" for name in named}
+    if foreign := sorted(code - {MODEL_CODE}):
+        raise UserError(
+            f"{network / 'config.json'} names the code {foreign[0]} in auto_map, but only {MODEL_CODE} can be"
+            " published: correct auto_map"
+        )
+    return sorted(code)
+
+
+def weight_files(network: Path) -> list[str]:
+    """The weights of a network as transformers reads them: one file, or an index and the parts that it names.
+
+    Raises UserError if the index names something else than safetensors files beside it.
+    """
+    if (network / WEIGHTS).is_file() or not (network / WEIGHTS_INDEX).is_file():
+        return [WEIGHTS]
+    weight_map = read_record(network / WEIGHTS_INDEX).get("weight_map")
+    parts = set(weight_map.values()) if isinstance(weight_map, dict) else {weight_map}
+    for part in parts:
+        if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", str(part), re.ASCII):
+            raise UserError(
+                f"{network / WEIGHTS_INDEX} names {part!r}, which is no safetensors file in its folder"
+            )
+    return [WEIGHTS_INDEX, *sorted(parts)]
 
 
 def adapter_files(folder: Path) -> dict[str, Path]:

@@ -11,9 +11,9 @@ import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from attn2mask.builders.options import CheckedOptions, option, to_yaml
+from attn2mask.builders.options import SAME_COMMAND, CheckedOptions, option, to_yaml
 
 if TYPE_CHECKING:
     from attn2mask.training.held_out import PaintedImage
@@ -48,6 +48,8 @@ def _of_sizes(name: str) -> str:
 class DemoConfig(CheckedOptions):
     """The options of `attn2mask demo`. Raises UserError for numbers out of range."""
 
+    RESUMES: ClassVar = SAME_COMMAND
+
     out: str = option("directory of everything that the demo makes", "runs/demo", stored=False, metavar="DIR")
     size: str = option(
         "how much the demo makes: full takes about ten minutes on two cores, small takes less than two",
@@ -78,7 +80,7 @@ def demo(config: DemoConfig) -> None:
     from attn2mask.builders.painter import load_painter
     from attn2mask.training.held_out import build_rows, painted_images
 
-    started, out, size = time.time(), Path(config.out), config.resolve()
+    started, out, size = time.monotonic(), Path(config.out), config.resolve()
     data = out / "data"
     build_rows(data, size.num_images)
     (out / "demo.yaml").write_text(to_yaml(config, "attn2mask demo --config demo.yaml"))
@@ -90,7 +92,7 @@ def demo(config: DemoConfig) -> None:
     if size.max_steps:
         report["segmenters"] = measure_segmenters(size, data, out)
     cards = write_cards(data, out / "segmenter" if size.max_steps else None, out / "cards")
-    report["seconds"] = round(time.time() - started, 1)
+    report["seconds"] = round(time.monotonic() - started, 1)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print(mask_text(report))
     names = ["data", "sheet.png", "tokens.png", "report.json"]

@@ -1,6 +1,10 @@
-"""Hub client: read a repository, retry transient errors, and turn failures into one-line UserErrors."""
+"""Hub client: read a repository, retry transient errors, and turn failures into one-line UserErrors.
+
+`errors_in_one_line` also bounds all waits and answers.
+"""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,10 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.options import option
+from attn2mask.hub.answers import LONGEST_PAUSE, TRANSIENT, Unreachable, asked_pause, without_password
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["dataset", "model"]
 KINDS = ("dataset", "model", "space")  # all kinds of repositories that a name may belong to
@@ -21,7 +28,6 @@ Result = TypeVar("Result")
 
 TRIES = 6  # how often a request is sent if the Hub answers with a status in TRANSIENT, or not at all
 LONGEST_WAIT = 16  # seconds between two of them
-TRANSIENT = (408, 429, 500, 502, 503, 504)
 CONFLICT = 412  # the Hub's answer if the parent of a commit is no longer the newest commit
 # Files that do not make a repository somebody's.
 NEUTRAL_FILES = {".gitattributes", ".gitignore", "README.md", "LICENSE"}
@@ -94,7 +100,6 @@ def read_repository(api: "HfApi", kind: Kind, target: Target) -> Repository | No
     card is not UTF-8 text.
     """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.hf_api import RepoFile
 
     def info(kind: str, revision: str | None = None) -> Any:
         return with_retries(lambda: api.repo_info(repo_id, repo_type=kind, revision=revision))
@@ -117,10 +122,7 @@ def read_repository(api: "HfApi", kind: Kind, target: Target) -> Repository | No
                     f" for a {kind} of the same name"
                 ) from None
         return None
-    tree = with_retries(
-        lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=found.sha, repo_type=kind))
-    )
-    files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    files = list_files(api, kind, repo_id, found.sha)
     card = None
     if "README.md" in files:
         file = with_retries(
@@ -133,6 +135,16 @@ def read_repository(api: "HfApi", kind: Kind, target: Target) -> Repository | No
                 f"README.md of {repo_id} is not UTF-8 text ({error}): correct it first"
             ) from error
     return Repository(found.sha, files, card, bool(found.private), is_new)
+
+
+def list_files(api: "HfApi", kind: Kind, repo_id: str, revision: str) -> dict[str, "RepoFile"]:
+    """The files of a repository at one revision, by path."""
+    from huggingface_hub.hf_api import RepoFile
+
+    tree = with_retries(
+        lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=kind))
+    )
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
 
 def check_writable(repository: Repository | None, kind: Kind, target: Target) -> None:
@@ -166,10 +178,6 @@ def create_repository(api: "HfApi", kind: Kind, target: Target) -> None:
         with_retries(lambda: api.create_branch(repo_id, repo_type=kind, branch=branch, exist_ok=True))
 
 
-class Unreachable(UserError):
-    """There is no token, or no network."""
-
-
 def token() -> str:
     """The token that huggingface_hub finds. Raises UserError without one, and for one that cannot be sent."""
     from huggingface_hub import get_token
@@ -189,8 +197,9 @@ def log_in(target: Target) -> tuple["HfApi", Target, dict[str, Any]]:
     from huggingface_hub.utils import httpx
 
     api = HfApi(token=token(), library_name="attn2mask")
-    user = with_retries(api.whoami, no_retry=(httpx.ConnectError,))
-    repo_id = target.repo_id if "/" in target.repo_id else f"{user['name']}/{target.repo_id}"
+    user = with_retries(api.whoami, no_retry=(httpx.ConnectError, httpx.ConnectTimeout))
+    own_name = f"{user['name']}/{target.repo_id}"
+    repo_id = target.repo_id if "/" in target.repo_id else own_name
     return api, replace(target, repo_id=repo_id), user
 
 
@@ -210,7 +219,7 @@ def with_retries(request: Callable[[], Result], no_retry: tuple[type[Exception],
         except Exception as error:
             if isinstance(error, no_retry) or not is_transient(error):
                 raise
-            time.sleep(wait_seconds(attempt, error))
+            wait_after(error, attempt)
     return request()
 
 
@@ -236,42 +245,63 @@ def is_conflict(error: BaseException) -> bool:
     return isinstance(error, HfHubHTTPError) and error.response.status_code == CONFLICT
 
 
-def wait_seconds(attempt: int, error: BaseException) -> float:
-    """Seconds to wait before the next attempt: those that the Hub asks for, or twice as long each time."""
-    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    return float(asked) if asked.isdigit() else min(2.0**attempt, LONGEST_WAIT)
+def wait_after(error: BaseException, attempt: int) -> None:
+    """Wait before the next attempt, as long as the Hub asks for, or twice as long each time."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    pause = min(asked_pause(headers) or 2.0**attempt, LONGEST_PAUSE if asked_pause(headers) else LONGEST_WAIT)
+    logger.info("the Hub: %s; trying again in %g seconds", without_password(first_line(error)), pause)
+    time.sleep(pause)
 
 
 @contextmanager
 def errors_in_one_line(repo_id: str) -> Iterator[None]:
-    """Turn errors of the Hub's client into UserErrors. Use it around calls of the client only."""
+    """Turn errors of the Hub's client into UserErrors, and bound what it waits for (`bounds`). Use it around
+    calls of the client only.
+    """
+    from attn2mask.hub.bounds import bounded
+
+    try:
+        with bounded():
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (explained := explanation(error, repo_id)) is None:
+            raise
+        raise type(explained)(without_password(str(explained))) from error
+
+
+def explanation(error: Exception, repo_id: str) -> UserError | None:
+    """What an error of the Hub's client means; None for one that it does not raise."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
 
     endpoint = HfApi().endpoint
     again = "run the same command again; it sends only what is missing"
-    try:
-        yield
-    except (httpx.TransportError, ConnectionError, LocalEntryNotFoundError) as error:
-        raise Unreachable(f"no connection to {endpoint} ({first_line(error)}); {again}") from error
-    except HfHubHTTPError as error:
+    if isinstance(error, (httpx.TransportError, ConnectionError, LocalEntryNotFoundError)):
+        return Unreachable(f"no connection to {endpoint} ({first_line(error)}); {again}")
+    if isinstance(error, HfHubHTTPError):
         status, reason = error.response.status_code, error.server_message or first_line(error)
         if status == 401:
-            message = f"{endpoint} does not accept the token: log in with `hf auth login` ({reason})"
-        elif status == 403:
-            message = f"no right to write to {repo_id}: {reason}"
-        elif status == CONFLICT:
-            message = f"{repo_id} is being changed by somebody else; {again}"
-        elif status in TRANSIENT:
-            message = f"{endpoint} answers with status {status}; {again}"
-        else:
-            message = f"{repo_id}: {reason} ({status})"
-        raise UserError(message) from error
-    except RuntimeError as error:
-        if error.__cause__ is None:
-            raise
+            return UserError(f"{endpoint} does not accept the token: log in with `hf auth login` ({reason})")
+        if status == 403:
+            return UserError(f"no right to write to {repo_id}: {reason}")
+        if status == CONFLICT:
+            return UserError(f"{repo_id} is being changed by somebody else; {again}")
+        if status in TRANSIENT:
+            return UserError(f"{endpoint} answers with status {status}; {again}")
+        return UserError(f"{repo_id}: {reason} ({status})")
+    if isinstance(error, httpx.InvalidURL):
+        return UserError("the address of the Hub is not a URL: correct HF_ENDPOINT")
+    if isinstance(error, (httpx.RequestError, LookupError, TypeError, AttributeError, RecursionError)):
+        return UserError(
+            f"{endpoint} does not answer as the Hub does ({type(error).__name__}: {first_line(error)}): check"
+            " HF_ENDPOINT"
+        )
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
         # An upload's error names the file; its cause says what happened.
-        raise UserError(f"{error} ({first_line(error)}); {again}") from error
-    except ValueError as error:  # what the Hub says about a card's metadata, or an unreadable answer
-        raise UserError(f"{repo_id}: {' '.join(str(error).split())}") from error
+        return UserError(f"{error} ({first_line(error)}); {again}")
+    if isinstance(error, ValueError):  # what the Hub says about a card's metadata, or an unreadable answer
+        return UserError(f"{repo_id}: {' '.join(str(error).split())}")
+    return None

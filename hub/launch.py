@@ -19,6 +19,7 @@ import yaml
 
 from attn2mask.builders.cores import usable_cores
 from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.yaml_reader import load_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def launcher_options(num_processes: int | None, config_file: str | None) -> tupl
 def read_config(file: str) -> dict[str, Any]:
     """A configuration file of accelerate. Raises UserError for one that cannot be read."""
     try:
-        config = yaml.safe_load(Path(file).read_text("utf-8"))
+        config = load_yaml(Path(file).read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"--accelerate-config {file} cannot be read: {first_line(error)}") from error
     if not isinstance(config, dict):

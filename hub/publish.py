@@ -7,12 +7,13 @@ The files are gathered and checked first, and then compared with those of the re
 differ are sent. Files of an earlier publication that no longer exist are removed by the same commit. The
 commit names its parent, so that the Hub rejects it if somebody else committed in between; then the files are
 compared again. Before the commit nobody sees any of the files. Files that an interrupted upload has sent
-already are not sent again.
+already are not sent again. After the commit, the files in the repository are compared with those that were
+sent.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from jinja2.filters import do_filesizeformat
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import option
+from attn2mask.hub.answers import Unreachable, without_password
 from attn2mask.hub.artifacts import Publication, gather_builds, gather_model
 from attn2mask.hub.hub_client import (
     TRIES,
@@ -29,27 +31,29 @@ from attn2mask.hub.hub_client import (
     PublishOptions,
     Repository,
     Target,
-    Unreachable,
     address,
     check_writable,
     create_repository,
     errors_in_one_line,
     is_conflict,
     is_transient,
+    list_files,
     log_in,
     read_repository,
     token,
-    wait_seconds,
+    wait_after,
     with_retries,
 )
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.hf_api import RepoFile
 
     from attn2mask.hub.cards.markdown import Card
 
 logger = logging.getLogger(__name__)
+
+NAMED = 5  # files that an error about files names
 
 _REPO = "repository on the Hub: NAMESPACE/NAME, or NAME for one of your own"
 
@@ -117,7 +121,7 @@ def publish(gather: Callable[[], Publication], target: Target) -> str:
     """Make the repository hold the publication that `gather` returns. Other configs of a dataset stay.
 
     Returns the address of the commit or of the pull request. Raises UserError for a repository that cannot
-    be written, for a Hub that does not answer, and what `gather` raises.
+    be written or does not keep every file, for a Hub that does not answer, and what `gather` raises.
     """
     if target.dry_run:
         return list_changes(gather(), target)
@@ -144,14 +148,19 @@ def publish(gather: Callable[[], Publication], target: Target) -> str:
                 break
             sent = added, removed
             try:
-                url = commit(api, publication, target, repository.sha, added, removed)
-                break
+                made = commit(api, publication, target, repository.sha, added, removed)
             except Exception as error:
                 # If the answer to a commit was lost, reading the repository again shows whether it was made.
                 if attempt == TRIES - 1 or not (is_conflict(error) or is_transient(error)):
                     raise
-                time.sleep(wait_seconds(attempt, error))
+                wait_after(error, attempt)
+                continue
+            there = list_files(api, kind, target.repo_id, made.oid)
+            check_kept(target, added, [file for file in added if differs(file, there)])
+            url = made.pr_url or made.commit_url
+            break
 
+    url = without_password(url)
     count = len(publication.files) + len(card.files) + 1
     if sent is None:
         print(f"{target.repo_id} already holds these {count} files; nothing is new: {url}")
@@ -173,22 +182,39 @@ def commit(
     parent: str,
     added: list["CommitOperationAdd"],
     removed: list["CommitOperationDelete"],
-) -> str:
-    """Upload the files and commit them on top of `parent`. Returns the address of the commit or request."""
+) -> "CommitInfo":
+    """Upload the files and commit them on top of `parent`.
+
+    Raises UserError, before the commit, if the repository would ignore a file.
+    """
     place: dict[str, Any] = {
         "repo_type": publication.kind,
         "revision": target.revision,
         "create_pr": target.create_pr,
     }
     api.preupload_lfs_files(target.repo_id, added, **place, free_memory=False)
-    made = api.create_commit(
+    check_kept(target, added, [file for file in added if file._should_ignore])
+    return api.create_commit(
         target.repo_id,
         [*added, *removed],
         **place,
         parent_commit=parent,
         commit_message=publication.summary,
     )
-    return made.pr_url or made.commit_url
+
+
+def check_kept(
+    target: Target, sent: Sequence["CommitOperationAdd"], lost: Sequence["CommitOperationAdd"]
+) -> None:
+    """Raise UserError if the repository does not keep the files `lost`, which are some of those `sent`."""
+    if not lost:
+        return
+    names = ", ".join(file.path_in_repo for file in lost[:NAMED])
+    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+    raise UserError(
+        f"{target.repo_id} does not keep {len(lost)} of {len(sent)} files as they were sent: {names}{more}. A"
+        " .gitignore in the repository probably excludes them: correct it, and run the same command again"
+    )
 
 
 def list_changes(publication: Publication, target: Target) -> str:
@@ -220,7 +246,7 @@ def list_changes(publication: Publication, target: Target) -> str:
     print(
         f"nothing was published: {len(added)} files ({total_size(added)}) to send, {len(removed)} to remove"
     )
-    return address(HfApi().endpoint, publication.kind, target.repo_id)
+    return without_password(address(HfApi().endpoint, publication.kind, target.repo_id))
 
 
 def compare(
@@ -235,7 +261,7 @@ def compare(
     existing = {} if repository is None else repository.files
     contents = {**publication.files, **card.files, "README.md": card.text.encode()}
     wanted = [CommitOperationAdd(path, content) for path, content in contents.items()]
-    added = [file for file in wanted if file.path_in_repo not in existing or differs(file, existing)]
+    added = [file for file in wanted if differs(file, existing)]
     removed = [
         CommitOperationDelete(path)
         for path in sorted(existing)
@@ -245,11 +271,11 @@ def compare(
 
 
 def differs(file: "CommitOperationAdd", existing: dict[str, "RepoFile"]) -> bool:
-    """Whether a file differs in size or checksum from the repository's file of the same name."""
+    """Whether a file differs in size or checksum from the repository's file of the same name, or has none."""
     from huggingface_hub.utils.sha import git_hash
 
-    other = existing[file.path_in_repo]
-    if file.upload_info.size != other.size:
+    other = existing.get(file.path_in_repo)
+    if other is None or file.upload_info.size != other.size:
         return True
     if other.lfs is not None:
         return file.upload_info.sha256.hex() != other.lfs.sha256

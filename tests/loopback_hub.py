@@ -426,13 +426,15 @@ class Handler(BaseHTTPRequestHandler):
     def preupload(self, kind: str, name: str, revision: str) -> Any:
         repo = self.found(kind, name, write="create_pr" not in self.query)
         tree = self.at(repo, revision).tree
+        patterns = tree[".gitignore"].content.decode().split() if ".gitignore" in tree else []
         answers = []
         for file in self.json()["files"]:
             path, there = file["path"], tree.get(file["path"])
             large = file["size"] > LARGEST_REGULAR or is_large(path, b"")
             oid = there and (there.sha256 if there.is_lfs else there.oid)
             mode = "lfs" if large else "regular"
-            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+            ignored = any(fnmatchcase(path.split("/")[-1], pattern) for pattern in patterns)
+            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": ignored, "oid": oid})
         return {"files": answers}
 
     def batch(self, kind: str | None, name: str) -> Any:

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from attn2mask.builders.files import write_file
+from attn2mask.builders.files import set_usual_mode, write_file
 from attn2mask.builders.images import encode_png, read_image
 from attn2mask.builders.options import to_yaml
 from attn2mask.builders.painter import Painter, load_painter
@@ -69,9 +69,11 @@ def adapt(config: AdaptConfig) -> None:
     Raises UserError for options, images and directories that cannot be used, and for a loss that is not
     finite.
     """
-    config, output, started = config.resolve(), Path(config.output_dir), time.time()
+    config, output, started = config.resolve(), Path(config.output_dir), time.monotonic()
     accelerator, batch_plan = make_accelerator(config, mixing=False)
-    images = find_images(config.data)
+    images = find_images(
+        config.data, config.allow_incomplete, not config.no_verify and accelerator.is_main_process
+    )
     prompts = sample_prompts(config)
     logger.info("Loading the painter")
     painter = load_painter(config.model, config.revision, device=str(accelerator.device), dtype=torch.float32)
@@ -205,6 +207,7 @@ class Adaptation(Run):
         """Write the LoRA and its options, then the record, which marks that everything is there."""
         writing = self.output / ".writing"
         lora.save_lora(self.painter.pipe, writing)
+        set_usual_mode(writing)
         os.replace(writing / LORA_WEIGHTS, self.output / LORA_WEIGHTS)
         writing.rmdir()
         options = to_yaml(self.config, "attn2mask adapt --config adapt.yaml")
@@ -227,7 +230,7 @@ class Adaptation(Run):
                 "digest": self.facts["images"],
                 "images": len(batches.latents),
                 "with_caption": sum(text is not None for text in batches.captions),
-                "skipped": batches.latents.skipped,
+                "skipped": len(batches.latents.skipped),  # their names are not for publication
             },
             loss=self.loss,
             loss_curve="log.jsonl",

@@ -129,7 +129,9 @@ def find_backbone(source: str) -> Backbone:
                 tag = described.get("pretrained_cfg", {}).get("tag")
                 recipe = f"timm {described['architecture']}.{tag}" if tag else None
                 return _published(source, _fetch(source, _WEIGHTS[0]), recipe)
-            config = AutoConfig.from_pretrained(str(path) if path.is_dir() else source)
+            config = AutoConfig.from_pretrained(
+                str(path) if path.is_dir() else source, trust_remote_code=False
+            )
     except (OSError, ValueError, HTTPError, AttributeError) as error:
         raise _missing(source, error) from error
     config.id2label = config.label2id = None  # the pretraining's classes are not those of the segmenter

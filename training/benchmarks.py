@@ -30,6 +30,7 @@ from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.images import image_files, read_image, read_mask
 from attn2mask.builders.mask_ids import cityscapes_ids, color_ids, ids_of, imagenet_s_ids, reduced_ids
+from attn2mask.builders.row_reader import load_rows
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES, bare_table, load_table
 from attn2mask.training.voc_layout import (
@@ -85,19 +86,25 @@ Layout = Callable[[Path, str | None, ClassTable], Examples | None]
 
 
 def open_images(
-    path: str, split: str | None, table: ClassTable, reduce_labels: bool = False
+    path: str,
+    split: str | None,
+    table: ClassTable,
+    reduce_labels: bool = False,
+    allow_incomplete: bool = False,
+    verify: bool = True,
 ) -> Sequence[Example]:
     """The examples of a split, by a path or a name on the Hub. The default split is the layout's usual one
     for evaluation. With `reduce_labels`, masks whose layout does not say what their ids are count classes
-    from 1 (see `reduced_ids`).
+    from 1 (see `reduced_ids`). `allow_incomplete` and `verify` are for builds (see `row_reader`).
 
     Raises UserError for a path without a known layout, a split that does not exist, an image without its
     mask, and a layout with other classes than the table's. The content of a mask is checked when it is read.
     """
     root = Path(path)
     decode = reduced_ids if reduce_labels else ids_of
+    rows = partial(_row_examples, decode=decode, allow_incomplete=allow_incomplete, verify=verify)
     layouts: list[Layout] = [_voc, _cityscapes, _imagenet_s]
-    layouts += [partial(_folder, decode=decode), partial(_row_examples, decode=decode)]
+    layouts += [partial(_folder, decode=decode), rows]
     for layout in layouts:
         if (found := layout(root, split, table)) is not None:
             if not len(found):
@@ -128,7 +135,7 @@ def named_classes(path: str, split: str | None) -> ClassTable | None:
     if splits := sorted(root.glob("*-segmentation")):
         name = f"imagenet_s_{len(_folders(root / splits[0].name.removesuffix('-segmentation')))}"
         return load_table(name) if name in IMAGENET_S else None
-    rows = _rows(root, split)
+    rows = _rows(root, split, allow_incomplete=True, verify=False)  # its shards are checked when it is opened
     return None if rows is None or not (names := _names_in(rows)) else bare_table(root.name, names)
 
 
@@ -214,7 +221,7 @@ def _folder(root: Path, split: str | None, table: ClassTable, decode: Decoder = 
     return None
 
 
-def _rows(root: Path, split: str | None) -> Any:
+def _rows(root: Path, split: str | None, allow_incomplete: bool = False, verify: bool = True) -> Any:
     """The rows of a directory with Parquet files or of a dataset of the Hub; None for anything else."""
     local = next(root.rglob("*.parquet"), None) is not None
     if not local and (root.exists() or not _may_be_on_hub(root)):
@@ -229,7 +236,7 @@ def _rows(root: Path, split: str | None) -> Any:
     try:
         if not (local or datasets.config.HF_HUB_OFFLINE):
             HfApi().dataset_info(str(root))  # without a Hub, load_dataset would retry for half a minute
-        return datasets.load_dataset(str(root), split=split)
+        return load_rows(str(root), split, False, allow_incomplete, verify)
     except (OSError, ValueError, HTTPError, datasets.exceptions.DatasetsError) as error:
         where = "" if local else "; there is no such folder, and it cannot be loaded from the Hub"
         reason = f"{first_line(error)}{where}"
@@ -245,9 +252,14 @@ def _names_in(rows: Any) -> tuple[str, ...] | None:
 
 
 def _row_examples(
-    root: Path, split: str | None, table: ClassTable, decode: Decoder = ids_of
+    root: Path,
+    split: str | None,
+    table: ClassTable,
+    decode: Decoder = ids_of,
+    allow_incomplete: bool = False,
+    verify: bool = True,
 ) -> Examples | None:
-    rows = _rows(root, split)
+    rows = _rows(root, split, allow_incomplete, verify)
     if rows is None:
         return None
     import datasets

@@ -10,8 +10,10 @@ the new one.
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 
 import attn2mask.training.deeplabv3plus  # noqa: F401 (registers DeepLabv3+)
 from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.files import set_usual_mode
 from attn2mask.training.backbones import quiet
 
 PEER, RECORD, OPTIONS = "peer", "training_config.json", "train.yaml"
@@ -74,29 +77,36 @@ def save_checkpoint(
     (writing / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     if options:
         (writing / OPTIONS).write_text(options)
+    set_usual_mode(writing)
     os.replace(writing, folder / _WRITTEN)  # from here on, the new checkpoint counts
     _settle(folder)
 
 
-def load_checkpoint(path_or_hub_id: str | Path) -> Checkpoint:
+def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False) -> Checkpoint:
     """Read a checkpoint. Its networks are in float32, on the CPU, in evaluation mode.
 
-    Raises UserError if it is neither a folder nor on the Hub, and if it holds no segmentation network with
-    all of its weights.
+    With `trust_remote_code`, Python modules of the checkpoint may run, if its records name them. DeepLabv3+
+    needs none: its own code is that of this package.
+
+    Raises UserError if it is neither a folder nor on the Hub, if it holds no segmentation network with all of
+    its weights, and if it needs code of its own that it may not run.
     """
-    folder = _local(path_or_hub_id)
+    folder = _local(path_or_hub_id, ["*.py"] if trust_remote_code else [])
     _settle(folder)
     if not (folder / "config.json").is_file():
         raise UserError(
             f"checkpoint {path_or_hub_id} holds no config.json: give a folder that training wrote"
         )
-    network = _load_network(folder, path_or_hub_id)
-    peer = _load_network(folder / PEER, path_or_hub_id) if (folder / PEER).is_dir() else None
+    load = partial(_load_network, source=path_or_hub_id, trust_remote_code=trust_remote_code)
+    network = load(folder)
+    peer = load(folder / PEER) if (folder / PEER).is_dir() else None
     try:
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(
+            folder, backend="pil", trust_remote_code=trust_remote_code
+        )
         record = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
     except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint {path_or_hub_id}: {first_line(error)}") from error
+        raise _not_loaded(path_or_hub_id, error) from error
     names = tuple(network.config.id2label[index] for index in range(network.config.num_labels))
     return Checkpoint(network, peer, processor, getattr(network.config, "class_table", ""), names, record)
 
@@ -121,29 +131,44 @@ def _settle(folder: Path) -> None:
         shutil.rmtree(folder / _WRITING)
 
 
-def _local(path_or_hub_id: str | Path) -> Path:
-    """The folder itself, or the local copy of the Hub's repository."""
+def _local(path_or_hub_id: str | Path, more: Sequence[str]) -> Path:
+    """The folder itself, or the local copy of the Hub's repository, with the files that match `more`."""
     if Path(path_or_hub_id).is_dir():
         return Path(path_or_hub_id)
     try:
         with quiet():
-            return Path(snapshot_download(str(path_or_hub_id), allow_patterns=["*.json", "*.safetensors"]))
+            kinds = ["*.json", "*.safetensors", *more]
+            return Path(snapshot_download(str(path_or_hub_id), allow_patterns=kinds))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = f"it is not a folder and cannot be loaded from the Hub: {first_line(error)}"
         raise UserError(f"checkpoint {path_or_hub_id!s}: {reason}") from error
 
 
-def _load_network(folder: Path, source: str | Path) -> PreTrainedModel:
+def _load_network(folder: Path, source: str | Path, trust_remote_code: bool) -> PreTrainedModel:
     try:
         with quiet():
             network, report = AutoModelForSemanticSegmentation.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, use_safetensors=True
+                folder,
+                dtype=torch.float32,
+                output_loading_info=True,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"checkpoint {source}: {first_line(error)}") from error
+        raise _not_loaded(source, error) from error
     if report["missing_keys"]:
         raise UserError(
             f"checkpoint {source}: the weights in {folder} lack {len(report['missing_keys'])} tensors of a "
             f"{type(network).__name__}, such as {min(report['missing_keys'])}"
         )
     return network.eval()
+
+
+def _not_loaded(source: str | Path, error: Exception) -> UserError:
+    """What to do about a checkpoint that does not load."""
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"checkpoint {source} holds Python code of its own, which is not run: read the code, and give"
+            " --trust-remote-code to `attn2mask evaluate` if you trust it"
+        )
+    return UserError(f"checkpoint {source}: {first_line(error)}")

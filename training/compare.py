@@ -85,7 +85,7 @@ def run(config: CompareConfig) -> None:
     """Read the metrics files, write the comparison and print it. Raises UserError for files that cannot be
     compared or written.
     """
-    started, places = time.time(), config.files()
+    started, places = time.monotonic(), config.files()
     from attn2mask.builders.files import write_file
     from attn2mask.training.charts import interval_chart, method_sheet
     from attn2mask.training.comparison import as_csv, as_markdown, as_text
@@ -109,7 +109,7 @@ def run(config: CompareConfig) -> None:
     print(as_text(rows))
     for note in notes:
         print(note)
-    print(f"\nmade in {time.time() - started:.0f} s: {', '.join(map(str, contents))}")
+    print(f"\nmade in {time.monotonic() - started:.0f} s: {', '.join(map(str, contents))}")
     print(f"next: read {places['out']}" + (f", and look at {places['sheet']}" if shown else ""))
 
 

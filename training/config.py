@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import LaunchOptions, fill, option, preset_option, read_preset
+from attn2mask.builders.row_reader import incomplete_option, no_verify_option
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -47,6 +48,8 @@ measured_split = partial(
 @dataclass(frozen=True)
 class RunOptions(LaunchOptions):
     """The options that training and adaptation share. Raises UserError for values out of range."""
+
+    RESUMES: ClassVar = "run the same command again with --resume"
 
     output_dir: str = option("directory of the result, the checkpoints and the log", group=DATA, stored=False)
     max_steps: int | None = method_option("number of optimizer steps", at_least=1, card="steps")
@@ -117,6 +120,8 @@ class TrainConfig(RunOptions):
         card="rows trained on (the first)",
         default_text="all rows",
     )
+    allow_incomplete: bool = incomplete_option(DATA)
+    no_verify: bool = no_verify_option(DATA)
     streaming: bool = switch("read rows of a Hub dataset while training, without a local copy", group=DATA)
     workers: int | None = option(
         "number of processes that load rows",

@@ -25,6 +25,7 @@ from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.images import read_image, read_mask
 from attn2mask.builders.mask_ids import binary_warning
 from attn2mask.builders.reliability import RELIABLE
+from attn2mask.builders.row_reader import load_rows
 from attn2mask.builders.table_reader import bare_table
 from attn2mask.training.benchmarks import recorded_table
 from attn2mask.training.config import TrainConfig
@@ -207,16 +208,22 @@ def shuffled(rows: Iterable[dict[str, Any]], rng: np.random.Generator) -> Iterat
 
 
 def open_rows(
-    dataset: str, streaming: bool, reliability: bool, num_rows: int | None = None
+    dataset: str,
+    streaming: bool,
+    reliability: bool,
+    num_rows: int | None = None,
+    allow_incomplete: bool = False,
+    verify: bool = True,
 ) -> "tuple[datasets.Dataset | datasets.IterableDataset, ClassTable]":
     """Rows and their class table, from a directory or the Hub; images stay encoded. With `num_rows`, only the
     first rows.
+
+    `allow_incomplete` and `verify` are for builds (see `row_reader.whole_shards`).
 
     Raises UserError for rows that cannot be read, or that lack an image, a mask, class names or (with
     `reliability`) a reliability map.
     """
     from datasets import Image as ImageFeature
-    from datasets import load_dataset
 
     if not dataset:
         raise UserError("--dataset is missing: a directory that `attn2mask build` made, or a name on the Hub")
@@ -224,7 +231,9 @@ def open_rows(
     if local:
         refuse_pattern(Path(dataset), f"--dataset {dataset}")
     try:
-        rows = load_dataset(dataset, split="train", streaming=streaming)
+        rows = load_rows(dataset, "train", streaming, allow_incomplete, verify)
+    except UserError as error:
+        raise UserError(f"--dataset {error}") from error
     except Exception as error:  # the libraries raise errors of many kinds
         where = "the directory" if local else "there is no such directory, and the dataset of the Hub"
         reason = f"{where} has no rows that can be read ({first_line(error)})"

@@ -10,14 +10,11 @@ the predictions for a few fixed images. `measured.py` loads what is measured, an
 
 import json
 import logging
-import math
 import os
 import shlex
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +24,9 @@ from attn2mask import __version__
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
 from attn2mask.builders.images import encode_mask, encode_png
-from attn2mask.builders.options import CheckedOptions, flag_of, option, stored_options, to_yaml
+from attn2mask.builders.options import stored_options, to_yaml
 from attn2mask.builders.provenance import FORMAT_VERSION
-from attn2mask.training.config import measured_images, measured_split
-from attn2mask.training.zeroshot.protocol import Background, Method, ProtocolName
+from attn2mask.training.evaluate_config import GPU_BATCH, EvaluateConfig
 
 if TYPE_CHECKING:
     from attn2mask.training.benchmarks import Example
@@ -41,148 +37,11 @@ logger = logging.getLogger(__name__)
 
 PRINTED_CLASSES = 40  # of more classes, the table shows the best and the worst
 FIXED_IMAGES = 6  # whose predictions are saved: they are evenly spread over the images
-GPU_BATCH = 16  # images
-AUGMENTATION = "test-time augmentation"
-ZERO_SHOT = "zero-shot methods"
-_method_option = partial(option, default=None, group=ZERO_SHOT)
-
-
-@dataclass(frozen=True)
-class EvaluateConfig(CheckedOptions):
-    """The options of `attn2mask evaluate`. Raises UserError for missing options and values out of range."""
-
-    checkpoint: str | None = option(
-        "checkpoint: a directory that train made, or a model of the Hub", None, metavar="DIR"
-    )
-    dataset: str | None = measured_images()
-    split: str | None = measured_split()
-    table: str | None = option(
-        "class table of --dataset",
-        None,
-        default_text="the one that the dataset names, or the checkpoint's",
-    )
-    out: str = option(
-        "JSON file of the metrics; its charts and options go beside it",
-        "metrics.json",
-        stored=False,
-        metavar="FILE",
-    )
-    num_images: int | None = option(
-        "measure only the first N images", None, at_least=1, default_text="all images"
-    )
-    batch_size: int | None = option(
-        "number of images that are predicted together if they have the same size",
-        None,
-        stored=False,
-        at_least=1,
-        default_text=f"{GPU_BATCH} on a GPU, 1 without one",
-    )
-    method: Method | None = _method_option(
-        "measure this method in place of a checkpoint: it segments by the names of the classes"
-    )
-    weights: str | None = _method_option(
-        "weights of --method: a model of the Hub, a directory, or a file; a painter for attention",
-        metavar="HUB|DIR|FILE",
-        default_text="the publication's model on the Hub; the embedded painter for attention",
-    )
-    protocol: ProtocolName = option(
-        "evaluate as the publication of --method does, or in the same way for all methods",
-        "common",
-        ZERO_SHOT,
-    )
-    background: Background | None = _method_option(
-        "what is background: nothing (these pixels are not scored), a probability below a threshold, or a"
-        " word of the background that is more probable than every class",
-        default_text="words, or none if the table has no background",
-    )
-    threshold: float | None = _method_option(
-        "probability below which a pixel is background",
-        at_least=0,
-        at_most=1,
-        default_text="0.5 with --background threshold",
-    )
-    words: str | None = _method_option(
-        "file of the words of the background, one in each line",
-        metavar="FILE",
-        default_text="the words of the package",
-    )
-    size: int | None = _method_option(
-        "pixels of the shorter side that images are resized to, and of the windows",
-        at_least=32,
-        at_most=4096,
-        default_text="448, or the publication's",
-    )
-    scales: str = option(
-        "take the maximum of the logits of each image at these scales, with commas between them",
-        "1",
-        AUGMENTATION,
-        metavar="S,S",
-    )
-    flip: bool = option("also take the logits of the mirrored image", False, AUGMENTATION)
-    window: int | None = option(
-        "predict larger images in overlapping windows of N pixels",
-        None,
-        AUGMENTATION,
-        at_least=32,
-        default_text="the whole image; the size of a zero-shot method",
-    )
-    overlap: float | None = option(
-        "fraction of a window that lies in the next one",
-        None,
-        AUGMENTATION,
-        at_least=0,
-        at_most=0.9,
-        default_text="a third; a half for zero-shot methods",
-    )
-    crf: str | None = option(
-        "also measure the predictions after this dense CRF, in scores that begin with crf_",
-        None,
-        AUGMENTATION,
-        choices=("beco",),
-    )
-    chosen_on: str | None = option(
-        "name of the images on which scales, mirroring and windows were chosen, for the card",
-        None,
-        AUGMENTATION,
-        metavar="TEXT",
-        default_text="not recorded",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if Path(self.out).suffix != ".json":
-            raise UserError(f"--out {self.out}: the name must end in .json")
-        _ = self.factors
-        if bool(self.checkpoint) == bool(self.method):
-            raise UserError(
-                "give either --checkpoint, for trained networks, or --method, for a zero-shot method"
-            )
-        if self.method is None:
-            for name in ("weights", "background", "threshold", "words", "size"):
-                if getattr(self, name) is not None:
-                    raise UserError(f"{flag_of(name)} is only for zero-shot methods: it needs --method")
-        if self.threshold is not None and self.background != "threshold":
-            raise UserError("--threshold is used only with --background threshold")
-        if self.words is not None and self.background not in (None, "words"):
-            raise UserError("--words is used only with --background words")
-        if self.overlap is not None and self.method is None and self.window is None:
-            raise UserError("--overlap is used only with --window")
-
-    @property
-    def factors(self) -> tuple[float, ...]:
-        """`scales` as numbers. Raises UserError if they are not numbers above 0."""
-        try:
-            factors = tuple(float(scale) for scale in self.scales.split(","))
-        except ValueError:
-            factors = ()
-        if not factors or not all(math.isfinite(factor) and factor > 0 for factor in factors):
-            raise UserError(f"--scales {self.scales}: it must be numbers above 0 with commas between them")
-        return factors
 
 
 def run(config: EvaluateConfig) -> None:
     """Measure, write the files and print the metrics. Raises UserError for what cannot be measured."""
-    started, out = time.time(), Path(config.out)
+    started, out = time.monotonic(), Path(config.out)
     if out.is_dir():
         raise UserError(f"--out {out} is a directory")
     from attn2mask.training.benchmarks import hub_name, open_images
@@ -203,7 +62,14 @@ def run(config: EvaluateConfig) -> None:
             "The checkpoint's image processor reduces labels: in masks that do not name their classes,"
         )
         logger.info("id k is class k - 1, and id 0 is ignored")
-    images = open_images(config.dataset, config.split, table, measured.reduce_labels)
+    images = open_images(
+        config.dataset,
+        config.split,
+        table,
+        measured.reduce_labels,
+        config.allow_incomplete,
+        not config.no_verify,
+    )
     if not measured.scores_background:
         images = WithoutBackground(images, table)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +86,7 @@ def run(config: EvaluateConfig) -> None:
         "classes_scored": len(table.names) - (0 if measured.scores_background else table.first_id),
         **measured.record,
         "fixed_images": {"folder": predictions_folder(out).name, "names": fixed},
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(time.monotonic() - started, 1),
         "hub": hub_name(config.dataset),
     }
     write_file(out, as_json({**metrics, "evaluated": evaluated}, counts).encode())
@@ -243,7 +109,7 @@ def run(config: EvaluateConfig) -> None:
     progress_file(out).unlink(missing_ok=True)
     print(f"{config.dataset} in the classes of {table.name}")
     print(metrics_table(metrics))
-    print(f"\nmade in {time.time() - started:.0f} s: {', '.join(map(str, made))}")
+    print(f"\nmade in {time.monotonic() - started:.0f} s: {', '.join(map(str, made))}")
     print(f"next: {next_step(config, out)}")
 
 

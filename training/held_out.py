@@ -153,7 +153,8 @@ def train_and_score(config: TrainConfig, sets: Sequence[Path]) -> dict[str, dict
     Returns each of `MEASURES`, 0 to 1, by the name of the set's folder. metrics_NAME.json and its charts are
     in the output directory.
     """
-    from attn2mask.training.evaluate_command import EvaluateConfig, run
+    from attn2mask.training.evaluate_command import run
+    from attn2mask.training.evaluate_config import EvaluateConfig
     from attn2mask.training.train import train
 
     train(config)

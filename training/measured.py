@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -14,12 +14,10 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.table_reader import bare_table, load_table
 from attn2mask.training.benchmarks import difference, named_classes, recorded_table
 from attn2mask.training.checkpoint import Checkpoint, load_checkpoint
+from attn2mask.training.evaluate_config import EvaluateConfig
 from attn2mask.training.inference import LARGEST, Augmentation, Decide
 from attn2mask.training.zeroshot.protocol import Protocol, common, original, read_words
 from attn2mask.training.zeroshot.segmenter import load_segmenter
-
-if TYPE_CHECKING:
-    from attn2mask.training.evaluate_command import EvaluateConfig
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +48,12 @@ class Measured:
     reduce_labels: bool = False
 
 
-def measured_checkpoint(config: "EvaluateConfig") -> Measured:
+def measured_checkpoint(config: EvaluateConfig) -> Measured:
     """The networks of a checkpoint. Raises UserError if it cannot be loaded, if it has other classes than the
     images, and if it was chosen on these images.
     """
     logger.info("Loading the checkpoint %s", config.checkpoint)
-    checkpoint = load_checkpoint(config.checkpoint)
+    checkpoint = load_checkpoint(config.checkpoint, config.trust_remote_code)
     check_choices(config, checkpoint.record)
     networks = [network for network in (checkpoint.network, checkpoint.peer) if network is not None]
     overlap = {} if config.overlap is None else {"overlap": config.overlap}
@@ -70,7 +68,7 @@ def measured_checkpoint(config: "EvaluateConfig") -> Measured:
     )
 
 
-def measured_method(config: "EvaluateConfig") -> Measured:
+def measured_method(config: EvaluateConfig) -> Measured:
     """A zero-shot method with its weights. Raises UserError for weights that do not fit, and for options that
     the method or its protocol does not have.
     """
@@ -96,7 +94,7 @@ def measured_method(config: "EvaluateConfig") -> Measured:
     )
 
 
-def protocol_of(config: "EvaluateConfig", table: ClassTable) -> Protocol:
+def protocol_of(config: EvaluateConfig, table: ClassTable) -> Protocol:
     """The protocol that the options name. Raises UserError for options that it does not have."""
     words = None if config.words is None else read_words(config.words)
     if config.protocol == "common":
@@ -123,7 +121,7 @@ def protocol_of(config: "EvaluateConfig", table: ClassTable) -> Protocol:
     return protocol
 
 
-def check_choices(config: "EvaluateConfig", record: dict[str, Any]) -> None:
+def check_choices(config: EvaluateConfig, record: dict[str, Any]) -> None:
     """Raises UserError if the images are those on which the checkpoint or the options were chosen."""
     chosen = record.get("chosen_on") or {}
     same_split = config.split is None or chosen.get("split") in (None, config.split)
@@ -144,7 +142,7 @@ def same_place(one: str, other: str) -> bool:
     return one == other or Path(one).resolve() == Path(other).resolve()
 
 
-def table_of_checkpoint(config: "EvaluateConfig", checkpoint: Checkpoint) -> ClassTable:
+def table_of_checkpoint(config: EvaluateConfig, checkpoint: Checkpoint) -> ClassTable:
     """The class table of the images. Raises UserError if the checkpoint has other classes."""
     if config.table is not None:
         table = load_table(config.table)
@@ -161,7 +159,7 @@ def table_of_checkpoint(config: "EvaluateConfig", checkpoint: Checkpoint) -> Cla
     return table
 
 
-def table_of_images(config: "EvaluateConfig") -> ClassTable:
+def table_of_images(config: EvaluateConfig) -> ClassTable:
     """The class table of the images. Raises UserError if they do not name their classes."""
     if config.table is not None:
         return load_table(config.table)

@@ -123,7 +123,7 @@ class Run:
         self.step, self.loss = 0, 0.0
         self.kept: dict[str, Any] = {}
         self._pending: list[tuple[int, dict[str, torch.Tensor], Sequence[str]]] = []
-        self._seconds, self._started = 0.0, time.time()
+        self._seconds, self._started = 0.0, time.monotonic()
         self._checked = (self._started, 0)
 
     @property
@@ -133,7 +133,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """How long the run took so far, over all of its resumed parts."""
-        return self._seconds + time.time() - self._started
+        return self._seconds + time.monotonic() - self._started
 
     # State
 
@@ -142,7 +142,7 @@ class Run:
         self._started = since or self._started
         if saved_step(self.output):
             self._load()
-        self._checked = (time.time(), self.step)
+        self._checked = (time.monotonic(), self.step)
         if self.accelerator.is_main_process:
             trim_log(self.output / LOG, self.step)
         values = {k: v for k, v in asdict(self.config).items() if isinstance(v, (int, float, str))}
@@ -249,7 +249,7 @@ class Run:
                 )
         self._pending.clear()
         self.loss = float(values.mean())
-        now, (then, before) = time.time(), self._checked
+        now, (then, before) = time.monotonic(), self._checked
         speed = (self.step - before) * self.config.batch_size / max(now - then, 1e-9)
         self._checked = (now, self.step)
         rate = self.config.learning_rate * self.config.rate(self.step)

@@ -29,6 +29,7 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
 from attn2mask.builders.options import identity_of, to_yaml
+from attn2mask.builders.row_reader import is_build, rows_in
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.training.benchmarks import hub_name, open_images
 from attn2mask.training.checkpoint import is_exported, make_processor, save_checkpoint
@@ -49,7 +50,14 @@ def train(config: TrainConfig) -> None:
     config, output = config.resolve(), Path(config.output_dir)
     accelerator, batches = make_accelerator(config, config.mixing)
     logger.info("Opening the rows of %s", config.dataset)
-    rows, table = open_rows(config.dataset, config.streaming, config.reliability, config.num_rows)
+    rows, table = open_rows(
+        config.dataset,
+        config.streaming,
+        config.reliability,
+        config.num_rows,
+        config.allow_incomplete,
+        verify=not config.no_verify and accelerator.is_main_process,
+    )
     origin = rows_record(config.dataset)
     if check_directory(config, origin) == config.max_steps and is_exported(output):
         logger.info("%s is finished: all %d steps are done", output, config.max_steps)
@@ -204,13 +212,15 @@ def next_batch(loaded: Iterator[dict[str, Any]]) -> dict[str, Any]:
 
 
 def rows_record(dataset: str) -> dict[str, Any]:
-    """What identifies the rows, for the card and for `--resume`: `num_images`, `identity` and `license` of a
-    build on this machine; the `revision` of a dataset of the Hub, or None if the Hub cannot be reached;
-    nothing for other folders.
+    """What identifies the rows, for the card and for `--resume`: `num_images` (those that are there),
+    `identity` and `license` of a build on this machine; the `revision` of a dataset of the Hub, or None if
+    the Hub cannot be reached; nothing for other folders.
     """
-    if (Path(dataset) / "build.json").is_file():
-        record = BuildDirectory(Path(dataset)).record()
-        return {name: record.get(name) for name in ("num_images", "identity", "license")}
+    if is_build(dataset):
+        directory = BuildDirectory(Path(dataset))
+        record = directory.record()
+        there = [shard for shard in directory.shards if directory.state(shard, verify=False) == "made"]
+        return {"num_images": rows_in(there)} | {name: record.get(name) for name in ("identity", "license")}
     if hub_name(dataset) is None:
         return {}
     from huggingface_hub import HfApi

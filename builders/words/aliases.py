@@ -25,6 +25,7 @@ from attn2mask.builders.table_reader import TABLES, load_table, parse_table
 from attn2mask.builders.words.english import plural
 from attn2mask.builders.words.grammar import nouns
 from attn2mask.builders.words.wordnet import Sense, WordNet, find_wordnet
+from attn2mask.builders.yaml_reader import load_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ def run(config: AliasesConfig) -> None:
     proposals = [propose(wordnet, label, config.most) for label in table.classes]
     proposals = without_collisions(table, proposals)
     head = f"{source.name} with proposals from {wordnet.version}: delete what does not fit your images."
-    text = written(yaml.safe_load(source.read_bytes()), proposals, head)
+    text = written(load_yaml(source.read_bytes()), proposals, head)
     parse_table(yaml.safe_load(text), str(out))
     with open(out, "x", encoding="utf-8") as file:
         file.write(text)

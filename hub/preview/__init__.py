@@ -5,15 +5,18 @@
 
 For a build it shows the rows and, if scores are stored, the masks that other rules would make of them. For a
 checkpoint it shows predictions for an image of the user. For both, and for a painter's LoRA adapter, it shows
-the card as the Hub will show it. gradio, an optional extra, serves the page on 127.0.0.1 only. The page loads
-nothing from anywhere else.
+the card as the Hub will show it. gradio, an optional extra, serves the page on 127.0.0.1 only, and only to
+itself (`guard`). The page loads nothing from anywhere else. Uploaded images are deleted when it ends.
 """
 
 import os
+import signal
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import FrameType
 
 from attn2mask.builders.options import CheckedOptions, option
 
@@ -34,16 +37,42 @@ class PreviewConfig(CheckedOptions):
     )
 
 
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM or the end of the terminal (SIGHUP) leave the block by an exception, so that it
+    cleans up: KeyboardInterrupt, or SystemExit with the status 128 + signal. Later signals are ignored.
+    """
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # One that is ignored already stays so: `nohup` ignores SIGHUP.
+    former = {n: handler for n in numbers if (handler := signal.getsignal(n)) != signal.SIG_IGN}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for other in former:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    for number in former:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
 def run(config: PreviewConfig) -> None:
     """Serve the page until Ctrl-C. Raises UserError for what the user can correct."""
     from attn2mask.hub.preview.page import make_app, serve
 
-    with tempfile.TemporaryDirectory(prefix="attn2mask-preview-") as uploads:
+    with ended_by_signals(), tempfile.TemporaryDirectory(prefix="attn2mask-preview-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads  # uploaded images are removed with the page
         for name in ("NO_PROXY", "no_proxy"):
             os.environ[name] = f"{os.environ.get(name, '')},127.0.0.1".removeprefix(",")
         app = make_app(config.dir, config.repo)
-        print(f"{config.dir}: {serve(app, config.port)} (Ctrl-C ends it)", flush=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
-        app.close(verbose=False)
+        try:
+            print(f"{config.dir}: {serve(app, config.port)} (Ctrl-C ends it)", flush=True)
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
+        finally:
+            app.close(verbose=False)

@@ -1,7 +1,8 @@
 """The page: its tabs, made with gradio, and the server."""
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import cache, lru_cache, partial
 from html import escape
 from pathlib import Path
@@ -11,6 +12,7 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.provenance import LORA_WEIGHTS
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.hub.preview.card import card_of, card_parts
+from attn2mask.hub.preview.guard import LARGEST_UPLOAD, guarded
 from attn2mask.hub.preview.pieces import error_message
 from attn2mask.hub.preview.rows import build_facts, chosen_rules, read_row, row_page
 
@@ -171,8 +173,18 @@ def _card_tab(make: Callable[[], tuple[str, str]]) -> None:
     tab.select(show, None, [metadata, text])
 
 
+@asynccontextmanager
+async def _with_guard(server: Any) -> AsyncIterator[None]:
+    """Put the guard before everything that gradio's server does, when it starts."""
+    server.middleware_stack = guarded(server.middleware_stack)
+    yield
+
+
 def serve(app: "gradio.Blocks", port: int | None) -> str:
-    """Serve the page until `app.close()`. Returns its address. Raises UserError if the port is taken."""
+    """Serve the page, behind its guard, until `app.close()`. Returns its address.
+
+    Raises UserError if the port is taken.
+    """
     from gradio.themes import Default, LocalFont
 
     # gradio's semi-bold fonts lack most letters, so bold ones are used instead.
@@ -191,6 +203,8 @@ def serve(app: "gradio.Blocks", port: int | None) -> str:
             enable_monitoring=False,
             mcp_server=False,
             footer_links=[],
+            max_file_size=LARGEST_UPLOAD,
+            app_kwargs={"lifespan": _with_guard},
             theme=theme,
             css=STYLE.read_text(),
         )

@@ -238,6 +238,11 @@ def test_remask_changes_labels_and_keeps_images(command, tmp_path, capsys):
     assert any(before["mask"] != after["mask"] for before, after in zip(old, new, strict=True))
     assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "new"), "--beta", "0.5"]) == 2
     assert "--beta is used only with --threshold fixed" in capsys.readouterr().err
+    record = (tmp_path / "out" / "build.json").read_bytes()
+    same = str(tmp_path / "new" / ".." / "out")
+    assert main(["remask", str(tmp_path / "out"), "--out", same, *options]) == 2
+    assert "is the dataset itself" in capsys.readouterr().err
+    assert (tmp_path / "out" / "build.json").read_bytes() == record
     (tmp_path / "out" / "manifest" / "00001.json").unlink()
     assert main(["remask", str(tmp_path / "out"), "--out", str(tmp_path / "third")]) == 2
     assert "is not complete" in capsys.readouterr().err

@@ -330,7 +330,7 @@ def test_what_is_wrong_in_a_table(tmp_path: Path, text: str, complaint: str):
 
 def test_too_many_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     content = {"name": "t", "classes": [{"name": "mug"}] * 65536}
-    monkeypatch.setattr("yaml.safe_load", lambda _: content)
+    monkeypatch.setattr("attn2mask.builders.table_reader.load_yaml", lambda _: content)
     with pytest.raises(UserError, match="more than a 16-bit mask can hold"):
         load_table(write(tmp_path, ""))
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from places import DATA
 from transformers import CLIPTokenizer
 
+from attn2mask.builders import prompts
 from attn2mask.builders.classes import ClassTable, LabelClass
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.prompts import (
@@ -773,3 +774,23 @@ def test_with_a_painters_tokenizer(coco: list[Caption]):
         for word, span in zip(prompt.words, prompt.spans, strict=True):
             own = tokenizer(word, add_special_tokens=False).input_ids
             assert [ids[place] for place in span[: len(own)]] == own
+
+
+@pytest.mark.parametrize("joint", [" ", ", ", "; ", " of a "])
+def test_words_that_the_painter_cannot_read_have_no_effect(monkeypatch, joint):
+    """Neither on the prompt, nor on the time: only a bounded part of a caption is searched."""
+    searched = []
+    search = prompts.find_occurrences
+    monkeypatch.setattr(
+        prompts, "find_occurrences", lambda table, text: searched.append(len(text)) or search(table, text)
+    )
+    found = []
+    for count in (400, 16_000):
+        text = joint.join(["a dog", "cat"] * (count // 2))
+        source = PromptSource(VOC, [Caption(text, "it")], [TOKENIZER], seed=3)
+        assert source.selected == 1
+        prompt = source.prompt(0, 0)
+        assert prompt.caption == text
+        found.append(replace(prompt, caption=""))
+    assert found[0] == found[1]
+    assert max(searched) < 20 * (2 * TOKENIZER.model_max_length + 30)

@@ -177,13 +177,16 @@ def dangers(tree: ast.AST) -> list[str]:
             found.append("torch.load")
         elif isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "allow_pickle"):
             found.append(f"{node.arg}={ast.unparse(node.value)}")
-    return found
+    # What passes on what the user gave, which is off by default.
+    allowed = ("trust_remote_code=False", "trust_remote_code=trust_remote_code")
+    return [danger for danger in found if danger not in allowed]
 
 
 def test_dangers_are_found():
     code = "import pickle\nfrom torch import load\ntorch.load(f)\nx(trust_remote_code=True)"
     assert dangers(ast.parse(code)) == ["pickle", "torch.load", "torch.load", "trust_remote_code=True"]
     assert dangers(ast.parse("torch.load(f, weights_only=False)")) == ["torch.load"]
+    assert dangers(ast.parse("x(trust_remote_code=False, y=z(trust_remote_code=trust_remote_code))")) == []
     assert dangers(ast.parse("from pickle import UnpicklingError\ntorch.load(f, weights_only=True)")) == []
 
 

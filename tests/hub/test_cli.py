@@ -207,7 +207,8 @@ STARTS = re.compile("|".join([*STARTED, "Loading the painter .+"]))
         (["build", "voc", "--push-to-hub", "a/b/c"], "the Hub does not allow the name 'a/b/c'"),
         (["train"], "--dataset is missing (see `attn2mask train --help`)"),
         (["adapt"], "--data is missing (see `attn2mask adapt --help`)"),
-        (["evaluate", "--dataset", "x"], "--checkpoint is missing (see `attn2mask evaluate --help`)"),
+        (["evaluate", "--dataset", "x"], "give either --checkpoint, for trained networks, or --method"),
+        (["evaluate", "--checkpoint", "x"], "--dataset is missing (see `attn2mask evaluate --help`)"),
         (["show", "missing"], "missing holds no build"),
         (["show", "missing", "--rows", "0"], "--rows 0: it must be at least 1"),
         (["remask", "missing"], "missing holds no build"),
@@ -269,3 +270,26 @@ def test_publishing_is_checked_before_painting(monkeypatch, capsys, tmp_path):
     assert "no connection to http" in err
     assert "(no network)" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "resumes"),
+    [
+        ("build", "run the same command again to resume"),
+        ("evaluate", "run the same command again to resume"),
+        ("train", "run the same command again with --resume"),
+        ("adapt", "run the same command again with --resume"),
+        ("draw", ""),
+        ("show", ""),
+    ],
+)
+def test_what_an_interrupted_command_advises_is_what_it_takes(name, resumes, monkeypatch, capsys):
+    """A training is refused without --resume, and what cannot go on promises nothing."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attn2mask.builders.command.parse", stopped)
+    assert main([name]) == 130
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == ("attn2mask: interrupted" + (f"; {resumes}" if resumes else ""))

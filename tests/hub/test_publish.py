@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
-from loopback_hub import READER, TOKEN, Fault, LoopbackHub
+from loopback_hub import READER, TOKEN, Fault, File, LoopbackHub, Repo
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig
@@ -134,6 +135,154 @@ def expected(name: str, path: Path) -> dict[str, bytes]:
     files = {f"{name}/{file.name}": file.read_bytes() for file in sorted((path / "data").iterdir())}
     records = ("build.json", "build.yaml", "report.json")
     return files | {f"{name}/{file}": (path / file).read_bytes() for file in records}
+
+
+# What lies outside the folder stays there.
+
+
+def refused_without_a_request(hub, publish, kind: str, folder: Path, *messages: str) -> None:
+    status, _, error = publish(kind, folder, DATA)
+    assert status == 2
+    assert all(message in error for message in messages), error
+    assert not hub.log
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["build.json", "build.yaml", "report.json", "remask.yaml", "data/train-00000.parquet", "data", "else/x"],
+)
+def test_a_link_that_leads_out_of_a_build_is_refused(hub, publish, voc, tmp_path, name):
+    """Also a link to a folder, and one that the build does not need."""
+    file, outside = voc / name, tmp_path / "outside"
+    file.parent.mkdir(exist_ok=True)
+    if file.exists():
+        file.rename(outside)
+    file.symlink_to(outside)  # a link to nothing, where the build had no such file
+    refused_without_a_request(hub, publish, "dataset", voc, f"{file} is a link that leads outside {voc}: ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "training_config.json",
+        "train.yaml",
+        "config.json",
+        "model.safetensors",
+        "model-extra.safetensors",
+        "deeplabv3plus.py",
+        "peer/model.safetensors",
+        "peer",
+        "log.jsonl",
+        "metrics.json",
+        "metrics_images.png",
+        "predictions/step-1.png",
+    ],
+)
+def test_a_link_that_leads_out_of_a_checkpoint_is_refused(hub, publish, trained, tmp_path, name):
+    folder = shutil.copytree(trained["deeplabv3plus"], tmp_path / "run")
+    file, outside = folder / name, tmp_path / "outside"
+    file.parent.mkdir(exist_ok=True)
+    if file.exists():
+        file.rename(outside)
+    else:
+        outside.write_bytes(b"secret")
+    file.symlink_to(Path("..") / ("../outside" if "/" in name else "outside"))
+    refused_without_a_request(hub, publish, "model", folder, f"{file} is a link that leads outside {folder}")
+
+
+def test_a_link_inside_the_folder_and_a_link_to_the_folder_are_followed(hub, publish, voc, tmp_path):
+    (voc / "report.json").rename(voc / "report-1.json")
+    (voc / "report.json").symlink_to("report-1.json")
+    (tmp_path / "link").symlink_to(voc)
+    assert publish("dataset", tmp_path / "link", DATA)[0] == 0
+    assert hub.files("dataset", DATA)["voc/report.json"] == (voc / "report-1.json").read_bytes()
+
+
+def test_a_pipe_is_not_read(hub, publish, voc):
+    (voc / "report.json").unlink()
+    os.mkfifo(voc / "report.json")
+    refused_without_a_request(hub, publish, "dataset", voc, "report.json is neither a file nor a folder")
+
+
+def test_links_beside_a_report_are_refused(hub, publish, trained, tmp_path):
+    """The report itself may be a link, because the user names it."""
+    figures = {"mean_iou": 0.5, "per_class_iou": {"cat": 0.5}, "pixel_accuracy": 0.6, "num_images": 3}
+    (tmp_path / "real.json").write_text(json.dumps(figures | {"networks": {}}))
+    (tmp_path / "scores").mkdir()
+    report = tmp_path / "scores" / "of.json"
+    report.symlink_to(tmp_path / "real.json")
+    assert publish("model", trained["upernet"], MODEL, "--metrics", report)[0] == 0
+    assert "metrics/of.json" in hub.files("model", MODEL)
+    hub.log.clear()
+    for name in ("of.yaml", "of_images.png"):
+        (tmp_path / "secret").write_text("password: 1")
+        (report.parent / name).symlink_to(tmp_path / "secret")
+        status, _, error = publish("model", trained["upernet"], MODEL, "--metrics", report)
+        assert (status, f"{name} is a link that leads outside" in error) == (2, True), error
+        (report.parent / name).unlink()
+    assert not hub.log
+
+
+@pytest.mark.parametrize("part", ["", "peer"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        "{outside}/secret.X",
+        "../secret.X",
+        "secret.X",
+        "other/repository--secret.X",
+        "deeplabv3plus/../secret.X",
+        "deeplabv3plus.secret.X",
+        ["secret.X", None],
+        "",
+    ],
+)
+def test_code_that_this_project_did_not_write_is_refused(hub, publish, trained, tmp_path, part, named):
+    folder = shutil.copytree(trained["deeplabv3plus"], tmp_path / "run")
+    for file in (tmp_path / "secret.py", folder / "secret.py", folder / "peer" / "secret.py"):
+        file.write_text("password = 1")
+    config = json.loads((folder / part / "config.json").read_text())
+    config["auto_map"]["AutoModel"] = named.format(outside=tmp_path) if isinstance(named, str) else named
+    (folder / part / "config.json").write_text(json.dumps(config))
+    refused_without_a_request(hub, publish, "model", folder, "names the code ", "in auto_map")
+
+
+def test_only_weights_that_are_read_are_published(hub, publish, trained, tmp_path):
+    folder = shutil.copytree(trained["upernet"], tmp_path / "run")
+    for name in ("model-extra.safetensors", "model-00001-of-00002.safetensors", "modelling.safetensors"):
+        shutil.copy(folder / "model.safetensors", folder / name)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-extra.safetensors"}}')
+    assert publish("model", folder, MODEL)[0] == 0
+    weights = {path for path in hub.files("model", MODEL) if "safetensors" in path}
+    assert weights == {"model.safetensors", "peer/model.safetensors"}
+
+
+def split_weights(folder: Path) -> tuple[dict[str, str], set[str]]:
+    """Weights in two parts with an index; returns the part of each tensor and the names of the files."""
+    weights = load_file(folder / "model.safetensors")
+    names = sorted(weights)
+    parts = {f"model-0000{n}-of-00002.safetensors": names[n - 1 :: 2] for n in (1, 2)}
+    for file, part in parts.items():
+        save_file({name: weights[name] for name in part}, folder / file, metadata={"format": "pt"})
+    (folder / "model.safetensors").unlink()
+    places = {name: file for file, part in parts.items() for name in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return places, {*parts, "model.safetensors.index.json"}
+
+
+def test_weights_in_parts_are_those_of_the_index(hub, publish, trained, tmp_path):
+    folder = shutil.copytree(trained["upernet"], tmp_path / "run")
+    places, files = split_weights(folder)
+    shutil.copy(folder / min(files), folder / "model-extra.safetensors")
+    assert publish("model", folder, MODEL)[0] == 0
+    published = {path for path in hub.files("model", MODEL) if "safetensors" in path}
+    assert published == files | {"peer/model.safetensors"}
+    secret = shutil.copy(folder / places[min(places)], tmp_path / "secret.safetensors")
+    hub.log.clear()
+    for place in ("../secret.safetensors", str(secret)):
+        index = {"metadata": {}, "weight_map": places | {min(places): place}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        refused_without_a_request(hub, publish, "model", folder, f"index.json names {place!r}")
 
 
 # Datasets.
@@ -389,6 +538,49 @@ def test_a_change_in_between_is_never_overwritten(hub, publish, built):
     assert b"A word in between." in files["README.md"]
     assert "kitchen/train-00000.parquet" in files
     assert [r.status for r in hub.requests("POST .*/commit/")][-2:] == [412, 200]
+
+
+def test_files_that_the_repository_ignores_are_not_left_out_silently(hub, publish, built):
+    """No commit is made. Once the patterns are gone, the same command publishes everything."""
+    hub.put("dataset", DATA, {".gitignore": b"*.parquet\n"})
+    before = hub.files("dataset", DATA)
+    status, out, error = publish("dataset", built["voc"], DATA)
+    shards = sorted(f"voc/{file.name}" for file in (built["voc"] / "data").iterdir())
+    assert status == 2
+    assert re.search(rf"{DATA} does not keep {len(shards)} of \d+ files as they were sent: ", error)
+    assert ", ".join(shards) in error
+    assert ".gitignore" in error
+    assert "published" not in out
+    assert hub.files("dataset", DATA) == before
+    hub.put("dataset", DATA, {".gitignore": b"*.log\n"})
+    assert publish("dataset", built["voc"], DATA)[0] == 0
+    assert expected("voc", built["voc"]).items() <= hub.files("dataset", DATA).items()
+
+
+@pytest.mark.parametrize("options", [(), ("--revision", "v2"), ("--create-pr",)])
+@pytest.mark.parametrize("path", ["voc/train-00001.parquet", "voc/build.json"])
+@pytest.mark.parametrize("change", ["lost", "shorter", "other bytes"])
+@pytest.mark.usefixtures("plain_card")
+def test_what_stands_in_the_repository_is_what_was_sent(
+    hub, publish, built, monkeypatch, options, path, change
+):
+    """A Hub that loses or alters a large or a small file of the commit, and answers that all went well."""
+    hub.put("dataset", DATA, {"README.md": b"---\ntags: [attn2mask]\n---\n"})
+    add = Repo.add
+
+    def altered(repo, ref, tree, title, parent):
+        if path in tree:
+            file = tree.pop(path)
+            shorter, other = file.content[:-1], bytes([file.content[0] ^ 1]) + file.content[1:]
+            content = {"shorter": shorter, "other bytes": other}.get(change)
+            tree |= {} if content is None else {path: File(content, file.is_lfs)}
+        return add(repo, ref, tree, title, parent)
+
+    monkeypatch.setattr(Repo, "add", altered)
+    status, out, error = publish("dataset", built["voc"], DATA, *options)
+    assert status == 2
+    assert re.search(rf"{DATA} does not keep 1 of \d+ files as they were sent: {path}\.", error)
+    assert "published" not in out
 
 
 # Faults.

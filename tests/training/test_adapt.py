@@ -269,7 +269,7 @@ def test_what_is_skipped_is_named(config, frames, tmp_path, caplog):
     module.adapt(replace(config, data=str(data), max_steps=1))
     assert "skipped 2 images that cannot be read: 3.png, z.jpg (the first: it is not an image" in caplog.text
     record = json.loads((Path(config.output_dir) / "training_config.json").read_text())
-    assert (record["data"]["images"], record["data"]["skipped"]) == (5, ["3.png", "z.jpg"])
+    assert (record["data"]["images"], record["data"]["skipped"]) == (5, 2)
 
 
 @pytest.mark.parametrize(

@@ -261,3 +261,71 @@ def test_a_checkpoint_of_the_hub(build, monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint_module, "snapshot_download", download)
     assert load_checkpoint("org/model").peer is not None
     assert asked == ["org/model"]
+
+
+CODE = """
+from pathlib import Path
+from transformers import {base}
+Path({created!r}).touch()
+
+class {name}({base}):
+    {body}
+"""
+
+
+def with_code(folder: Path, part: str, created: Path) -> None:
+    """Give a checkpoint a module that creates a file when it is imported: for its image processor, or for its
+    network.
+    """
+    if part == "processor":
+        file, base, key, body = (
+            "preprocessor_config.json",
+            "SegformerImageProcessorPil",
+            "AutoImageProcessor",
+            "",
+        )
+    else:
+        file, base, key, body = "config.json", "UperNetConfig", "AutoConfig", "model_type = 'own'"
+    text = CODE.format(base=base, name="Own", created=str(created), body=body or "pass")
+    if part == "processor":
+        text = text.replace(
+            "from transformers import",
+            "from transformers.models.segformer.image_processing_pil_segformer import",
+        )
+    (folder / "own.py").write_text(text)
+    record = json.loads((folder / file).read_text())
+    record["auto_map"] = {key: "own.Own"}
+    record |= {"image_processor_type": "Own"} if part == "processor" else {"model_type": "own"}
+    (folder / file).write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("part", ["processor", "network"])
+def test_code_of_a_checkpoint_does_not_run_unasked(build, tmp_path, monkeypatch, part):
+    """Neither does transformers ask on the terminal, where "y" would run it."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    run, created = tmp_path / "run", tmp_path / "created"
+    save_checkpoint(run, build("upernet"), None, make_processor(64), {})
+    with_code(run, part, created)
+    with pytest.raises(UserError, match="holds Python code of its own, which is not run") as error:
+        load_checkpoint(run)
+    assert "\n" not in str(error.value)
+    assert not created.exists()
+    if part == "processor":
+        checkpoint = load_checkpoint(run, trust_remote_code=True)
+        assert created.exists()
+        assert type(checkpoint.processor).__name__ == "Own"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_files_have_the_permissions_of_the_users_umask(build, tmp_path, umask):
+    network, before = build("upernet"), os.umask(umask)
+    try:
+        save_checkpoint(tmp_path, network, network, make_processor(64), {})
+    finally:
+        os.umask(before)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {"model.safetensors", "config.json"} <= {file.name for file in files}
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o666 & ~umask}

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import fill, identity_of, option, preset_option, read_preset
+from attn2mask.builders.row_reader import incomplete_option, no_verify_option
 from attn2mask.training.config import (
     CONSTANTS,
     DATA,
@@ -51,6 +52,8 @@ class AdaptConfig(RunOptions):
         DATA,
         required=True,
     )
+    allow_incomplete: bool = incomplete_option(DATA)
+    no_verify: bool = no_verify_option(DATA)
     instance_prompt: str = option(
         "prompt for these images, with the identifier of their look",
         "a photo in sks style",

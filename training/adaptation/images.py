@@ -40,6 +40,7 @@ from attn2mask.builders.images import (
 )
 from attn2mask.builders.painter import Painter
 from attn2mask.builders.prompts import image_seed
+from attn2mask.builders.row_reader import load_rows
 from attn2mask.training.adaptation.config import AdaptConfig
 
 logger = logging.getLogger(__name__)
@@ -58,16 +59,17 @@ class TrainingImage:
     read: Callable[[], bytes]
 
 
-def find_images(data: str) -> list[TrainingImage]:
+def find_images(data: str, allow_incomplete: bool = False, verify: bool = True) -> list[TrainingImage]:
     """The images of a folder or of a dataset's rows, in the order of their names or rows.
 
-    Raises UserError if there are too few, and for captions that cannot be read.
+    `allow_incomplete` and `verify` are for builds (see `row_reader.whole_shards`). Raises UserError if there
+    are too few, and for captions and builds that cannot be read.
     """
     folder = Path(data)
     if not data or not folder.is_dir():
         raise UserError(f"--data {data or 'is missing'}: give a folder of images, or of rows")
     rows = any(folder.rglob("*.parquet"))
-    found = _images_of_rows(data) if rows else _images_in_files(folder)
+    found = _images_of_rows(data, allow_incomplete, verify) if rows else _images_in_files(folder)
     if len(found) < FEWEST:
         kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
         raise UserError(
@@ -147,13 +149,15 @@ def _caption(row: Mapping[str, Any]) -> str:
     return next((" ".join(text.split()) for text in texts if isinstance(text, str) and text.strip()), "")
 
 
-def _images_of_rows(data: str) -> list[TrainingImage]:
+def _images_of_rows(data: str, allow_incomplete: bool, verify: bool) -> list[TrainingImage]:
     refuse_pattern(Path(data), f"--data {data}")
     from datasets import Image as ImageFeature
-    from datasets import load_dataset
 
     try:
-        rows = load_dataset(data, split="train").cast_column("image", ImageFeature(decode=False))
+        rows = load_rows(data, "train", False, allow_incomplete, verify)
+        rows = rows.cast_column("image", ImageFeature(decode=False))
+    except UserError as error:
+        raise UserError(f"--data {error}") from error
     except Exception as error:  # the libraries raise errors of many kinds
         raise UserError(
             f"--data {data}: there are no rows with images that can be read ({first_line(error)})"

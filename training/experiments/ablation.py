@@ -140,14 +140,14 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def run(config: AblationConfig) -> None:
     """Make the data, run the trials, and write the table. Raises UserError if a part fails."""
-    started, out = time.time(), Path(config.out)
+    started, out = time.monotonic(), Path(config.out)
     make_data(out / "data", config.num_images)
     sets = make_sets(out / "held-out", config.held_out)
     results: dict[str, Any] = {
         "variants": run_trials(make_trials(config, sets), config.jobs),
         "attention masks": attention_masks(out / "held-out", config.held_out),
     }
-    results["seconds"] = round(time.time() - started, 1)
+    results["seconds"] = round(time.monotonic() - started, 1)
     (out / "ablation.json").write_text(json.dumps(results, indent=2) + "\n")
     (out / "ablation.md").write_text(as_text(results) + "\n")
     plot(results, out / "ablation.png")

@@ -218,9 +218,9 @@ def as_text(report: dict[str, Any]) -> str:
 
 def run(config: PainterQualityConfig) -> None:
     """Measure, write painter_quality.json and print a table."""
-    started, out = time.time(), Path(config.out)
+    started, out = time.monotonic(), Path(config.out)
     report = measure(config)
-    report["seconds"] = round(time.time() - started, 1)
+    report["seconds"] = round(time.monotonic() - started, 1)
     out.mkdir(parents=True, exist_ok=True)
     (out / "painter_quality.json").write_text(json.dumps(report, indent=2) + "\n")
     print(as_text(report))

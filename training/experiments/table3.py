@@ -40,8 +40,8 @@ from attn2mask.builders.painter import load_painter
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.benchmarks import open_images
-from attn2mask.training.evaluate_command import EvaluateConfig
 from attn2mask.training.evaluate_command import run as evaluate
+from attn2mask.training.evaluate_config import EvaluateConfig
 from attn2mask.training.evaluation import counts_of, report, summarize
 from attn2mask.training.experiments.trials import ExperimentConfig, plan_trials, run_trials
 from attn2mask.training.held_out import (
@@ -298,21 +298,21 @@ def run(config: Table3Config) -> None:
     seconds = read_seconds(out)
 
     def timed(part: str, started: float) -> None:
-        seconds[part] = seconds.get(part, 0.0) + time.time() - started
+        seconds[part] = seconds.get(part, 0.0) + time.monotonic() - started
         write_file(out / "seconds.json", json.dumps(seconds).encode())
 
     (out / "metrics").mkdir(parents=True, exist_ok=True)
-    started = time.time()
+    started = time.monotonic()
     clips = train_clips(config, out / "clip")
     timed("training of the small CLIP models", started)
-    started = time.time()
+    started = time.monotonic()
     sets = make_sets(out / "held-out", config.held_out)
     build_rows(out / "data", config.num_images)
     timed("painting of all rows", started)
-    started = time.time()
+    started = time.monotonic()
     run_trials(plan_trials(config, PRESET, {"networks": (out / "data", ())}, []), config.jobs)
     timed("co-training of the networks", started)
-    started = time.time()
+    started = time.monotonic()
     results = measure_all(config, clips, sets)
     timed("evaluation", started)
     trained = json.loads((clips[0] / "training.json").read_text())

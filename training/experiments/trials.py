@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from attn2mask.builders.command import run_command
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
-from attn2mask.builders.options import CheckedOptions, option
+from attn2mask.builders.options import SAME_COMMAND, CheckedOptions, option
 from attn2mask.builders.workers import default_workers
 from attn2mask.training.config import EVALUATION, TrainConfig
 from attn2mask.training.held_out import MEASURES, train_and_score
@@ -32,6 +32,8 @@ Scores = dict[str, dict[str, float]]  # each of `MEASURES`, 0 to 1, by the name 
 @dataclass(frozen=True)
 class ExperimentConfig(CheckedOptions):
     """The options that experiments with trials share. Raises UserError for values out of range."""
+
+    RESUMES: ClassVar = SAME_COMMAND
 
     out: str = option("directory of everything that the experiment makes", "runs/experiment", metavar="DIR")
     num_images: int = option("rows of each dataset", 1024, at_least=1)

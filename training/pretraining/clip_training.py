@@ -270,7 +270,7 @@ def _written(figures: dict[str, float]) -> str:
 
 def run(config: CLIPTrainingConfig) -> None:
     """Draw the scenes, train, and write the model and its tokenizer."""
-    state, folder, started = start_processes(), Path(config.output_dir), time.time()
+    state, folder, started = start_processes(), Path(config.output_dir), time.monotonic()
     scenes = draw_scenes(folder, state, config.scenes, config.seed, studies=STUDIES)
     torch.manual_seed(config.seed)
     tokenizer = make_tokenizer()
@@ -287,7 +287,7 @@ def run(config: CLIPTrainingConfig) -> None:
             "held_out": figures,
         }
         write_file(target / RECORD, json.dumps(made | provenance(), indent=2).encode())
-        seconds = time.time() - started
+        seconds = time.monotonic() - started
         print(f"{target}: the CLIP model, after {seconds:.0f} s; held-out scenes: {_written(figures)}")
     state.destroy_process_group()
 

@@ -293,7 +293,7 @@ def record(config: PainterTrainingConfig, state: PartialState) -> dict[str, Any]
 
 def run(config: PainterTrainingConfig) -> None:
     """Run all stages. Raises UserError if the weights to start from cannot be used."""
-    state, folder, started = start_processes(), Path(config.output_dir), time.time()
+    state, folder, started = start_processes(), Path(config.output_dir), time.monotonic()
     if state.is_main_process:
         batch = state.num_processes * config.batch_size
         logger.info(
@@ -331,7 +331,7 @@ def run(config: PainterTrainingConfig) -> None:
         target = Path(config.export or folder / "pipeline")
         sheet = folder / "sheet.png"
         sample_sheet(pipe.to("cpu"), sheet)
-        megabytes, seconds = export(pipe, target) / 1e6, time.time() - started
+        megabytes, seconds = export(pipe, target) / 1e6, time.monotonic() - started
         write_file(target / RECORD, json.dumps(record(config, state), indent=2).encode())
         print(f"{target}: the painter, {megabytes:.1f} MB, after {seconds:.0f} s; {sheet} shows it")
         print(f"next: attn2mask build voc --model {target} --out data/voc")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from attn2mask.builders.options import CheckedOptions, option
+from attn2mask.builders.options import SAME_COMMAND, CheckedOptions, option
 from attn2mask.training.run import load_state, save_state
 
 LOGGED_EVERY, SAVED_EVERY, CHECKED_EVERY = 50, 250, 1000  # steps
@@ -29,6 +30,8 @@ WARMUP_STEPS = 150  # of the learning rate
 @dataclass(frozen=True)
 class PretrainingConfig(CheckedOptions):
     """The options that the scripts share. Raises UserError for numbers out of range."""
+
+    RESUMES: ClassVar = SAME_COMMAND
 
     output_dir: str = option("directory of scenes and checkpoints", "runs/pretraining", stored=False)
     export: str | None = option(
@@ -134,7 +137,7 @@ class Trainer:
         """
         main = self.state.is_main_process
         bar = tqdm(total=self.steps, initial=self.step, desc=name, disable=not main, mininterval=5)
-        total, started = 0.0, time.time()
+        total, started = 0.0, time.monotonic()
         while self.step < self.steps:
             value = loss(self.step)
             self.update(value)
@@ -145,7 +148,7 @@ class Trainer:
                 mean, total = total / LOGGED_EVERY, 0.0
                 bar.set_postfix(loss=f"{mean:.4f}", lr=f"{self.rate():.1e}")
                 if main:
-                    self.log(stage=name, step=self.step, loss=mean, seconds=time.time() - started)
+                    self.log(stage=name, step=self.step, loss=mean, seconds=time.monotonic() - started)
             if main and (done or self.step % SAVED_EVERY == 0):
                 self.save()
             if main and check and (done or self.step % CHECKED_EVERY == 0):

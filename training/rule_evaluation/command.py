@@ -106,7 +106,7 @@ class EvaluateRulesConfig(CheckedOptions):
 
 def run(config: EvaluateRulesConfig) -> None:
     """Measure, write the files and print the figures. Raises UserError for what cannot be measured."""
-    started, out = time.time(), Path(config.out)
+    started, out = time.monotonic(), Path(config.out)
     if out.is_dir():
         raise UserError(f"--out {out} is a directory")
     logger.info("Reading the images of %s", config.dataset)
@@ -144,7 +144,7 @@ def run(config: EvaluateRulesConfig) -> None:
         "attention": attention.facts,
         "images": len(results),
         "presets": {name: preset_figures(results, name, table) for name in rules},
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(time.monotonic() - started, 1),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n")

@@ -110,7 +110,7 @@ def load_tokenizer(folder: Path | str, weights: str) -> Any:
     """The tokenizer in a folder, or of a name on the Hub. Raises UserError if there is none."""
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, HTTPError) as error:
         raise UserError(f"--weights {weights}: no tokenizer can be loaded: {first_line(error)}") from error
     # Where the files of the tokenizer are missing, transformers makes one that knows no word.

@@ -149,7 +149,7 @@ def adapter(tiny_lora, tmp_path) -> Path:
         "license": "openrail",
         "table": "cityscapes",
         "options": stored_options(config),
-        "data": {"name": "frames", "digest": "sha256:def", "images": 4, "with_caption": 0, "skipped": ["a"]},
+        "data": {"name": "frames", "digest": "sha256:def", "images": 4, "with_caption": 0, "skipped": 1},
         "step": 1,
         "seconds": 2.5,
         "loss": 0.125,

@@ -196,9 +196,9 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
         "format_version|command|table|on_hub/eval_dataset|(num_images|networks/b/num_images)"
         "|evaluated/(format_version|table|seconds|checkpoint_chosen_on|options/(checkpoint|table|out))"
         "|evaluated/(classes_scored|method|fixed_images/.*)|boundary_iou_given_labels"
-        "|evaluated/options/(method|weights|protocol|background|threshold|words|size)"
+        "|evaluated/options/(allow_incomplete|no_verify|trust_remote_code|method|weights|protocol|background|threshold|words|size)"
         "|options/crop_area_(min|max)"  # the crops of this preset have a scale
-        "|options/(workers|eval_.*|micro_batch|checkpoint_every|mixed_precision)"
+        "|options/(allow_incomplete|no_verify|workers|eval_.*|micro_batch|checkpoint_every|mixed_precision)"
         "|rows/identity/(?!model$|model_version|seed$|threshold|reliability).*"
     )
 
