@@ -37,8 +37,8 @@ def load_rows(
 ) -> Any:
     """The rows of a directory or of a dataset of the Hub, as `datasets.load_dataset` gives them.
 
-    Raises UserError for a build whose shards are not whole (see `whole_shards`), and whatever `load_dataset`
-    raises.
+    Raises UserError for a build whose shards are not whole (see `whole_shards`), and the errors that
+    `load_dataset` raises.
     """
     from datasets import load_dataset
 

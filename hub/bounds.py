@@ -1,6 +1,7 @@
-"""Bounds of what the Hub's client waits for and reads, whatever answers at the other end.
+"""Bounds of how long the client of the Hub waits, and how much it reads, also if the server is not the Hub.
 
-The client of huggingface_hub waits without end, and reads answers of any size. `bounded` adds hooks to it.
+Without them, the client of huggingface_hub has no limit for the time and for the size of a response.
+`bounded` adds hooks to it.
 """
 
 import logging
@@ -16,15 +17,15 @@ from typing import Any
 from huggingface_hub.utils import _http, httpx, set_client_factory
 
 from attn2mask.builders.errors import UserError
-from attn2mask.hub.answers import LONGEST_PAUSE, TRANSIENT, Unreachable, asked_pause, without_password
+from attn2mask.hub.responses import LONGEST_PAUSE, TRANSIENT, Unreachable, asked_pause, without_password
 
 logger = logging.getLogger(__name__)
 
 CONNECT = 30  # seconds to connect
-STALLED = 120  # seconds until a request makes progress, and from its end to the end of the answer
+STALLED = 120  # seconds until a request makes progress, and from its end to the end of the response
 SILENT = 10  # seconds of such a wait until a line says what is waited for
-LARGEST_ANSWER = 10_000_000  # bytes
-MOST_READS = 2000  # requests that read; a listing of files has up to 1,000 of them in each answer
+LARGEST_RESPONSE = 10_000_000  # bytes
+MOST_READS = 2000  # requests that read; a listing of files has up to 1,000 of them in each response
 AGAIN = "run the same command again; it sends only what is missing"
 
 
@@ -32,7 +33,7 @@ AGAIN = "run the same command again; it sends only what is missing"
 def bounded() -> Iterator[None]:
     """Bound all requests of huggingface_hub in the block, in time and memory, and hide passwords in its log.
 
-    Requests raise Unreachable for an answer that does not come in time, and UserError for one that is too
+    Requests raise Unreachable for a response that does not come in time, and UserError for one that is too
     large, asks for too long a pause, or is one of too many.
     """
     former = _http._GLOBAL_CLIENT_FACTORY  # which huggingface_hub lets nobody ask for
@@ -43,7 +44,7 @@ def bounded() -> Iterator[None]:
         hooks = client.event_hooks
         client.event_hooks = {
             "request": [*hooks["request"], bounds.bound_request],
-            "response": [*hooks["response"], bounds.bound_answer],
+            "response": [*hooks["response"], bounds.bound_response],
         }
         return client
 
@@ -60,8 +61,8 @@ def bounded() -> Iterator[None]:
 
 
 class _Bounds:
-    """The hooks of a client. Each thread waits for one answer at a time: `waiting` holds its request, when it
-    was sent, and whether a line said so.
+    """The hooks of a client. Each thread waits for one response at a time: `waiting` holds its request, when
+    it was sent, and whether a line said so.
     """
 
     def __init__(self) -> None:
@@ -71,7 +72,7 @@ class _Bounds:
     def bound_request(self, request: httpx.Request) -> None:
         if request.method == "GET" and next(self.reads) > MOST_READS:
             raise UserError(
-                f"{_origin(request)} has no end: it refers to more than {MOST_READS} other answers"
+                f"{_origin(request)} has no end: it refers to more than {MOST_READS} other responses"
             )
         request.headers["Accept-Encoding"] = "identity"  # so that the size on the way is the size in memory
         own = request.extensions.get("timeout", {})
@@ -80,7 +81,7 @@ class _Bounds:
         request.extensions |= {"timeout": timeouts, "trace": partial(self.trace, request)}
 
     def trace(self, request: httpx.Request, event: str, info: dict[str, Any]) -> None:
-        """Note when an answer begins to be waited for, and bound what is read from new connections."""
+        """Note when a response begins to be waited for, and bound what is read from new connections."""
         if event.endswith(".receive_response_headers.started"):
             self.waiting.request, self.waiting.since, self.waiting.said = request, time.monotonic(), False
         elif event.endswith((".connect_tcp.complete", ".start_tls.complete")):
@@ -88,8 +89,8 @@ class _Bounds:
             stream.read = partial(self.read, stream.read)
 
     def read(self, read: Callable[..., bytes], max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read a part of an answer, in place of the `read` of a connection, whose timeout is only that of a
-        part: an answer that comes byte by byte would never end.
+        """Read a part of a response, in place of the `read` of a connection, whose timeout is only that of a
+        part: a response that comes byte by byte would never end.
         """
         while (passed := time.monotonic() - self.waiting.since) < STALLED:
             left = (STALLED if self.waiting.said else min(SILENT, STALLED)) - passed
@@ -99,31 +100,31 @@ class _Bounds:
                 if left > 0:
                     return read(max_bytes, timeout=left)
             except Exception as error:
-                if type(error).__name__ != "ReadTimeout":  # of the library below httpx, whatever its name is
+                if type(error).__name__ != "ReadTimeout":  # an error of the library that httpx uses
                     raise
             if not self.waiting.said:
                 self.waiting.said = True
                 logger.info("waiting for %s, at most %g seconds", _origin(self.waiting.request), STALLED)
         raise Unreachable(f"{_origin(self.waiting.request)} took more than {STALLED:g} seconds; {AGAIN}")
 
-    def bound_answer(self, answer: httpx.Response) -> None:
-        origin = _origin(answer.request)
-        if answer.status_code in TRANSIENT and (pause := asked_pause(answer.headers)) > LONGEST_PAUSE:
+    def bound_response(self, response: httpx.Response) -> None:
+        origin = _origin(response.request)
+        if response.status_code in TRANSIENT and (pause := asked_pause(response.headers)) > LONGEST_PAUSE:
             raise UserError(
                 f"{origin} asks for a pause of {pause:.0f} seconds, which is too long: later, {AGAIN}"
             )
-        if answer.request.method == "HEAD":
+        if response.request.method == "HEAD":
             return
-        if (encoding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+        if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
             raise UserError(f"{origin} has the encoding {encoding!r:.40}, for which nobody asked")
-        length = answer.headers.get("Content-Length", "")
-        if re.fullmatch("[0-9]+", length) and float(length) > LARGEST_ANSWER:
+        length = response.headers.get("Content-Length", "")
+        if re.fullmatch("[0-9]+", length) and float(length) > LARGEST_RESPONSE:
             raise _too_large(origin)
-        answer.stream = _BoundedStream(answer.stream, origin)
+        response.stream = _BoundedStream(response.stream, origin)
 
 
 class _BoundedStream(httpx.SyncByteStream):
-    """The content of an answer, which raises UserError where it becomes too large."""
+    """The content of a response, which raises UserError where it becomes too large."""
 
     def __init__(self, stream: Any, origin: str) -> None:
         self.stream, self.origin = stream, origin
@@ -132,7 +133,7 @@ class _BoundedStream(httpx.SyncByteStream):
         size = 0
         for part in self.stream:
             size += len(part)
-            if size > LARGEST_ANSWER:
+            if size > LARGEST_RESPONSE:
                 raise _too_large(self.origin)
             yield part
 
@@ -141,13 +142,13 @@ class _BoundedStream(httpx.SyncByteStream):
 
 
 def _origin(request: httpx.Request) -> str:
-    """An answer, by its request."""
+    """The name of a response in messages, by its request."""
     url = request.url
-    return f"the answer of {url.scheme}://{url.netloc.decode()} to {request.method} {url.path}"
+    return f"the response of {url.scheme}://{url.netloc.decode()} to {request.method} {url.path}"
 
 
 def _too_large(origin: str) -> UserError:
-    return UserError(f"{origin} is larger than {LARGEST_ANSWER:,} bytes")
+    return UserError(f"{origin} is larger than {LARGEST_RESPONSE:,} bytes")
 
 
 def _hide_password(record: logging.LogRecord) -> bool:

@@ -1,6 +1,6 @@
 """Hub client: read a repository, retry transient errors, and turn failures into one-line UserErrors.
 
-`errors_in_one_line` also bounds all waits and answers.
+`errors_in_one_line` also bounds the time and the size of every response.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.options import option
-from attn2mask.hub.answers import LONGEST_PAUSE, TRANSIENT, Unreachable, asked_pause, without_password
+from attn2mask.hub.responses import LONGEST_PAUSE, TRANSIENT, Unreachable, asked_pause, without_password
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -26,9 +26,9 @@ Kind = Literal["dataset", "model"]
 KINDS = ("dataset", "model", "space")  # all kinds of repositories that a name may belong to
 Result = TypeVar("Result")
 
-TRIES = 6  # how often a request is sent if the Hub answers with a status in TRANSIENT, or not at all
+TRIES = 6  # how often a request is sent if the Hub responds with a status in TRANSIENT, or not at all
 LONGEST_WAIT = 16  # seconds between two of them
-CONFLICT = 412  # the Hub's answer if the parent of a commit is no longer the newest commit
+CONFLICT = 412  # the Hub's status if the parent of a commit is no longer the newest commit
 # Files that do not make a repository somebody's.
 NEUTRAL_FILES = {".gitattributes", ".gitignore", "README.md", "LICENSE"}
 
@@ -224,7 +224,7 @@ def with_retries(request: Callable[[], Result], no_retry: tuple[type[Exception],
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether a retry may help: the Hub's status is in `TRANSIENT`, there was no answer, or half of one.
+    """Whether a retry may help: the Hub's status is in `TRANSIENT`, there was no response, or half of one.
 
     Errors of uploads and downloads are judged by their cause.
     """
@@ -290,18 +290,18 @@ def explanation(error: Exception, repo_id: str) -> UserError | None:
         if status == CONFLICT:
             return UserError(f"{repo_id} is being changed by somebody else; {again}")
         if status in TRANSIENT:
-            return UserError(f"{endpoint} answers with status {status}; {again}")
+            return UserError(f"{endpoint} responds with status {status}; {again}")
         return UserError(f"{repo_id}: {reason} ({status})")
     if isinstance(error, httpx.InvalidURL):
         return UserError("the address of the Hub is not a URL: correct HF_ENDPOINT")
     if isinstance(error, (httpx.RequestError, LookupError, TypeError, AttributeError, RecursionError)):
         return UserError(
-            f"{endpoint} does not answer as the Hub does ({type(error).__name__}: {first_line(error)}): check"
-            " HF_ENDPOINT"
+            f"{endpoint} does not respond as the Hub does ({type(error).__name__}: {first_line(error)}):"
+            " check HF_ENDPOINT"
         )
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         # An upload's error names the file; its cause says what happened.
         return UserError(f"{error} ({first_line(error)}); {again}")
-    if isinstance(error, ValueError):  # what the Hub says about a card's metadata, or an unreadable answer
+    if isinstance(error, ValueError):  # what the Hub says about a card's metadata, or an unreadable response
         return UserError(f"{repo_id}: {' '.join(str(error).split())}")
     return None

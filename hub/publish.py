@@ -23,7 +23,6 @@ from jinja2.filters import do_filesizeformat
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import option
-from attn2mask.hub.answers import Unreachable, without_password
 from attn2mask.hub.artifacts import Publication, gather_builds, gather_model
 from attn2mask.hub.hub_client import (
     TRIES,
@@ -44,6 +43,7 @@ from attn2mask.hub.hub_client import (
     wait_after,
     with_retries,
 )
+from attn2mask.hub.responses import Unreachable, without_password
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
@@ -121,7 +121,7 @@ def publish(gather: Callable[[], Publication], target: Target) -> str:
     """Make the repository hold the publication that `gather` returns. Other configs of a dataset stay.
 
     Returns the address of the commit or of the pull request. Raises UserError for a repository that cannot
-    be written or does not keep every file, for a Hub that does not answer, and what `gather` raises.
+    be written or does not keep every file, for a Hub that does not respond, and what `gather` raises.
     """
     if target.dry_run:
         return list_changes(gather(), target)
@@ -150,7 +150,7 @@ def publish(gather: Callable[[], Publication], target: Target) -> str:
             try:
                 made = commit(api, publication, target, repository.sha, added, removed)
             except Exception as error:
-                # If the answer to a commit was lost, reading the repository again shows whether it was made.
+                # If the response to a commit was lost, reading the repository again shows if it was made.
                 if attempt == TRIES - 1 or not (is_conflict(error) or is_transient(error)):
                     raise
                 wait_after(error, attempt)

@@ -1,7 +1,7 @@
 """The guard of the page: who may ask for what.
 
 A browser lets any website send requests to this machine, and a website whose name leads to 127.0.0.1 (DNS
-rebinding) read the answers, too. Such requests show in their headers Host, Origin or Referer.
+rebinding) read the responses, too. Such requests show in their headers Host, Origin or Referer.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -48,7 +48,7 @@ def headers_of(scope: Scope) -> dict[str, list[str]]:
 
 
 def refusal(method: str, port: int, headers: Mapping[str, Sequence[str]]) -> HTTPStatus | None:
-    """The status of the answer to a request that is refused; None if it is allowed.
+    """The status of the response to a request that is refused; None if it is allowed.
 
     It must name this machine, and must not come from another page. Only the page itself may send something,
     and not more than `LARGEST_BODY` bytes.

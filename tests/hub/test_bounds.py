@@ -1,4 +1,4 @@
-"""Whatever answers in the place of the Hub, publishing ends soon, with one line and little memory."""
+"""Also with a server that is not the Hub, publishing ends soon, with one line and little memory."""
 
 import io
 import json
@@ -17,9 +17,9 @@ from huggingface_hub.utils import httpx
 from loopback_hub import ROUTES, TOKEN, USERS, Handler, LoopbackHub
 
 from attn2mask.hub import bounds
-from attn2mask.hub.answers import LONGEST_PAUSE, asked_pause, without_password
 from attn2mask.hub.cards.markdown import Card
 from attn2mask.hub.cli import main
+from attn2mask.hub.responses import LONGEST_PAUSE, asked_pause, without_password
 
 DATA = "org/data"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -154,7 +154,7 @@ def test_an_answer_comes_in_time_or_not_at_all(publish_to, raw_hub, monkeypatch,
     started = time.monotonic()
     result = publish_to(hub.url)
     assert 0.9 < time.monotonic() - started < 10
-    what = f"the answer of {hub.url} to GET /api/whoami-v2"
+    what = f"the response of {hub.url} to GET /api/whoami-v2"
     refused(result, f"{what} took more than 0.9 seconds; run the same command again")
     waiting = result[2].count(f"waiting for {what}, at most 0.9 seconds")
     assert waiting == 1 or (waiting == 0 and hub.sent)  # what comes byte by byte is not silent
@@ -190,7 +190,7 @@ def test_connecting_is_bounded(publish_to, monkeypatch):
 
 def test_the_bounds_in_seconds_and_bytes():
     assert (bounds.CONNECT, bounds.STALLED, LONGEST_PAUSE) == (30, 120, 300)
-    assert bounds.LARGEST_ANSWER == 10_000_000
+    assert bounds.LARGEST_RESPONSE == 10_000_000
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -218,11 +218,11 @@ def test_a_short_pause_is_made_and_a_line_says_so(publish_to, raw_hub, pauses):
     head = b"HTTP/1.1 429 No\r\n%sContent-Length: 2\r\n\r\n{}"
     hub = raw_hub(lambda hub, send: send(head % b"Retry-After: 300\r\n"))
     result = publish_to(hub.url)
-    refused(result, "answers with status 429")
+    refused(result, "responds with status 429")
     assert pauses == [300] * 5
     assert sum("trying again in 300 seconds" in line for line in result[2]) == 5
     pauses.clear()
-    refused(publish_to(raw_hub(lambda hub, send: send(head % b"")).url), "answers with status 429")
+    refused(publish_to(raw_hub(lambda hub, send: send(head % b"")).url), "responds with status 429")
     assert pauses == [1, 2, 4, 8, 16]
 
 
@@ -277,7 +277,7 @@ def test_a_large_answer_is_not_read_to_its_end(publish_to, raw_hub, answer):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    refused(result, r"the answer of .* to GET /api/whoami-v2 is larger than 10,000,000 bytes")
+    refused(result, r"the response of .* to GET /api/whoami-v2 is larger than 10,000,000 bytes")
     assert peak < 60_000_000
     assert hub.connections <= 2
     assert hub.sent < 30_000_000
@@ -317,7 +317,7 @@ def test_answers_without_sense_are_an_error_in_one_line(publish_to, monkeypatch,
 def test_redirects_have_an_end(publish_to, raw_hub, status):
     head = b"HTTP/1.1 %d Go\r\nLocation: /api/whoami-v2\r\nConnection: close\r\n\r\n" % status
     hub = raw_hub(lambda hub, send: send(head))
-    refused(publish_to(hub.url), "does not answer as the Hub does .*redirects")
+    refused(publish_to(hub.url), "does not respond as the Hub does .*redirects")
     assert hub.connections < 30
 
 
@@ -327,7 +327,7 @@ def test_pages_have_an_end(publish_to, monkeypatch):
         link = {"Link": f'<{hub.url}/api/datasets/{DATA}/tree/main>; rel="next"'}
         monkeypatch.setattr(Handler, "tree", lambda self, **_: (200, link, []))
         hub.repo("dataset", DATA)
-        refused(publish_to(hub.url), "refers to more than 30 other answers")
+        refused(publish_to(hub.url), "refers to more than 30 other responses")
         assert len(hub.log) < 40
 
 

@@ -1,4 +1,4 @@
-"""What answers of the Hub say, and what may be shown of them."""
+"""What responses of the Hub say, and what messages may show of addresses."""
 
 import math
 import re
@@ -15,7 +15,7 @@ class Unreachable(UserError):
 
 
 def asked_pause(headers: Mapping[str, str]) -> float:
-    """Seconds that the Hub asks to wait, from the headers of an answer; 0 if it does not ask."""
+    """Seconds that the Hub asks to wait, from the headers of a response; 0 if it does not ask."""
     asked = headers.get("Retry-After", "").strip()
     spent = re.search(r";\s*r\s*=\s*0+\s*;\s*t\s*=\s*(\d+)", headers.get("RateLimit", ""))
     seconds = [text for text in (asked, spent[1] if spent else "") if text.isdigit()]
