@@ -206,7 +206,9 @@ def test_the_bounds_in_seconds_and_bytes():
     ],
 )
 def test_too_long_a_pause_is_refused(publish_to, raw_hub, pauses, status, header):
-    head = f"HTTP/1.1 {status} No\r\n{header}\r\nContent-Length: 2\r\n\r\n{{}}".encode("latin-1")
+    head = f"HTTP/1.1 {status} No\r\nConnection: close\r\n{header}\r\nContent-Length: 2\r\n\r\n{{}}".encode(
+        "latin-1"
+    )
     hub = raw_hub(lambda hub, send: send(head))
     refused(publish_to(hub.url), "asks for a pause of .* seconds, which is too long")
     assert pauses == []
@@ -215,7 +217,8 @@ def test_too_long_a_pause_is_refused(publish_to, raw_hub, pauses, status, header
 
 def test_a_short_pause_is_made_and_a_line_says_so(publish_to, raw_hub, pauses):
     """Pauses that are not asked for become longer, up to 16 seconds."""
-    head = b"HTTP/1.1 429 No\r\n%sContent-Length: 2\r\n\r\n{}"
+    # The server closes each connection: a client that used it again would see an error in place of the status.
+    head = b"HTTP/1.1 429 No\r\nConnection: close\r\n%sContent-Length: 2\r\n\r\n{}"
     hub = raw_hub(lambda hub, send: send(head % b"Retry-After: 300\r\n"))
     result = publish_to(hub.url)
     refused(result, "responds with status 429")
