@@ -217,7 +217,7 @@ def test_too_long_a_pause_is_refused(publish_to, raw_hub, pauses, status, header
 
 def test_a_short_pause_is_made_and_a_line_says_so(publish_to, raw_hub, pauses):
     """Pauses that are not asked for become longer, up to 16 seconds."""
-    # The server closes each connection: a client that used it again would see an error in place of the status.
+    # The server closes each connection: a client that used it again would see an error, and no status.
     head = b"HTTP/1.1 429 No\r\nConnection: close\r\n%sContent-Length: 2\r\n\r\n{}"
     hub = raw_hub(lambda hub, send: send(head % b"Retry-After: 300\r\n"))
     result = publish_to(hub.url)
