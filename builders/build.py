@@ -27,6 +27,7 @@ import yaml
 from tqdm import tqdm
 
 from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.conditions import painting_conditions, several_conditions
 from attn2mask.builders.counts import prompt_counts, rows_text, table_text
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
@@ -97,6 +98,9 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
     workers: int | None = local_option(
         "number of labeling processes", at_least=1, default_text="one for each core but one"
     )
+    exact: bool = local_option(
+        "refuse to resume where images could differ in the last bit", default=False, default_text="off"
+    )
     dry_run: bool = local_option(
         "only count the rows of each class; --out is then a JSON file",
         default=False,
@@ -136,7 +140,7 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         metavar="TYPE",
     )
     offload: Literal["none", "model", "sequential", "group"] = option(
-        "keep weights in the CPU's memory until the GPU needs them: none, model, sequential or group",
+        "keep weights on the CPU: none, model, sequential or group",
         "none",
         MODEL,
         metavar="WHAT",
@@ -373,6 +377,7 @@ def run(config: BuildConfig) -> BuildDirectory | None:
         with labeling_pool(config.workers or default_workers(process.local_world_size)) as pool:
             synthesizer = inputs.synthesizer(painter, pool)
             shards = plan(config.num_images, config.shard_size)
+            conditions = painting_conditions(painter, inputs.config.batch_size)
             if process.rank == 0 and directory.manifests(shards) is None:
                 print(rows_text(synthesizer.source, config.num_images))
             record = {
@@ -386,9 +391,7 @@ def run(config: BuildConfig) -> BuildDirectory | None:
                     "selected": synthesizer.source.selected,
                 },
                 "latent_side": synthesizer.latent_side,
-                "batch_size": inputs.config.batch_size,
-                "device": device,
-                "dtype": str(painter.pipe.dtype).removeprefix("torch."),
+                "begun_under": conditions,
                 "license": license_of(config.model, painter.facts["model_version"]),
                 **({"lora_license": license_of(config.lora)} if config.lora else {}),
                 **provenance(),
@@ -401,8 +404,10 @@ def run(config: BuildConfig) -> BuildDirectory | None:
                 {"build.yaml": options},
                 inputs.table,
                 lambda shard, settled: synthesizer.samples(shard.rows, settled),
+                lambda shard: conditions,
                 rank=process.rank,
                 processes=process.world_size,
+                exact=config.exact,
             )
     return directory
 
@@ -413,19 +418,22 @@ def make_dataset(
     options: Mapping[str, str],
     table: ClassTable,
     samples: Callable[[Shard, Callable[[], object]], Iterable["Sample"]],
+    painted_under: Callable[[Shard], Mapping[str, Any]],
     rank: int = 0,
     processes: int = 1,
+    exact: bool = False,
 ) -> None:
     """Make the missing shards of this process, and finish the dataset if all shards are there.
 
-    `record` and `options` are those of `BuildDirectory.claim`. `samples` returns the samples of a shard, and
-    calls its second argument once for each finished one.
+    `record`, `options` and `exact` are those of `BuildDirectory.claim`. `samples` returns the samples of a
+    shard, and calls its second argument once for each finished one. `painted_under` returns the conditions
+    under which the images of a shard were painted (see `painting_conditions`).
     """
     from attn2mask.builders.report import dataset_readme, shard_report, totals
     from attn2mask.builders.sample import features, optional_columns
 
     started = time.monotonic()
-    directory.claim(record, options, rank)
+    directory.claim(record, options, rank, exact)
     shards = directory.shards
     directory.check_data(shards)
     own = shards[rank::processes]
@@ -443,7 +451,8 @@ def make_dataset(
 
         def write(shard: Shard, made: Sequence["Sample"]) -> None:
             rows = (sample.to_row(stored) for sample in made)
-            directory.write_shard(shard, columns, rows, shard_report(made, table.names))
+            report = shard_report(made, table.names) | {"made_under": dict(painted_under(shard))}
+            directory.write_shard(shard, columns, rows, report)
 
         with ThreadPoolExecutor(1) as writer:  # a shard is written while the next one is painted
             writing: Future[None] | None = None
@@ -473,6 +482,8 @@ def make_dataset(
         f"{report['rows_with_foreground']} rows hold a class. The gate rejected {report['rejected_attempts']}"
         f" attempts and dropped classes of {len(report['dropped'])} rows. The reasons are in report.json"
     )
+    if message := several_conditions(directory.path, report["made_under"]):
+        logger.warning(message)
     print(f"next: attn2mask show {shlex.quote(str(directory.path))} --out sheet.png")
 
 

@@ -122,6 +122,7 @@ def run(config: RemaskConfig) -> None:
     from attn2mask.builders.workers import default_workers, labeling_pool
 
     identity = old["identity"] | asdict(rules)
+    old.pop("begun_under", None)  # no image is painted; the manifests keep under what each was
     record = {**old, "command": "remask", "identity": identity, **provenance()}
     resolved = fill(config, asdict(rules))
     options = {"remask.yaml": to_yaml(resolved, "attn2mask remask --config remask.yaml")}
@@ -138,7 +139,14 @@ def run(config: RemaskConfig) -> None:
         # The scores stay while the options of recording do.
         latent_side = source.latent_side if changed_recording(source.rules, rules) else None
         samples = partial(_samples, source, rules, latent_side, pool)
-        make_dataset(directory, record, options, source.table, samples)
+        make_dataset(
+            directory,
+            record,
+            options,
+            source.table,
+            samples,
+            lambda shard: (source.manifest(shard) or {}).get("made_under", {}),
+        )
 
 
 def _samples(

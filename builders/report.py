@@ -5,7 +5,10 @@ They hold neither times nor the name of the machine, so that equal builds have e
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
+
+from attn2mask.builders.conditions import rows_by_conditions
 
 if TYPE_CHECKING:
     import datasets
@@ -26,8 +29,15 @@ def shard_report(samples: Sequence["Sample"], names: Sequence[str]) -> dict[str,
 
 
 def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """report.json: numbers of rows, mean shares of pixels (0 to 1), and all rejections and drops."""
+    """report.json: numbers of rows, mean shares of pixels (0 to 1), all rejections and drops, and the rows by
+    the conditions under which they were painted. `manifests` are those of all shards, in order.
+    """
     rows = sum(manifest["rows"] for manifest in manifests)
+    stops = accumulate(manifest["rows"] for manifest in manifests)
+    painted = [
+        (range(stop - manifest["rows"], stop), manifest["made_under"])
+        for stop, manifest in zip(stops, manifests, strict=True)
+    ]
     classes = sum((Counter(manifest["classes"]) for manifest in manifests), Counter())
     rejected = {name: reasons for manifest in manifests for name, reasons in manifest["rejected"].items()}
     return {
@@ -39,6 +49,7 @@ def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "classes": dict(classes.most_common()),
         "rejected": rejected,
         "dropped": {name: reasons for manifest in manifests for name, reasons in manifest["dropped"].items()},
+        "made_under": rows_by_conditions(painted),
     }
 
 

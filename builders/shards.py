@@ -25,6 +25,7 @@ from filelock import Timeout
 from pyarrow.parquet import ParquetFile
 
 from attn2mask.builders.classes import CaptionStyle, ClassTable, LabelClass
+from attn2mask.builders.conditions import last_bit_warning, rows_by_conditions
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import lock_of, refuse_link, refuse_pattern, replacing, write_file
 from attn2mask.builders.rules import Rules
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds that a process waits for other processes to name their locks, and for process 0 to write build.json.
 PATIENCE, START = 2, 600
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # other errors hide a file that is there
 MOST_SHARDS = 100_000  # the numbers in their names have five digits
 
 
@@ -70,11 +72,13 @@ class BuildDirectory:
         return self.path / "manifest" / f"{shard.number:05d}.json"
 
     def record(self) -> dict[str, Any]:
-        """The content of build.json. Raises UserError if there is none, or if it is damaged."""
+        """The content of build.json. Raises UserError if there is none, or if it is damaged; and the OSError
+        of one that cannot be read for another reason.
+        """
         file = self.path / "build.json"
         try:
             record = json.loads(file.read_bytes())
-        except OSError as error:
+        except _ABSENT as error:
             raise UserError(f"{self.path} holds no build (its build.json cannot be read)") from error
         except (ValueError, RecursionError):
             record = None
@@ -170,9 +174,15 @@ class BuildDirectory:
     def _busy(self, lock: Path) -> UserError:
         return UserError(f"another build is working in {self.path}: {_holder(lock)}")
 
-    def claim(self, record: dict[str, Any], options: Mapping[str, str], rank: int) -> None:
+    def claim(
+        self, record: dict[str, Any], options: Mapping[str, str], rank: int, exact: bool = False
+    ) -> None:
         """Write `record` as build.json and `options`, texts by file name, beside it. Process 0 writes; the
-        others wait for it. Raises UserError if `identity` has changed or `num_images` has shrunk.
+        others wait for it.
+
+        Under other conditions than those of the rows that are there (`begun_under` in the record), a warning
+        names these rows. Raises UserError if `identity` has changed or `num_images` has shrunk, and with
+        `exact` instead of that warning.
         """
         record = _as_read(record)
         file = self.path / "build.json"
@@ -183,6 +193,7 @@ class BuildDirectory:
                 if time.monotonic() > deadline:
                     raise UserError(f"process 0 of this build did not start within {START} seconds")
                 time.sleep(0.1)
+            self._check_conditions(record, self.record().get("begun_under"), exact)
             return
         if file.exists():
             before = self.record()
@@ -194,10 +205,29 @@ class BuildDirectory:
             if changed := [name for name in new if new[name] != old.get(name)]:
                 started, now = (", ".join(f"{n} {of.get(n)}" for n in changed) for of in (old, new))
                 logger.warning("%s was started with %s; resuming with %s", self.path, started, now)
+            if self._check_conditions(record, None, exact) and "begun_under" in before:
+                record["begun_under"] = before["begun_under"]
         # First build.json, by which the next run knows this directory if the disk is full now.
         write_file(file, json.dumps(record, indent=1).encode())
         for name, text in options.items():
             write_file(self.path / name, text.encode())
+
+    def _check_conditions(self, record: dict[str, Any], begun: dict[str, Any] | None, exact: bool) -> bool:
+        """Compare the conditions of `record` with those of the rows that are there; without rows, with those
+        under which the build was `begun`. Returns whether rows are there. Warns and raises as `claim`.
+        """
+        shards = plan(record["num_images"], record["identity"]["shard_size"])
+        made = [shard for shard in shards if self.state(shard, verify=exact) == "made"]
+        now = record.get("begun_under")
+        if now is not None and len(made) < len(shards):
+            there = ((shard.rows, (self.manifest(shard) or {}).get("made_under", {})) for shard in made)
+            entries = rows_by_conditions(there) or ([{"rows": "", **begun}] if begun else [])
+            message = last_bit_warning(self.path, entries, now)
+            if message and exact:
+                raise UserError(f"{message}, which --exact refuses: use these values, or another --out")
+            if message:
+                logger.warning(message)
+        return bool(made)
 
     def check_identity(self, identity: dict[str, Any]) -> None:
         """Raises UserError if there is a build.json, and a value of `identity` differs from it."""
@@ -219,14 +249,14 @@ class BuildDirectory:
 
     def state(self, shard: Shard, verify: bool = True) -> Literal["missing", "damaged", "made"]:
         """Whether a shard is there with all its rows, and as it was written. Without `verify`, the hash of
-        its file is not computed.
+        its file is not computed. A file that cannot be read for another reason raises its OSError.
         """
         manifest = self.manifest(shard)
         if manifest is None:
             return "missing"
         if not verify:
             return "made" if self.shard_file(shard).is_file() else "damaged"
-        with suppress(OSError), open(self.shard_file(shard), "rb") as content:
+        with suppress(*_ABSENT), open(self.shard_file(shard), "rb") as content:
             if hashlib.file_digest(content, "sha256").hexdigest() == manifest["sha256"]:
                 return "made"
         return "damaged"
@@ -239,11 +269,13 @@ class BuildDirectory:
                 raise UserError(f"{self.path} is not complete, {what}: run the command that made it again")
 
     def manifest(self, shard: Shard) -> dict[str, Any] | None:
-        """The manifest of a shard; None if it is missing, damaged, or has another number of rows."""
+        """The manifest of a shard; None if it is missing, damaged, or has another number of rows. One that
+        cannot be read for another reason raises its OSError.
+        """
         try:
             manifest = json.loads(self.manifest_file(shard).read_bytes())
             sound = manifest.pop("seal") == _seal(manifest)
-        except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError):
+        except (*_ABSENT, AttributeError, LookupError, RecursionError, TypeError, ValueError):
             return None
         return manifest if sound and manifest["rows"] == len(shard.rows) else None
 

@@ -182,6 +182,48 @@ def test_a_build_grows_finishes_and_refuses(command, captions, tmp_path, capsys)
     assert rows_of(tmp_path / "out") == large
 
 
+def test_a_build_that_goes_on_under_other_conditions_names_the_rows(command, tmp_path, capsys, monkeypatch):
+    """The manifests keep under what each shard was painted, build.json under what the build was begun."""
+    assert command("--num-images", "4", "--shard-size", "2", "--batch-size", "2") == 0
+    begun = (tmp_path / "out" / "build.json").read_bytes()
+    assert "last bit" not in capsys.readouterr().err
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
+    assert command("--num-images", "6", "--shard-size", "2", "--batch-size", "1", "--exact") == 2
+    error = capsys.readouterr().err
+    assert re.search(r"rows 0 to 3 were made with threads \d \(now 7\), batch size 2 \(now 1\)", error)
+    assert "which --exact refuses" in error
+    assert (tmp_path / "out" / "build.json").read_bytes() == begun
+    assert (tmp_path / "out" / "report.json").exists()
+    assert command("--num-images", "6", "--shard-size", "2", "--batch-size", "1") == 0
+    error = capsys.readouterr().err
+    assert "rows 0 to 3 were made with threads" in error
+    assert re.search(
+        r"rows 0 to 3 with threads \d, batch size 2; rows 4 to 5 with threads 7, batch size 1", error
+    )
+    report, record = (json.loads((tmp_path / "out" / f).read_text()) for f in ("report.json", "build.json"))
+    assert [(entry["rows"], entry["batch_size"]) for entry in report["made_under"]] == [
+        ("0 to 3", 2),
+        ("4 to 5", 1),
+    ]
+    assert report["made_under"][1]["threads"] == 7
+    assert record["begun_under"] == {k: v for k, v in report["made_under"][0].items() if k != "rows"}
+    # What is complete is not made again, so that nothing differs.
+    assert command("--num-images", "6", "--shard-size", "2", "--batch-size", "3", "--exact") == 0
+
+
+def test_a_build_without_rows_goes_on_under_any_conditions(command, tmp_path, capsys, monkeypatch):
+    """Nothing was painted under the old ones, so --exact has nothing to refuse."""
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            synthesize.Synthesizer, "samples", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+        )
+        assert command("--num-images", "2", "--batch-size", "2") == 2
+    assert command("--num-images", "2", "--batch-size", "1", "--exact") == 0
+    assert "last bit" not in capsys.readouterr().err
+    record = json.loads((tmp_path / "out" / "build.json").read_text())
+    assert record["begun_under"]["batch_size"] == 1
+
+
 def test_a_damaged_shard_is_made_again_bit_for_bit(command, tmp_path, capsys):
     assert command("--num-images", "4", "--shard-size", "2") == 0
     before = rows_of(tmp_path / "out")
@@ -227,6 +269,18 @@ def test_remask_keeps_the_pixels_of_a_dropped_class_ignored(command, tmp_path, m
         assert ignored.any() == (before["sample_id"] in dropped)
         assert (pixels(after["mask"])[ignored] == 255).all()
         assert not pixels(after["reliability"])[ignored].any()
+
+
+def test_remask_keeps_under_what_the_images_were_painted(command, tmp_path):
+    assert command("--num-images", "4", "--shard-size", "2", "--batch-size", "2", "--store-scores") == 0
+    grown = ("--num-images", "6", "--shard-size", "2", "--batch-size", "1", "--store-scores")
+    assert command(*grown) == 0
+    assert main(["remask", str(tmp_path / "out"), "--beta", "0.3", "--threshold", "fixed"]) == 0
+    there, new = (
+        json.loads((tmp_path / name / "report.json").read_text()) for name in ("out", "out-remasked")
+    )
+    assert new["made_under"] == there["made_under"]
+    assert len(new["made_under"]) == 2
 
 
 def test_remask_changes_labels_and_keeps_images(command, tmp_path, capsys):

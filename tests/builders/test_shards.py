@@ -121,6 +121,44 @@ def test_other_processes_wait_for_the_record(directory, monkeypatch):
         directory.claim(record(seed=1), {}, rank=1)
 
 
+def test_a_process_of_other_conditions_is_told_so_or_refused(directory, caplog):
+    """A second process compares with how the first one began, before any row is there."""
+    one, two = ({**record(), "begun_under": {"threads": number}} for number in (1, 2))
+    directory.claim(one, {}, rank=0)
+    directory.claim(one, {}, rank=1, exact=True)
+    assert "last bit" not in caplog.text
+    directory.claim(two, {}, rank=1)
+    assert "the build was begun with threads 1 (now 2)" in caplog.text
+    with pytest.raises(UserError, match=r"begun with threads 1 \(now 2\).*--exact refuses"):
+        directory.claim(two, {}, rank=1, exact=True)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("hidden", ["manifest_file", "shard_file"])
+def test_a_file_that_may_not_be_read_is_not_called_missing_or_damaged(directory, monkeypatch, hidden, verify):
+    """The error of the system is raised, with the name of the file; nothing is removed."""
+    (shard,) = plan(2, 2)
+    directory.write_shard(shard, FEATURES, rows(shard), {})
+    closed, ordinary = getattr(directory, hidden)(shard), open
+
+    def refuse(file, *mode, **options):
+        if str(file) == str(closed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return ordinary(file, *mode, **options)
+
+    monkeypatch.setattr("io.open", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    if (hidden, verify) == ("shard_file", False):  # only its size is looked at
+        assert directory.state(shard, verify) == "made"
+        return
+    with pytest.raises(PermissionError) as error:
+        directory.state(shard, verify)
+    assert error.value.filename == str(closed)
+    with pytest.raises(PermissionError):
+        directory.missing([shard])
+    assert directory.shard_file(shard).exists()
+
+
 def test_a_directory_that_no_build_made_is_refused(tmp_path):
     BuildDirectory(tmp_path / "new").check_free()
     with pytest.raises(UserError, match=r"--out .*run\[1\]: the library datasets reads"):

@@ -28,6 +28,13 @@ PAINTER = {
     "pipeline": "StableDiffusionPipeline",
     "scheduler": {"class": "DDIMScheduler", "beta_start": 0.00085},
 }
+CONDITIONS = {
+    "device": "cpu",
+    "dtype": "float32",
+    "threads": 2,
+    "cpu_capability": "AVX2",
+    "batch_size": 8,
+}
 
 
 @pytest.fixture(scope="session")
@@ -94,9 +101,7 @@ def make_build(drawn_sample) -> Callable[..., Path]:
             "identity": inputs.identity() | PAINTER,
             "captions": {"source": "built-in grammar", "read": 0, "selected": 0},
             "latent_side": 8,
-            "batch_size": 8,
-            "device": "cpu",
-            "dtype": "float32",
+            "begun_under": CONDITIONS,
             "license": license_of("embedded"),
             **provenance(),
             "table": table.facts(),
@@ -108,6 +113,7 @@ def make_build(drawn_sample) -> Callable[..., Path]:
             {"build.yaml": to_yaml(inputs.config, "attn2mask build --config build.yaml")},
             table,
             lambda shard, _: (drawn_sample(index, table, seed) for index in shard.rows),
+            lambda shard: CONDITIONS,
         )
         return path
 

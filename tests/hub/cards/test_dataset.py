@@ -120,7 +120,11 @@ def test_the_card_names_no_folder_of_this_machine(card, tmp_path_factory):
         ("build.json", ("versions", "torch", "9.9.9"), "| torch | 9.9.9 |"),
         ("build.json", ("git_commit", "0123abc"), "`0123abc`"),
         ("build.json", ("git_commit", None), "| git commit | not recorded |"),
-        ("build.json", ("dtype", "float16"), "| number format | float16 |"),
+        (
+            "report.json",
+            ("made_under", 0, "dtype", "float16"),
+            "| rows 0 to 5 | painted on cpu in float16, with 2 threads, CPU kernels AVX2, and 8 images at a",
+        ),
         ("build.json", ("latent_side", 64), "| shorter side of the latents | 64 |"),
         (
             "build.json",
@@ -179,6 +183,7 @@ def test_the_card_follows_every_value_of_its_records(voc, no_figures, tmp_path):
     for file, sound in records.items():
         (copy / file).write_text(json.dumps(sound))
     silent = [("format_version",), ("identity", "table_version"), ("rows",), ("reliable",), ("table", "name")]
+    silent += [("begun_under", name) for name in record["begun_under"]]  # report.json has them for all rows
     text, followed = dataset_card({"voc": copy}, REPO).text, set()
     for file, sound in records.items():
         for keys, value in leaves(sound):
@@ -230,6 +235,18 @@ def test_a_painter_on_the_hub_is_linked_and_its_license_not_guessed(voc, no_figu
     made = dataset_card({"voc": lora}, REPO)
     assert split(made.text)[0]["license"] == ["creativeml-openrail-m", "unknown"]
     assert "| license of the LoRA | not recorded |" in made.text
+
+
+def test_rows_of_several_conditions_are_named(card, voc, no_figures, tmp_path):
+    """The card names the rows of each, and promises no command that makes exactly these images."""
+    first = json.loads((voc / "report.json").read_text())["made_under"][0]
+    entries = [{**first, "rows": "0 to 1, 4 to 5"}, {**first, "rows": "2 to 3", "threads": 1}]
+    text = dataset_card({"voc": changed(voc, tmp_path, "report.json", "made_under", entries)}, REPO).text
+    assert "| rows 0 to 1, 4 to 5 | painted on cpu in float32, with 2 threads," in text
+    assert "| rows 2 to 3 | painted on cpu in float32, with 1 threads," in text
+    sentence = "no single run makes exactly these images"
+    assert sentence in text
+    assert sentence not in card.text
 
 
 def test_a_build_without_a_report_says_so(voc, no_figures, tmp_path):
