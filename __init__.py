@@ -6,7 +6,6 @@ used, so that `import attn2mask` loads no heavy library.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from attn2mask.builders.words.captions import read_captions
     from attn2mask.training.checkpoint import load_checkpoint
     from attn2mask.training.miou import MeanIoU
+
+    __version__: str
 
 _MODULES = {
     "AttentionRecorder": "builders.recorder",
@@ -67,10 +68,12 @@ __all__ = [
     "read_captions",
 ]
 
-__version__ = version("attn2mask")
-
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("attn2mask")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

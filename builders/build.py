@@ -7,6 +7,13 @@ Shard i belongs to process i mod the number of processes. They share only the di
 group that could hang, and a process that dies loses only the shard that it was making.
 """
 
+import sys
+
+if __name__ == "__main__":  # before all other imports, so that Ctrl-C can be handled from here on
+    from attn2mask.__main__ import main
+
+    sys.exit(main(["build", *sys.argv[1:]]))
+
 import hashlib
 import json
 import logging
@@ -14,7 +21,6 @@ import math
 import os
 import shlex
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -496,9 +502,3 @@ def run_name(processes: int) -> str:
 
 def _digest(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-if __name__ == "__main__":
-    from attn2mask.hub.cli import main
-
-    sys.exit(main(["build", *sys.argv[1:]]))

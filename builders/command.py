@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from attn2mask.builders.errors import UserError, printable, system_error_number
+from attn2mask.builders.interrupts import STATUS, line
 from attn2mask.builders.options import Options, parse
 
 logger = logging.getLogger("attn2mask")
@@ -65,8 +66,9 @@ def run_command(
     except UserError as error:
         logger.error("%s", error)
     except KeyboardInterrupt:
-        logger.info("attn2mask: interrupted%s", f"; {resumes}" if resumes else "")
-        return 130
+        if text := line(resumes):
+            logger.info("%s", text)
+        return STATUS
     except (OSError, SafetensorError) as error:
         number = system_error_number(error)
         if number is None:

@@ -40,7 +40,7 @@ def painting_conditions(painter: "Painter", batch_size: int) -> dict[str, Any]:
 
 def rows_by_conditions(made: Iterable[tuple[range, Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """The conditions of ranges of rows: one entry for all rows of equal conditions, in the order of their
-    first rows. Beside the conditions, an entry has `rows`, its ranges as a text such as "0 to 63, 128 to 191".
+    first rows. Beside the conditions, an entry has `rows`, its ranges as a text: "0 to 63, 128 to 191".
     """
     ranges: dict[str, list[range]] = {}
     for rows, conditions in made:
@@ -58,8 +58,8 @@ def last_bit_warning(
     path: object, entries: Iterable[Mapping[str, Any]], conditions: Mapping[str, Any]
 ) -> str | None:
     """The message that rows which are made now, under `conditions`, may differ in the last bit from what the
-    conditions of the `entries` would give; None if all are equal. An entry is one of `rows_by_conditions`; its
-    `rows` are empty where the rows are not known.
+    conditions of the `entries` would give; None if all are equal. An entry is one of `rows_by_conditions`,
+    and its `rows` are empty where none were made yet.
     """
     parts = []
     for entry in entries:

@@ -15,11 +15,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnContext, SpawnProcess
 
 import torch
 
 from attn2mask.builders.cores import usable_cores
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.interrupts import starting_processes
 
 MOST_WORKERS = 16  # more labeling processes would only wait for the painter
 
@@ -37,7 +39,7 @@ def labeling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
     Raises UserError if a process of the pool died.
     """
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)
+    pool = ProcessPoolExecutor(workers, _Context(), _start)
     ended = threading.Event()
     threading.Thread(target=_watch, args=(pool, ended), daemon=True).start()
     try:
@@ -47,9 +49,24 @@ def labeling_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             "a labeling process died, most likely because memory was full: "
             "run the same command again with fewer --workers"
         ) from error
+    except KeyboardInterrupt:  # they may still be starting, which takes seconds
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        pool.shutdown(cancel_futures=True)
+        raise
     finally:
         ended.set()
         pool.shutdown(cancel_futures=True)
+
+
+class _Process(SpawnProcess):
+    def start(self) -> None:
+        with starting_processes():
+            super().start()
+
+
+class _Context(SpawnContext):
+    Process = _Process  # type: ignore[assignment]
 
 
 def _watch(pool: ProcessPoolExecutor, ended: threading.Event) -> None:
@@ -69,7 +86,7 @@ def _watch(pool: ProcessPoolExecutor, ended: threading.Event) -> None:
 
 
 def _start() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows, where no signals are blocked
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     atexit.register(os._exit, 0)  # the build waits for this process, and torch takes a second to end

@@ -1,7 +1,7 @@
 """`attn2mask`: the command line. `commands.yaml` lists the commands.
 
 A command imports its modules when it runs, so that `--help` is quick. The scripts `builders/build.py`,
-`training/train.py` and `training/adapt.py` call `main` with the name of their command.
+`training/train.py` and `training/adapt.py` call `main` in `__main__.py` with the name of their command.
 """
 
 import logging
@@ -166,7 +166,3 @@ def run_here(command: Command, config: Any) -> None:
     elif (made.path / "report.json").exists():
         with made.finishing():
             publish(partial(gather_builds, [made.path]), target)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

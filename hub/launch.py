@@ -19,11 +19,11 @@ import yaml
 
 from attn2mask.builders.cores import usable_cores
 from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.interrupts import LAUNCHED as _MARK
 from attn2mask.builders.yaml_reader import load_yaml
 
 logger = logging.getLogger(__name__)
 
-_MARK = "ATTN2MASK_LAUNCHED"  # set in the processes that `launch` starts
 _MISTAKE = "attn2mask_user_error"  # in a process's file of errors: the one line of its UserError
 
 

@@ -1,7 +1,7 @@
 """The direction of imports: `builders` <- `training` <- `hub`, and no circle of modules.
 
 Every import counts, also those inside functions and under `TYPE_CHECKING`. There is one exception: the block
-`if __name__ == "__main__":` of a script may import `attn2mask.hub.cli` to start the command line.
+`if __name__ == "__main__":` of a script may import `attn2mask.__main__` to start the command line.
 """
 
 import ast
@@ -16,7 +16,7 @@ from places import ROOT
 ORDER = ("attn2mask.builders", "attn2mask.training", "attn2mask.hub", "attn2mask")
 # These folders are for maintainers. The wheel does not hold them, so nothing else may import them.
 MAINTAINERS = ("attn2mask.training.pretraining", "attn2mask.training.experiments")
-COMMAND_LINE = "attn2mask.hub.cli"
+COMMAND_LINE = "attn2mask.__main__"
 
 
 def inside(module: str, package: str) -> bool:
@@ -82,7 +82,7 @@ def test_imports_point_one_way_and_form_no_circle():
 
 
 A, B, T, H = "attn2mask.builders.a", "attn2mask.builders.b", "attn2mask.training.t", COMMAND_LINE
-MAIN = 'if __name__ == "__main__":\n    from attn2mask.hub.cli import main\n'
+MAIN = 'if __name__ == "__main__":\n    from attn2mask.__main__ import main\n'
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ UPWARD = f"{A} imports {H}, which is above it"
     ("sources", "expected"),
     [
         ({A: f"import {H}", H: ""}, UPWARD),
-        ({A: "from attn2mask.hub.cli import main", H: ""}, UPWARD),
-        ({A: "from attn2mask.hub import cli", H: ""}, UPWARD),
-        ({A: "def f():\n    if 1:\n        from attn2mask.hub import cli", H: ""}, UPWARD),
-        ({A: "if TYPE_CHECKING:\n    from attn2mask.hub.cli import main", H: ""}, UPWARD),
+        ({A: "from attn2mask.__main__ import main", H: ""}, UPWARD),
+        ({A: "from attn2mask import __main__", H: ""}, UPWARD),
+        ({A: "def f():\n    if 1:\n        from attn2mask import __main__", H: ""}, UPWARD),
+        ({A: "if TYPE_CHECKING:\n    from attn2mask.__main__ import main", H: ""}, UPWARD),
         ({A: f"import_module('{H}')", H: ""}, UPWARD),
         ({A: MAIN.replace("__name__", "name"), H: ""}, UPWARD),
         (
-            {A: MAIN.replace("hub.cli", "hub.publish")},
+            {A: MAIN.replace("__main__ import", "hub.publish import")},
             f"{A} imports attn2mask.hub.publish, which is above it",
         ),
         ({A: f"import {T}", T: ""}, f"{A} imports {T}, which is above it"),

@@ -17,12 +17,18 @@ The output directory holds the LoRA in diffusers' format with `training_config.j
 the files of a run (see `run.py`).
 """
 
+import sys
+
+if __name__ == "__main__":  # before all other imports, so that Ctrl-C can be handled from here on
+    from attn2mask.__main__ import main
+
+    sys.exit(main(["adapt", *sys.argv[1:]]))
+
 import json
 import logging
 import os
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -325,9 +331,3 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     finally:
         for which, handler in before.items():
             signal.signal(which, handler)
-
-
-if __name__ == "__main__":
-    from attn2mask.hub.cli import main
-
-    sys.exit(main(["adapt", *sys.argv[1:]]))

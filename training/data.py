@@ -23,6 +23,7 @@ from attn2mask.builders.cores import local_processes, usable_cores
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.images import read_image, read_mask
+from attn2mask.builders.interrupts import starting_processes
 from attn2mask.builders.mask_ids import binary_warning
 from attn2mask.builders.reliability import RELIABLE
 from attn2mask.builders.row_reader import load_rows
@@ -307,7 +308,11 @@ def loader(
     common: dict[str, Any] = {"drop_last": True, "pin_memory": torch.cuda.is_available()}
     if isinstance(rows, MapDataset):
         positions = Positions(len(rows), crops.config.seed, share)
-        return DataLoader(
-            CroppedRows(rows, crops), per_process, False, positions, num_workers=workers, **common
-        )
-    return DataLoader(CroppedStream(rows, crops, share), per_process, num_workers=min(workers, 1), **common)
+        return _Loader(CroppedRows(rows, crops), per_process, False, positions, num_workers=workers, **common)
+    return _Loader(CroppedStream(rows, crops, share), per_process, num_workers=min(workers, 1), **common)
+
+
+class _Loader(DataLoader):
+    def __iter__(self) -> Any:
+        with starting_processes():
+            return super().__iter__()

@@ -10,10 +10,16 @@ it must therefore not be measured, with this mIoU in `selection.json`;
 `predictions/`, images of the evaluations; and the files of a run (see `run.py`).
 """
 
+import sys
+
+if __name__ == "__main__":  # before all other imports, so that Ctrl-C can be handled from here on
+    from attn2mask.__main__ import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
+
 import json
 import logging
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -282,9 +288,3 @@ def make_optimizer(pair: Pair, config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-
-
-if __name__ == "__main__":
-    from attn2mask.hub.cli import main
-
-    sys.exit(main(["train", *sys.argv[1:]]))

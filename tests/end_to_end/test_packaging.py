@@ -75,7 +75,7 @@ def test_the_wheel_holds_the_files_that_ship_and_no_others(wheel):
 def test_the_wheel_has_the_command_the_licenses_and_the_types(wheel):
     files = contents(wheel)
     info = {name.split("/", 1)[1]: text for name, text in files.items() if ".dist-info/" in name}
-    assert b"attn2mask = attn2mask.hub.cli:main" in info["entry_points.txt"]
+    assert b"attn2mask = attn2mask.__main__:main" in info["entry_points.txt"]
     assert "attn2mask/py.typed" in files
     assert b"Princeton University" in info["licenses/builders/tables/imagenet_s.LICENSE"]
     assert b"Apache License" in info["licenses/LICENSE"]

@@ -24,7 +24,7 @@ ROWS, SHARD, KILLS = 30, 3, 10
 def start(model: Path, captions: Path, out: Path) -> subprocess.Popen:
     options = ["--model", str(model), "--captions", str(captions), "--out", str(out), "--workers", "1"]
     options += ["--height", "64", "--width", "64", "--steps", "3", "--batch-size", "2", "--store-scores"]
-    command = [sys.executable, "-m", "attn2mask.hub.cli", "build", "voc", "--num-images", str(ROWS), *options]
+    command = [sys.executable, "-m", "attn2mask", "build", "voc", "--num-images", str(ROWS), *options]
     # Without git: a commit in between would be seen in the records.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GIT_DIR": os.devnull}
     return subprocess.Popen(
