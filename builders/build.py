@@ -88,6 +88,10 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
 
     GROUPS: ClassVar = (RUN, MODEL, PROMPTS, RULES, CONSTANTS)
     RESUMES: ClassVar = SAME_COMMAND
+    SAVES_MEMORY: ClassVar = (
+        "use a smaller --batch-size, --height and --width, or fewer --workers; images that are painted after"
+        " a change of --batch-size may differ in the last bit from those of the size before"
+    )
 
     table: str = option(f"class table: {', '.join(TABLES)}, or a YAML file", positional=True)
     out: str | None = local_option("directory of the dataset", default_text="data/TABLE", metavar="DIR")

@@ -3,7 +3,6 @@
 Messages go through the logger "attn2mask" to standard error; results go to standard output.
 """
 
-import errno
 import logging
 import os
 import sys
@@ -15,7 +14,8 @@ from typing import Any, TextIO
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from attn2mask.builders.errors import UserError, printable, system_error_number
+from attn2mask.builders.caches import cache_fault
+from attn2mask.builders.errors import FULL, UserError, is_memory_error, printable, system_error_number
 from attn2mask.builders.interrupts import STATUS, line
 from attn2mask.builders.options import Options, parse
 
@@ -63,22 +63,33 @@ def run_command(
     try:
         with redirect_stdout(_Printable(sys.stdout)):
             run(parse(options, argv, prog, description))
-    except UserError as error:
-        logger.error("%s", error)
     except KeyboardInterrupt:
         if text := line(resumes):
             logger.info("%s", text)
         return STATUS
-    except (OSError, SafetensorError) as error:
-        number = system_error_number(error)
-        if number is None:
+    except Exception as error:
+        message = _message(error, resumes, getattr(options, "SAVES_MEMORY", ""))
+        if message is None:
             raise
-        full = number in (errno.ENOSPC, errno.EDQUOT)
-        advice = f"; free some space, and {resumes or 'run the command again'}" if full else ""
-        where = getattr(error, "filename", None) or "writing"
-        logger.error("%s: %s%s", where, os.strerror(number), advice)
+        logger.error("%s", message)
     else:
         return 0
     finally:
         logger.removeHandler(handler)
     return 2
+
+
+def _message(error: Exception, resumes: str, saves_memory: str) -> str | None:
+    """One line for an error that a user can correct; None for others, which are faults of this package."""
+    if is_memory_error(error):
+        return f"there is too little memory: {saves_memory}"
+    if isinstance(error, UserError | OSError) and (message := cache_fault(error)):
+        return message
+    if isinstance(error, UserError):
+        return str(error)
+    number = system_error_number(error) if isinstance(error, OSError | SafetensorError) else None
+    if number is None:
+        return None
+    advice = f"; free some space, and {resumes or 'run the command again'}" if number in FULL else ""
+    where = getattr(error, "filename", None) or "writing"
+    return f"{where}: {os.strerror(number)}{advice}"

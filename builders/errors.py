@@ -1,7 +1,14 @@
 """Errors: mistakes that a user can correct, and one-line texts of the errors of libraries."""
 
+import errno
 import re
 import textwrap
+from collections.abc import Iterator
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # error numbers of a full disk
+_TOO_LITTLE_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|std::bad_alloc|can't start new thread"
+)
 
 # Control characters, except for line breaks and tabs, and the marks that turn the direction of a text. With
 # them, names from elsewhere could move the cursor of a terminal, or hide what follows.
@@ -28,6 +35,26 @@ def first_line(error: BaseException) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return textwrap.shorten(lines[0], 200, placeholder=" ...")
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, the one that caused it, and so on."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether too little memory caused an error. torch, numpy, Pillow, Arrow and the system each say it in
+    their own way.
+    """
+    return any(
+        isinstance(cause, MemoryError)
+        or (isinstance(cause, RuntimeError) and _TOO_LITTLE_MEMORY.search(str(cause)) is not None)
+        or (not isinstance(cause, UserError) and system_error_number(cause) == errno.ENOMEM)
+        for cause in causes(error)
+    )
 
 
 def system_error_number(error: BaseException) -> int | None:

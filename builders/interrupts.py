@@ -26,7 +26,7 @@ class _State:
 
 
 def catch_interrupts() -> None:
-    """Handle Ctrl-C in this process from here on. A process that was started to ignore it still ignores it."""
+    """Handle Ctrl-C in this process from here on, unless it was started to ignore it."""
     if signal.getsignal(signal.SIGINT) != signal.default_int_handler:
         return
     signal.signal(signal.SIGINT, _interrupted)

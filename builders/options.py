@@ -81,10 +81,12 @@ def identity_of(config: Any) -> dict[str, Any]:
 class CheckedOptions:
     """The base of the options of a command. Raises UserError for a value out of range or of no choice.
 
-    `RESUMES` says how an interrupted command goes on; it is empty if the command starts anew.
+    `RESUMES` says how an interrupted command goes on; it is empty if the command starts anew. `SAVES_MEMORY`
+    says what takes less memory, and what that costs.
     """
 
     RESUMES: ClassVar[str] = ""
+    SAVES_MEMORY: ClassVar[str] = "end other programs, or use smaller images"
 
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type]

@@ -54,6 +54,13 @@ ADVICE = (
 )
 
 
+# The advice if memory is too small for a batch.
+LESS_MEMORY = (
+    "use a smaller --batch-size or --offload; images that are painted after a change of --batch-size may"
+    " differ in the last bit from those of the size before"
+)
+
+
 @dataclass(frozen=True)
 class Painting:
     """How images are painted: denoising steps, scale of guidance, height and width in pixels, the
@@ -162,8 +169,7 @@ class Painter:
                 ).images
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU has too little memory for batches of {len(prompts)}: use a smaller --batch-size"
-                " or --offload"
+                f"the GPU has too little memory for batches of {len(prompts)}: {LESS_MEMORY}"
             ) from error
         images = (np.nan_to_num(pixels, nan=0.0) * 255).round().astype(np.uint8)
         attention = [_by_word(maps, painting.background) for maps in recorder.maps]

@@ -5,6 +5,7 @@
 Each row is one line: image | heat map of each class (if scores are stored) | mask | reliability | prompt.
 """
 
+import io
 import logging
 import textwrap
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.files import write_file
 from attn2mask.builders.images import decode_png, heat_map, overlay
 from attn2mask.builders.options import CheckedOptions, option
 from attn2mask.builders.shards import BuildDirectory
@@ -46,13 +48,24 @@ def run(config: ShowConfig) -> None:
     directory = BuildDirectory(Path(config.dir))
     shards = directory.shards
     logger.info("Reading rows of %s", directory.path)
-    made = (shard for shard in shards if directory.state(shard) == "made")
-    stored = (row for shard in made for row in directory.rows(shard))
-    rows = list(islice(stored, config.start, config.start + config.rows))
-    if not rows:
+    shown, skipped = [], []
+    for shard in shards:
+        if shard.rows.stop <= config.start or len(shown) == config.rows:
+            continue
+        if (state := directory.state(shard)) != "made":
+            skipped.append(f"rows {shard.rows.start} to {shard.rows.stop - 1}, whose shard is {state}")
+            continue
+        numbered = zip(shard.rows, directory.rows(shard), strict=True)
+        after = ((number, row) for number, row in numbered if number >= config.start)
+        shown += islice(after, config.rows - len(shown))
+    if skipped:
+        more = f", and {len(skipped) - 1} more shards" if len(skipped) > 1 else ""
+        logger.warning("%s: left out are %s%s", directory.path, skipped[0], more)
+    if not shown:
         raise UserError(f"{directory.path} has no row {config.start}")
+    numbers, rows = zip(*shown, strict=True)
     save(sheet(rows, directory.table), config.out)
-    print(f"{config.out}: {len(rows)} rows of {directory.path}, from row {config.start}")
+    print(f"{config.out}: {len(rows)} rows of {directory.path}, {numbers[0]} to {numbers[-1]}")
 
 
 def sheet(rows: Sequence[dict[str, Any]], table: ClassTable) -> Image.Image:
@@ -101,12 +114,13 @@ def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0)
 
 def save(page: Image.Image, out: str | Path) -> None:
     """Write a figure. Raises UserError if the name does not end as an image file does."""
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out, content = Path(out), io.BytesIO()
     try:
-        page.save(out)
-    except ValueError as error:
+        page.save(content, Image.registered_extensions()[out.suffix.lower()])
+    except (KeyError, ValueError) as error:
         raise UserError(f"--out {out}: the name must end as an image file does, such as .png") from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_file(out, content.getvalue())
 
 
 def _cell(image: np.ndarray, label: str) -> Image.Image:

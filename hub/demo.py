@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
+from attn2mask.builders.files import write_file
 from attn2mask.builders.options import SAME_COMMAND, CheckedOptions, option, to_yaml
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def demo(config: DemoConfig) -> None:
     started, out, size = time.monotonic(), Path(config.out), config.resolve()
     data = out / "data"
     build_rows(data, size.num_images)
-    (out / "demo.yaml").write_text(to_yaml(config, "attn2mask demo --config demo.yaml"))
+    write_file(out / "demo.yaml", to_yaml(config, "attn2mask demo --config demo.yaml").encode())
     show.run(show.ShowConfig(str(data), str(out / "sheet.png")))
     show.token_sheet(load_painter(), TOKENS_PROMPT, out / "tokens.png")
     images = painted_images(data)
@@ -93,7 +94,7 @@ def demo(config: DemoConfig) -> None:
         report["segmenters"] = measure_segmenters(size, data, out)
     cards = write_cards(data, out / "segmenter" if size.max_steps else None, out / "cards")
     report["seconds"] = round(time.monotonic() - started, 1)
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_file(out / "report.json", (json.dumps(report, indent=2) + "\n").encode())
     print(mask_text(report))
     names = ["data", "sheet.png", "tokens.png", "report.json"]
     if size.max_steps:

@@ -4,6 +4,7 @@ strips.
 iou_chart(report(evaluation), "metrics_iou.png")
 """
 
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.files import write_file
 from attn2mask.builders.images import overlay
 
 MOST_BARS = 60  # of more classes, the best and the worst are drawn
@@ -96,7 +98,7 @@ def iou_chart(metrics: dict[str, Any], path: str | Path | IO[bytes]) -> None:
         mean = 100 * metrics["mean_iou"]
         axes.axvline(mean, color="#e45756", linewidth=1)
         axes.set_title(f"mean IoU {mean:.1f} % on {metrics['num_images']:,} images{part}", fontsize=10)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 @plain_text
@@ -140,7 +142,7 @@ def interval_chart(panels: Sequence[Panel], path: str | Path | IO[bytes]) -> Non
         axes.set_title(panel.title, fontsize=9, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("mIoU, %; dark lines are 95 % intervals over the images")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 @plain_text
@@ -193,7 +195,7 @@ def _sheet(
     ]
     if legend:
         figure.legend(handles=legend, loc="outside lower center", ncols=6, fontsize=8)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 @plain_text
@@ -206,4 +208,14 @@ def strip_sheet(strips: Mapping[str, np.ndarray], path: str | Path, notes: Seque
         axes.imshow(strip)
         axes.set(ylabel=name, xticks=[], yticks=[])
     axes.set_xlabel("\n".join(notes), loc="left", fontsize=8)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str | Path | IO[bytes]) -> None:
+    """Write a figure as PNG. A file is replaced in one step, so that a full disk leaves no part of one."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    if isinstance(path, str | Path):
+        write_file(Path(path), content.getvalue())
+    else:
+        path.write(content.getvalue())

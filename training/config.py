@@ -50,6 +50,10 @@ class RunOptions(LaunchOptions):
     """The options that training and adaptation share. Raises UserError for values out of range."""
 
     RESUMES: ClassVar = "run the same command again with --resume"
+    SAVES_MEMORY: ClassVar = (
+        "use a smaller --micro-batch, whose images alone share a batch normalization, or a smaller"
+        " --crop-size, which makes another run"
+    )
 
     output_dir: str = option("directory of the result, the checkpoints and the log", group=DATA, stored=False)
     max_steps: int | None = method_option("number of optimizer steps", at_least=1, card="steps")

@@ -91,7 +91,7 @@ def run(config: EvaluateConfig) -> None:
     }
     write_file(out, as_json({**metrics, "evaluated": evaluated}, counts).encode())
     options = f"attn2mask evaluate --config {out.stem}.yaml"
-    out.with_suffix(".yaml").write_text(to_yaml(config, options))
+    write_file(out.with_suffix(".yaml"), to_yaml(config, options).encode())
     made = [out, out.with_name(f"{out.stem}_iou.png")]
     iou_chart(metrics, made[-1])
     rows = best_and_worst(
@@ -183,9 +183,9 @@ def save_predictions(
             measured.networks, measured.processor, example.image, measured.augmentation, measured.decide
         )
         names.append(example.name)
-        (folder / f"{number:03d}_image.png").write_bytes(encode_png(example.image))
+        write_file(folder / f"{number:03d}_image.png", encode_png(example.image))
         for kind, ids in (("target", example.target), ("prediction", predicted)):
-            (folder / f"{number:03d}_{kind}.png").write_bytes(encode_mask(ids, measured.table))
+            write_file(folder / f"{number:03d}_{kind}.png", encode_mask(ids, measured.table))
     return names
 
 

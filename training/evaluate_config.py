@@ -23,6 +23,10 @@ class EvaluateConfig(CheckedOptions):
     """The options of `attn2mask evaluate`. Raises UserError for missing options and values out of range."""
 
     RESUMES: ClassVar = SAME_COMMAND
+    SAVES_MEMORY: ClassVar = (
+        "use --batch-size 1, which changes the predictions by no more than rounding, or --window, which"
+        " changes the result; or leave out the largest images"
+    )
 
     checkpoint: str | None = option(
         "checkpoint: a directory that train made, or a model of the Hub", None, metavar="DIR"

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from attn2mask.builders.files import write_file
 from attn2mask.training.evaluation import ImageCounts
 
 
@@ -28,7 +29,7 @@ class EvaluationProgress:
                     index = entry.pop("index")
                     self.counts[index] = ImageCounts(**entry)
         kept = [header, *(self._line(index, counts) for index, counts in self.counts.items())]
-        file.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+        write_file(file, "".join(f"{line}\n" for line in kept).encode())
 
     def add(self, index: int, counts: ImageCounts) -> None:
         """Keep what was counted of an image."""

@@ -173,7 +173,8 @@ class Training(Run):
                 self.kept["best"] = metrics["mean_iou"]
                 choice = {"dataset": self.config.eval_dataset, "split": self.config.eval_split}
                 self.export(self.output / "best", choice)
-                (self.output / "best" / "selection.json").write_text(json.dumps(metrics, indent=2) + "\n")
+                selection = (json.dumps(metrics, indent=2) + "\n").encode()
+                write_file(self.output / "best" / "selection.json", selection)
         accelerator.wait_for_everyone()
 
     def export(self, folder: Path, chosen_on: dict[str, str | None] | None = None) -> None:

@@ -20,6 +20,7 @@ import yaml
 
 from attn2mask.builders.classes import ClassTable, LabelClass, spelling
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.files import write_file
 from attn2mask.builders.options import CheckedOptions, option
 from attn2mask.builders.table_reader import TABLES, load_table, parse_table
 from attn2mask.builders.words.english import plural
@@ -145,8 +146,7 @@ def run(config: AliasesConfig) -> None:
     head = f"{source.name} with proposals from {wordnet.version}: delete what does not fit your images."
     text = written(load_yaml(source.read_bytes()), proposals, head)
     parse_table(yaml.safe_load(text), str(out))
-    with open(out, "x", encoding="utf-8") as file:
-        file.write(text)
+    write_file(out, text.encode())
     count = sum(len(proposal.words) for of_class in proposals for proposal in of_class)
     unknown = [label.name for label, of_class in zip(table.classes, proposals, strict=True) if not of_class]
     print(f"{out}: {count} words from {wordnet.path} for {len(table.classes) - len(unknown)} classes")

@@ -18,6 +18,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import yaml_dump
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.files import write_file
 from attn2mask.builders.markdown import escaped
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def write_card(card: Card, folder: Path) -> Path:
     for name, content in {"README.md": card.text.encode(), **card.files}.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        write_file(file, content)
     return folder / "README.md"
 
 

@@ -1,6 +1,8 @@
 """Sheets of rows and of tokens, drawn from rows made here."""
 
+import errno
 import json
+import os
 from dataclasses import asdict
 
 import numpy as np
@@ -11,7 +13,7 @@ from attn2mask.builders.images import OPACITY, decode_png, encode_png, heat_map,
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.sample import features
 from attn2mask.builders.shards import BuildDirectory, plan
-from attn2mask.builders.show import GAP, LINE, TILE, sheet, token_sheet
+from attn2mask.builders.show import GAP, LINE, TILE, save, sheet, token_sheet
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
 
@@ -99,12 +101,46 @@ def test_show_draws_rows_of_a_directory(tmp_path, capsys):
         directory.write_shard(shard, features(TABLE, ["scores"]), [row() for _ in shard.rows], {})
     out = tmp_path / "figures" / "sheet.png"
     assert main(["show", str(directory.path), "--out", str(out), "--start", "1"]) == 0
-    assert "2 rows of" in capsys.readouterr().out
+    assert f"2 rows of {directory.path}, 1 to 2" in capsys.readouterr().out
     assert Image.open(out).height > 2 * 256
     assert main(["show", str(directory.path), "--out", str(out), "--start", "3"]) == 2
     assert "has no row 3" in capsys.readouterr().err
     assert main(["show", str(directory.path), "--out", str(tmp_path / "sheet.xyz")]) == 2
     assert "the name must end as an image file does" in capsys.readouterr().err
+
+
+def test_show_names_the_rows_and_the_shards_that_it_leaves_out(tmp_path, capsys):
+    directory = BuildDirectory(tmp_path / "data")
+    directory.path.mkdir()
+    record = {"num_images": 8, "identity": {"shard_size": 2}, "versions": {}, "table": asdict(TABLE)}
+    (directory.path / "build.json").write_text(json.dumps(record))
+    for shard in plan(8, 2):
+        directory.write_shard(shard, features(TABLE, ["scores"]), [row() for _ in shard.rows], {})
+    directory.shard_file(plan(8, 2)[0]).unlink()
+    directory.manifest_file(plan(8, 2)[2]).unlink()
+    show = ["show", str(directory.path), "--out", str(tmp_path / "sheet.png")]
+    for options, said, warned in (
+        (["--start", "0", "--rows", "1"], "1 rows of {}, 2 to 2", "rows 0 to 1, whose shard is damaged\n"),
+        (["--start", "3", "--rows", "2"], "2 rows of {}, 3 to 6", "rows 4 to 5, whose shard is missing\n"),
+        (["--start", "1"], "4 rows of {}, 2 to 7", "0 to 1, whose shard is damaged, and 1 more shards\n"),
+        (["--start", "6"], "2 rows of {}, 6 to 7", ""),
+    ):
+        assert main([*show, *options]) == 0
+        out, err = capsys.readouterr()
+        assert said.format(directory.path) in out
+        assert err.endswith(warned)
+        assert ("left out" in err) == bool(warned)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_full_disk_leaves_no_part_of_a_sheet(tmp_path, monkeypatch, suffix):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(Image.new("RGB", (4, 4)), tmp_path / f"sheet{suffix}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_token_sheet_has_a_tile_for_each_token(tiny_model, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.files import write_file
 from attn2mask.builders.options import CheckedOptions, option, stored_options, to_yaml
 from attn2mask.builders.provenance import FORMAT_VERSION
 from attn2mask.builders.rules import PAINTERS, Rules, check_preset, is_of_this_project, load_rules
@@ -147,8 +148,9 @@ def run(config: EvaluateRulesConfig) -> None:
         "seconds": round(time.monotonic() - started, 1),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=2) + "\n")
-    out.with_suffix(".yaml").write_text(to_yaml(config, f"attn2mask evaluate-rules --config {out.stem}.yaml"))
+    write_file(out, (json.dumps(report, indent=2) + "\n").encode())
+    options = to_yaml(config, f"attn2mask evaluate-rules --config {out.stem}.yaml")
+    write_file(out.with_suffix(".yaml"), options.encode())
     draw_masks(drawn, table, out.with_suffix(".png"), attention.shown)
     print(as_text(report))
     made = ", ".join(str(out.with_suffix(ending)) for ending in (".json", ".yaml", ".png"))
