@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # error numbers of a full disk
 _TOO_LITTLE_MEMORY = re.compile(
-    r"can't allocate memory|not enough memory|out of memory|std::bad_alloc|can't start new thread"
+    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|std::bad_alloc"
+    r"|can't start new thread|failed to map segment",
+    re.IGNORECASE,
 )
 
 # Control characters, except for line breaks and tabs, and the marks that turn the direction of a text. With
@@ -51,7 +53,10 @@ def is_memory_error(error: BaseException) -> bool:
     """
     return any(
         isinstance(cause, MemoryError)
-        or (isinstance(cause, RuntimeError) and _TOO_LITTLE_MEMORY.search(str(cause)) is not None)
+        or (
+            isinstance(cause, RuntimeError | ImportError)
+            and _TOO_LITTLE_MEMORY.search(str(cause)) is not None
+        )
         or (not isinstance(cause, UserError) and system_error_number(cause) == errno.ENOMEM)
         for cause in causes(error)
     )
