@@ -1,4 +1,4 @@
-"""`attn2mask build`: makes a dataset from captions. It resumes, and the rows do not depend on the processes.
+"""`attn2mask build`: makes a dataset from captions. It resumes, and equal processes make equal rows.
 
     attn2mask build voc --out data/voc
     accelerate launch builders/build.py voc --out data/voc

@@ -1,4 +1,4 @@
-"""The conditions under which images are painted. They may change the last bit of an image.
+"""The conditions under which images are painted. They may change an image by rounding.
 
 An image depends on its options, seed, index and attempt. How its numbers are rounded depends on more: on the
 device, the number format, the number of threads, the kernels of the CPU, and the number of images of a batch.
@@ -19,6 +19,7 @@ NAMES = {
     "cpu_capability": "CPU kernels",
     "batch_size": "batch size",
 }
+_HOW = "by rounding, in the last bit or more"
 _SHOWN = 4  # ranges of rows in a message; the report has all
 
 
@@ -69,7 +70,7 @@ def last_bit_warning(
             parts.append(f"{what} with {values}")
     if not parts:
         return None
-    return f"{path}: {'; '.join(parts)}: images that are made now may be rounded differently, in the last bit"
+    return f"{path}: {'; '.join(parts)}: images that are made now may differ {_HOW}"
 
 
 def several_conditions(path: object, entries: Iterable[Mapping[str, Any]]) -> str | None:
@@ -82,7 +83,7 @@ def several_conditions(path: object, entries: Iterable[Mapping[str, Any]]) -> st
         f"rows {_shortened(entry['rows'])} with {', '.join(f'{NAMES[n]} {entry.get(n)}' for n in differ)}"
         for entry in entries
     )
-    return f"{path}: images may differ in the last bit from those of an undisturbed build: {'; '.join(parts)}"
+    return f"{path}: images may differ {_HOW}, from those of an undisturbed build: {'; '.join(parts)}"
 
 
 def _shortened(rows: str) -> str:

@@ -6,8 +6,9 @@
 The painter runs in this process, and labeling in a pool of other processes. A sample that fails the gate is
 tried again with its own next prompt and seed. Each shard is painted separately and in rounds: attempt 0 of
 its samples in batches, then attempt 1 of the rejected samples, and so on. So an image is always painted in
-the same batch, and is bit-identical whichever process makes its shard. A GPU paints a full batch in hardly
-more time than a single image: there, the last batch of a round of retries is filled with further attempts.
+the same batch, and is bit-identical whichever process makes its shard under equal conditions (see
+`conditions.py`). A GPU paints a full batch in hardly more time than a single image: there, the last batch of
+a round of retries is filled with further attempts.
 """
 
 from collections import deque
