@@ -48,7 +48,8 @@ def run(config: ShowConfig) -> None:
     directory = BuildDirectory(Path(config.dir))
     shards = directory.shards
     logger.info("Reading rows of %s", directory.path)
-    shown, skipped = [], []
+    shown: list[tuple[int, dict[str, Any]]] = []
+    skipped = []
     for shard in shards:
         if shard.rows.stop <= config.start or len(shown) == config.rows:
             continue
