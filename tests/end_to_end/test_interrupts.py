@@ -35,8 +35,8 @@ sys.exit(main(sys.argv[1:]))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 BUILD = "build voc --num-images 16 --shard-size 4 --steps 4 --batch-size 4 --workers 4 --out built"
 TRAIN = (
-    "train --resume --dataset rows --max-steps 100000 --batch-size 4 --crop-size 32 --workers 2 --output-dir run"
-    " --backbone backbone --checkpoint-every 100"
+    "train --resume --dataset rows --max-steps 100000 --batch-size 4 --crop-size 32 --workers 2"
+    " --output-dir run --backbone backbone --checkpoint-every 100"
 )
 LINES = {
     "build": "attn2mask: interrupted; run the same command again to resume",
