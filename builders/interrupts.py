@@ -21,6 +21,7 @@ LAUNCHED = "ATTN2MASK_LAUNCHED"  # set in processes of a launcher of this packag
 
 
 class _State:
+    launched = LAUNCHED in os.environ  # read at the start: the launcher sets it for its processes later
     happened = False  # whether Ctrl-C was pressed
     told = False  # whether its line was printed
 
@@ -42,7 +43,7 @@ def line(resumes: str = "") -> str | None:
     """What to print after Ctrl-C; None if the launcher of this process prints it. `resumes` says how to go
     on. `end_now` does not print it again.
     """
-    if LAUNCHED in os.environ:
+    if _State.launched:
         return None
     _State.told = True
     return "attn2mask: interrupted" + (f"; {resumes}" if resumes else "")

@@ -118,6 +118,7 @@ def folder(tmp_path_factory) -> Path:
         (BUILD, 0.6, True),
         ("draw objects --num-images 9999 --out drawn", 1.5, True),
         (TRAIN, 3.0, True),
+        pytest.param(f"{TRAIN} --num-processes 2", 10.0, True, marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupt_is_one_line_and_status_130(folder, words, seconds, group):
