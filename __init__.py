@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from attn2mask.training.checkpoint import load_checkpoint
     from attn2mask.training.miou import MeanIoU
 
-    __version__: str
-
 _MODULES = {
     "AttentionRecorder": "builders.recorder",
     "Attn2MaskCityscapes": "builders.dataset_builder",
@@ -67,6 +65,9 @@ __all__ = [
     "load_table",
     "read_captions",
 ]
+
+
+__version__: str
 
 
 def __getattr__(name: str) -> Any:
