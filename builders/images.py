@@ -95,20 +95,25 @@ class UnreadableError(UserError):
 def image_files(folder: Path, pattern: str = "**/*") -> list[Path]:
     """The image files of a folder that match a pattern and are not hidden, in the order of their names.
 
-    A warning counts and names the images in formats that are not read.
+    Warnings count and name the images in formats that are not read, and links to files that do not exist.
     """
-    files = [
-        path
-        for path in sorted(folder.glob(pattern))
-        if path.is_file() and not is_hidden(path.relative_to(folder))
-    ]
+    listed = [path for path in sorted(folder.glob(pattern)) if not is_hidden(path.relative_to(folder))]
+    files = [path for path in listed if path.is_file()]
+    broken = [path for path in listed if path.is_symlink() and not path.exists()]
+    warn_left_out(folder, broken, "links to files that do not exist")
     left_out = [path for path in files if path.suffix.lower() in UNSUPPORTED]
     if left_out:
         kinds = Counter(path.suffix.lower().removeprefix(".") for path in left_out)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        names = shortened([path.relative_to(folder).as_posix() for path in left_out])
-        logger.warning("left out %d images of unsupported formats (%s): %s", len(left_out), counts, names)
+        warn_left_out(folder, left_out, f"images of unsupported formats ({counts})")
     return [path for path in files if path.suffix.lower() in SUFFIXES]
+
+
+def warn_left_out(folder: Path, files: Sequence[Path], kind: str) -> None:
+    """A warning that counts and names the files of a folder that are not used, if there are any."""
+    if files:
+        names = shortened([file.relative_to(folder).as_posix() for file in files])
+        logger.warning("left out %d %s: %s", len(files), kind, names)
 
 
 def shortened(names: Sequence[str]) -> str:

@@ -13,8 +13,9 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import UnreadableError
 
 
-def encoded_columns(rows: Any, names: Iterable[str]) -> Any:
+def encoded_columns(rows: Any, names: Iterable[str], dataset: str) -> Any:
     """`rows` of `datasets` with images that stay encoded in the columns `names`: {"bytes", "path"} or None.
+    `dataset` is what messages call the dataset.
 
     Raises UserError for a column of another type than images or their bytes.
     """
@@ -24,7 +25,7 @@ def encoded_columns(rows: Any, names: Iterable[str]) -> Any:
         feature = (rows.features or {}).get(name)
         if not _may_hold_images(feature):
             kind = getattr(feature, "dtype", None) or type(feature).__name__
-            raise UserError(f"the column {name} of its rows holds {kind}, not images")
+            raise UserError(f"{dataset}: the column {name} of its rows holds {kind}, not images")
         rows = rows.cast_column(name, ImageFeature(decode=False))
     return rows
 

@@ -28,7 +28,7 @@ from PIL import Image
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
-from attn2mask.builders.images import image_files, read_image, read_mask
+from attn2mask.builders.images import image_files, read_image, read_mask, warn_left_out
 from attn2mask.builders.mask_ids import cityscapes_ids, color_ids, ids_of, imagenet_s_ids, reduced_ids
 from attn2mask.builders.row_images import encoded_columns, image_content
 from attn2mask.builders.row_reader import load_rows
@@ -183,6 +183,9 @@ def _cityscapes(root: Path, split: str | None, table: ClassTable) -> Examples | 
     for image in sorted((images / split).glob("*/*_leftImg8bit.png")):
         name = image.stem.removesuffix("_leftImg8bit")
         entries.append((name, image, root / "gtFine" / split / image.parent.name / f"{name}{ending}"))
+    used = {image for _, image, _ in entries}
+    others = [file for file in image_files(images / split) if file not in used]
+    warn_left_out(images / split, others, "images that are not named CITY/NAME_leftImg8bit.png")
     return _file_examples(entries, table, decode)
 
 
@@ -213,6 +216,11 @@ def _folder(root: Path, split: str | None, table: ClassTable, decode: Decoder = 
             if images.is_dir() and masks.is_dir():
                 found, of_images = image_files(images, "*"), files_by_name(masks)
                 if found or split:
+                    inner_files = image_files(images, "*/**/*")
+                    warn_left_out(images, inner_files, "images in inner folders")
+                    names = {composed(path.stem) for path in found}
+                    without = [path for name, path in of_images.items() if name not in names]
+                    warn_left_out(masks, without, "masks without an image")
                     entries = [
                         (path.stem, path, of_images.get(composed(path.stem), masks / f"{path.stem}.png"))
                         for path in found
@@ -278,10 +286,7 @@ def _row_examples(
         _check_names(table, names, f"{root} names its classes")
     # Stored attention would take longer to read than the images.
     rows = rows.select_columns([n for n in ("image", "mask", "sample_id") if n in rows.column_names])
-    try:
-        rows = encoded_columns(rows, ("image", "mask"))
-    except UserError as error:
-        raise UserError(f"dataset {root}: {error}") from error
+    rows = encoded_columns(rows, ("image", "mask"), f"dataset {root}")
 
     def find(index: int) -> tuple[str, Source, Source]:
         row = rows[index]

@@ -261,10 +261,7 @@ def open_rows(
         )
     table = table_of_rows(dataset, features)
     rows = rows.select_columns([n for n in (*needed, "sample_id") if n in features])
-    try:
-        rows = encoded_columns(rows, needed)
-    except UserError as error:
-        raise UserError(f"--dataset {dataset}: {error}") from error
+    rows = encoded_columns(rows, needed, f"--dataset {dataset}")
     first = list(islice(rows, CHECKED_ROWS))
     if not first:  # also for a stream, from which training would wait for rows
         raise UserError(f"--dataset {dataset} has no rows")

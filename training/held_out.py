@@ -70,7 +70,7 @@ def build_rows(out: Path, count: int, seed: int = 0, alias_probability: float = 
 def painted_images(data: Path) -> list[PaintedImage]:
     """The rows of a build with scores, except those whose classes were all dropped."""
     table = load_table("voc")
-    rows = encoded_columns(load_dataset(str(data), split="train"), ("image", "mask"))
+    rows = encoded_columns(load_dataset(str(data), split="train"), ("image", "mask"), str(data))
     return [
         PaintedImage(
             row["sample_id"],

@@ -283,3 +283,38 @@ def test_masks_that_do_not_fit_the_table_are_named():
         read_mask(stored(Image.new("L", (3, 2), 21), "PNG"), "a", VOC)
     with pytest.raises(UserError, match=r"^a: the color \(1, 2, 3\) is not in the table"):
         read_mask(stored(Image.new("RGB", (3, 2), (1, 2, 3)), "PNG"), "a", VOC)
+
+
+def test_masks_are_reduced_to_the_nearest_pixels():
+    ids = np.arange(20, dtype=np.uint8).repeat(2)[None].repeat(4, 0)
+    content = stored(Image.fromarray(ids), "PNG")
+    assert read_mask(content, "a", VOC, size=lambda width, height: (20, 2)).tolist() == [[*range(20)]] * 2
+    turned_mask = stored(Image.fromarray(ids), "PNG", exif=turned(6))
+    reduced = read_mask(turned_mask, "a", VOC, size=lambda width, height: (width // 2, height // 2))
+    assert reduced.tolist() == [[k, k] for k in range(20)]
+    for mode, dtype in (("I;16", "<u2"), ("I;16B", ">u2")):
+        content = stored(Image.frombytes(mode, (40, 4), ids.astype(dtype).tobytes()), "TIFF")
+        assert read_mask(content, "a", VOC, size=lambda width, height: (20, 1)).tolist() == [[*range(20)]]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4096, 4096), (1, images.LARGE), (3000, 2000)])
+def test_images_that_are_not_large_keep_their_size(size):
+    assert images.at_most_large(*size) == size
+    assert images.at_most_large(*size[::-1]) == size[::-1]
+
+
+@pytest.mark.parametrize("size", [(13_000, 13_000), (4097, 4096), (2, images.LARGE), (1, images.MOST_PIXELS)])
+def test_large_images_are_reduced_in_shape(size):
+    """By the square root of the ratio of their pixels, to within a pixel; no side becomes 0."""
+    width, height = images.at_most_large(*size)
+    assert images.at_most_large(*size[::-1]) == (height, width)
+    assert images.LARGE / 2 < width * height <= images.LARGE
+    scale = (images.LARGE / (size[0] * size[1])) ** 0.5
+    assert width == max(int(size[0] * scale), 1)
+
+
+def test_links_to_nothing_are_named(tmp_path, caplog):
+    (tmp_path / "a.png").symlink_to(tmp_path / "none")
+    (tmp_path / "b.png").write_bytes(b"")
+    assert [path.name for path in image_files(tmp_path)] == ["b.png"]
+    assert "left out 1 links to files that do not exist: a.png" in caplog.text

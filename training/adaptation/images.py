@@ -37,6 +37,7 @@ from attn2mask.builders.images import (
     image_files,
     read_image,
     shortened,
+    warn_left_out,
 )
 from attn2mask.builders.painter import Painter
 from attn2mask.builders.prompts import image_seed
@@ -71,7 +72,11 @@ def find_images(data: str, allow_incomplete: bool = False, verify: bool = True) 
     if not data or not folder.is_dir():
         raise UserError(f"--data {data or 'is missing'}: give a folder of images, or of rows")
     rows = any(folder.rglob("*.parquet"))
-    found = _images_of_rows(data, allow_incomplete, verify) if rows else _images_in_files(folder)
+    if rows:
+        found = _images_of_rows(data, allow_incomplete, verify)
+        warn_left_out(folder, image_files(folder), "image files beside the rows")
+    else:
+        found = _images_in_files(folder)
     if len(found) < FEWEST:
         kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
         raise UserError(
@@ -158,9 +163,6 @@ def _images_of_rows(data: str, allow_incomplete: bool, verify: bool) -> list[Tra
     refuse_pattern(Path(data), f"--data {data}")
     try:
         rows = load_rows(data, "train", False, allow_incomplete, verify)
-        if "image" not in rows.column_names:
-            raise UserError(f"{data}: its rows have no image (only {', '.join(rows.column_names)})")
-        images = encoded_columns(rows.select_columns("image"), ("image",))  # without stored attention
     except UserError as error:
         raise UserError(f"--data {error}") from error
     except Exception as error:  # the libraries raise errors of many kinds
@@ -168,6 +170,10 @@ def _images_of_rows(data: str, allow_incomplete: bool, verify: bool) -> list[Tra
             f"--data {data}: there are no rows with images that can be read ({first_line(error)})"
         ) from error
 
+    if "image" not in rows.column_names:
+        raise UserError(f"--data {data}: its rows have no image (only {', '.join(rows.column_names)})")
+    images = rows.select_columns("image")  # stored attention would take longer to read
+    images = encoded_columns(images, ("image",), f"--data {data}")
     columns = {name: rows[name][:] for name in (*CAPTIONS, "sample_id") if name in rows.column_names}
     names = [str(name or f"row {k}") for k, name in enumerate(columns.get("sample_id", [None] * len(rows)))]
 

@@ -85,7 +85,7 @@ def middle(image: Image.Image) -> np.ndarray:
 def read_images(source: Path) -> np.ndarray:
     """All images (N, 128, 256, 3) uint8 in rows or image files. Raises UserError if there are none."""
     if list(source.glob("**/*.parquet")):
-        rows = encoded_columns(load_dataset(str(source), split="train"), ("image",))
+        rows = encoded_columns(load_dataset(str(source), split="train"), ("image",), str(source))
         names = [f"row {index} of {source}" for index in range(len(rows))]
         sources = [
             (image_content(row["image"], name, source), name) for name, row in zip(names, rows, strict=True)
