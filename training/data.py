@@ -62,7 +62,8 @@ class Crops:
         mask that has no ids, another size than its image, or ids outside of the table.
         """
         config, ignore = self.config, self.table.ignore_index
-        name = str(row.get("sample_id") or f"at position {position}")
+        sample_id = row.get("sample_id")
+        name = f"at position {position} of the run" if sample_id in (None, "") else str(sample_id)
         sources = {
             column: (image_content(row[column], where, config.dataset), where)
             for column in needed_columns(config.reliability)
@@ -179,7 +180,8 @@ class CroppedRows(Dataset):
 
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
         position, index = place
-        return self.crops(self.rows[index], position)
+        row = self.rows[index]
+        return self.crops({**row, "sample_id": row.get("sample_id") or index}, position)
 
 
 class CroppedStream(IterableDataset):

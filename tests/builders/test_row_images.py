@@ -168,7 +168,7 @@ def mask(value: int = 1) -> dict:
 def test_training_opens_no_file_elsewhere(data, tmp_path, column, streaming):
     from attn2mask.builders.table_reader import bare_table
     from attn2mask.training.config import TrainConfig
-    from attn2mask.training.data import CHECKED_ROWS, Crops, open_rows
+    from attn2mask.training.data import CHECKED_ROWS, CroppedRows, Crops, open_rows
 
     (tmp_path / "image.png").write_bytes(png(7))
     (tmp_path / "mask.png").write_bytes(png(1, "L"))
@@ -181,9 +181,12 @@ def test_training_opens_no_file_elsewhere(data, tmp_path, column, streaming):
     crops, listed = Crops(config, table), list(opened)
     assert crops(listed[0], 0)["pixels"].shape == (3, 32, 32)
     with pytest.raises(
-        UserError, match=rf"^row at position 1: its {column} is only a path, '.*{column}.png'"
+        UserError, match=rf"^row at position 1 of the run: its {column} is only a path, '.*{column}.png'"
     ):
         crops(listed[-1], 1)
+    if not streaming:
+        with pytest.raises(UserError, match=rf"^row {CHECKED_ROWS}: its {column} is only a path"):
+            CroppedRows(opened, crops)[1, CHECKED_ROWS]
 
 
 @pytest.mark.parametrize("column", ["image", "mask"])
