@@ -6,12 +6,12 @@ images.
 
 import io
 import logging
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -33,7 +33,7 @@ UNSUPPORTED = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
 )
 MOST_PIXELS = 178_956_970  # of an image that is read; Pillow's own limit
-LARGE = 1 << 24  # pixels of an image that is converted at once; larger ones are converted in parts
+LARGE = 1 << 24  # pixels of a large image: it is converted in parts, and most readers reduce it to so many
 # A large image is reduced by whole numbers to at least so many times its wanted size, then by Lanczos.
 _GAP = 2
 _LISTED = 10  # names in a message
@@ -95,20 +95,25 @@ class UnreadableError(UserError):
 def image_files(folder: Path, pattern: str = "**/*") -> list[Path]:
     """The image files of a folder that match a pattern and are not hidden, in the order of their names.
 
-    A warning counts and names the images in formats that are not read.
+    Warnings count and name the images in formats that are not read, and links to files that do not exist.
     """
-    files = [
-        path
-        for path in sorted(folder.glob(pattern))
-        if path.is_file() and not is_hidden(path.relative_to(folder))
-    ]
+    listed = [path for path in sorted(folder.glob(pattern)) if not is_hidden(path.relative_to(folder))]
+    files = [path for path in listed if path.is_file()]
+    broken = [path for path in listed if path.is_symlink() and not path.exists()]
+    warn_left_out(folder, broken, "links to files that do not exist")
     left_out = [path for path in files if path.suffix.lower() in UNSUPPORTED]
     if left_out:
         kinds = Counter(path.suffix.lower().removeprefix(".") for path in left_out)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        names = shortened([path.relative_to(folder).as_posix() for path in left_out])
-        logger.warning("left out %d images of unsupported formats (%s): %s", len(left_out), counts, names)
+        warn_left_out(folder, left_out, f"images of unsupported formats ({counts})")
     return [path for path in files if path.suffix.lower() in SUFFIXES]
+
+
+def warn_left_out(folder: Path, files: Sequence[Path], kind: str) -> None:
+    """A warning that counts and names the files of a folder that are not used, if there are any."""
+    if files:
+        names = shortened([file.relative_to(folder).as_posix() for file in files])
+        logger.warning("left out %d %s: %s", len(files), kind, names)
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -117,7 +122,7 @@ def shortened(names: Sequence[str]) -> str:
 
 
 def read_image(
-    source: Any, name: str, size: Callable[[int, int], tuple[int, int]] | None = None
+    source: Path | bytes, name: str, size: Callable[[int, int], tuple[int, int]] | None = None
 ) -> np.ndarray:
     """An image as RGB (H, W, 3) uint8: upright as its EXIF block says, with white under transparent pixels.
 
@@ -126,7 +131,7 @@ def read_image(
     first is read.
 
     Args:
-        source: a Path, the content of a file, or the value of a row, {"bytes", "path"}.
+        source: a file, or its content.
         name: what messages call the image.
         size: the width and height to which the upright image is reduced, by its own width and height. Large
             images are reduced before they are converted, which takes less memory.
@@ -155,21 +160,26 @@ def read_image(
 
 
 def read_mask(
-    source: Any,
+    source: Path | bytes,
     name: str,
     table: ClassTable,
     decode: Callable[[Image.Image, ClassTable], np.ndarray] = ids_of,
+    size: Callable[[int, int], tuple[int, int]] | None = None,
 ) -> np.ndarray:
     """A mask as ids (H, W) int32 of the table or its ignore value, upright as its EXIF block says.
 
-    `source` and `name` are as for `read_image`. `decode` returns the ids of a decoded image (see
-    `mask_ids.py`). Raises UnreadableError for a file that is broken, of none of `MASK_FORMATS`, or too large,
-    and UserError for a mask that does not fit the table.
+    `source`, `name` and `size` are as for `read_image`; a reduced mask has the ids of the nearest pixels.
+    `decode` returns the ids of a decoded image (see `mask_ids.py`).
+
+    Raises UnreadableError for a file that is broken, of none of `MASK_FORMATS`, or too large, and UserError
+    for a mask that does not fit the table.
     """
     with _opened(source, name, MASK_FORMATS) as image:
         turn = _TURNS.get(_orientation(image))
         image.load()
         mask = image if turn is None else image.transpose(turn)
+        if size is not None and (wanted := size(*mask.size)) != mask.size:
+            mask = mask.resize(wanted, Image.Resampling.NEAREST)
     try:
         ids = decode(mask, table)
     except ValueError as error:
@@ -184,13 +194,31 @@ def read_mask(
     return ids
 
 
+def at_most_large(width: int, height: int) -> tuple[int, int]:
+    """The size in pixels, in the same shape, of an image that is reduced to at most `LARGE` pixels."""
+    scale = min(1, (LARGE / (width * height)) ** 0.5)
+    least, most = sorted((width, height))
+    least = max(int(least * scale), 1)
+    most = min(max(round(most * scale), 1), LARGE // least)
+    return (least, most) if width < height else (most, least)
+
+
+def thinned(pixels: np.ndarray) -> np.ndarray:
+    """Every k-th pixel of (H, W, ...) in both directions. k is the least that leaves about `LARGE` pixels."""
+    k = math.ceil((pixels.shape[0] * pixels.shape[1] / LARGE) ** 0.5)
+    return pixels[::k, ::k].copy() if k > 1 else pixels
+
+
 @contextmanager
-def _opened(source: Any, name: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+def _opened(source: Path | bytes, name: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """An image that is not decoded yet. Raises UnreadableError, also for errors of Pillow in the block."""
+    if not source:
+        raise UnreadableError(name, "it is empty")
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged blocks, and of sizes that are below the limit
-            with Image.open(_file(source), formats=formats) as image:
+            with Image.open(file, formats=formats) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise Image.DecompressionBombError
                 yield image
@@ -206,13 +234,6 @@ def _opened(source: Any, name: str, formats: tuple[str, ...]) -> Iterator[Image.
     except Exception as error:  # Pillow raises errors of many kinds for broken files
         reason = getattr(error, "strerror", None) or "it is not an image, or it is broken"
         raise UnreadableError(name, reason) from error
-
-
-def _file(source: Any) -> Path | io.BytesIO:
-    if isinstance(source, dict):
-        content, path = source.get("bytes"), source.get("path")
-        source = Path(path) if path and not content else content
-    return source if isinstance(source, Path) else io.BytesIO(source or b"")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -16,7 +16,7 @@ Nothing is guessed about a mask (see `mask_ids.py`): a mask that does not fit th
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,9 @@ from PIL import Image
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
-from attn2mask.builders.images import image_files, read_image, read_mask
+from attn2mask.builders.images import image_files, read_image, read_mask, warn_left_out
 from attn2mask.builders.mask_ids import cityscapes_ids, color_ids, ids_of, imagenet_s_ids, reduced_ids
+from attn2mask.builders.row_images import encoded_columns, image_content
 from attn2mask.builders.row_reader import load_rows
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES, bare_table, load_table
@@ -45,6 +46,8 @@ from attn2mask.training.voc_layout import (
 IMAGENET_S = [name for name in TABLES if name.startswith("imagenet_s_")]
 # A mask's decoder: ids (H, W) int32 of an opened mask.
 Decoder = Callable[[Image.Image, ClassTable], np.ndarray]
+# An image or a mask as `read_image` takes it, and its name in messages.
+Source = tuple[Path | bytes, str]
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,11 @@ class Example:
 @dataclass(frozen=True)
 class Examples(Sequence[Example]):
     """Examples that are read on access, as many as `size`. `find` gives the name of one, and its image and
-    mask as `read_image` takes them, each with its name in messages.
+    mask.
     """
 
     size: int
-    find: Callable[[int], tuple[str, tuple[Any, str], tuple[Any, str]]]
+    find: Callable[[int], tuple[str, Source, Source]]
     table: ClassTable
     decode: Decoder = ids_of
 
@@ -136,7 +139,7 @@ def named_classes(path: str, split: str | None) -> ClassTable | None:
         name = f"imagenet_s_{len(_folders(root / splits[0].name.removesuffix('-segmentation')))}"
         return load_table(name) if name in IMAGENET_S else None
     rows = _rows(root, split, allow_incomplete=True, verify=False)  # its shards are checked when it is opened
-    return None if rows is None or not (names := _names_in(rows)) else bare_table(root.name, names)
+    return None if rows is None or not (names := names_in(rows.features)) else bare_table(root.name, names)
 
 
 def hub_name(name: str | None) -> str | None:
@@ -180,6 +183,9 @@ def _cityscapes(root: Path, split: str | None, table: ClassTable) -> Examples | 
     for image in sorted((images / split).glob("*/*_leftImg8bit.png")):
         name = image.stem.removesuffix("_leftImg8bit")
         entries.append((name, image, root / "gtFine" / split / image.parent.name / f"{name}{ending}"))
+    used = {image for _, image, _ in entries}
+    others = [file for file in image_files(images / split) if file not in used]
+    warn_left_out(images / split, others, "images that are not named CITY/NAME_leftImg8bit.png")
     return _file_examples(entries, table, decode)
 
 
@@ -210,6 +216,11 @@ def _folder(root: Path, split: str | None, table: ClassTable, decode: Decoder = 
             if images.is_dir() and masks.is_dir():
                 found, of_images = image_files(images, "*"), files_by_name(masks)
                 if found or split:
+                    inner_files = image_files(images, "*/**/*")
+                    warn_left_out(images, inner_files, "images in inner folders")
+                    names = {composed(path.stem) for path in found}
+                    without = [path for name, path in of_images.items() if name not in names]
+                    warn_left_out(masks, without, "masks without an image")
                     entries = [
                         (path.stem, path, of_images.get(composed(path.stem), masks / f"{path.stem}.png"))
                         for path in found
@@ -243,12 +254,12 @@ def _rows(root: Path, split: str | None, allow_incomplete: bool = False, verify:
         raise UserError(f"dataset {root}, split {split!r}, cannot be loaded: {reason}") from error
 
 
-def _names_in(rows: Any) -> tuple[str, ...] | None:
-    """The class names that rows have in their column `classes`; None if they have none."""
+def names_in(features: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The class names in the column `classes` of rows with these features; None if it has none."""
     import datasets
 
-    labels = getattr(rows.features.get("classes"), "feature", None)
-    return tuple(labels.names) if isinstance(labels, datasets.ClassLabel) else None
+    labels = getattr(features.get("classes"), "feature", None)
+    return tuple(labels.names) if isinstance(labels, datasets.ClassLabel) and labels.names else None
 
 
 def _row_examples(
@@ -262,8 +273,6 @@ def _row_examples(
     rows = _rows(root, split, allow_incomplete, verify)
     if rows is None:
         return None
-    import datasets
-
     if missing := {"image", "mask"} - set(rows.column_names):
         raise UserError(
             f"dataset {root} has no column {' and '.join(sorted(missing))}: evaluation needs both"
@@ -272,18 +281,21 @@ def _row_examples(
     if recorded is not None:
         decode = ids_of
         _check_names(table, recorded.names, f"{root} was built for {recorded.name}")
-    elif names := _names_in(rows):
+    elif names := names_in(rows.features):
         decode = ids_of
         _check_names(table, names, f"{root} names its classes")
     # Stored attention would take longer to read than the images.
     rows = rows.select_columns([n for n in ("image", "mask", "sample_id") if n in rows.column_names])
-    for column in ("image", "mask"):
-        rows = rows.cast_column(column, datasets.Image(decode=False))
+    rows = encoded_columns(rows, ("image", "mask"), f"dataset {root}")
 
-    def find(index: int) -> tuple[str, tuple[Any, str], tuple[Any, str]]:
+    def find(index: int) -> tuple[str, Source, Source]:
         row = rows[index]
-        name = row.get("sample_id") or f"row {index}"
-        image, mask = ((row[column], f"{root}, {name}: {column}") for column in ("image", "mask"))
+        name = str(row.get("sample_id") or f"row {index}")
+        image, mask = (
+            (image_content(row[column], where, root), where)
+            for column in ("image", "mask")
+            for where in [f"{root}, {name}: {column}"]
+        )
         return name, image, mask
 
     return Examples(len(rows), find, table, decode)
@@ -297,7 +309,7 @@ def _file_examples(
     if missing:
         raise UserError(f"{missing[0]} is missing; the split lacks {len(missing)} files")
 
-    def find(index: int) -> tuple[str, tuple[Any, str], tuple[Any, str]]:
+    def find(index: int) -> tuple[str, Source, Source]:
         name, image, mask = entries[index]
         return name, (image, str(image)), (mask, str(mask))
 

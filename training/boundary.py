@@ -13,6 +13,8 @@ import math
 import numpy as np
 from scipy import ndimage
 
+from attn2mask.builders.images import LARGE
+
 DISTANCE = 0.02  # d as a share of the image's diagonal, as in the paper
 
 
@@ -53,12 +55,17 @@ def near_contour(ids: np.ndarray, distance: int) -> np.ndarray:
     It is if the square of 2 * distance + 1 pixels around it holds another id, or a place outside the image.
     These are the pixels that an erosion of their own class with this square removes.
     """
-    side, values = 2 * distance + 1, ids.astype(np.int32)
+    near, rows = np.empty(ids.shape, bool), max(LARGE // ids.shape[1], 1)
     outside = {"mode": "constant", "cval": np.iinfo(np.int32).min}
-    most, least = (
-        extreme(values, side, **outside) for extreme in (ndimage.maximum_filter, ndimage.minimum_filter)
-    )
-    return most != least
+    for top in range(0, len(ids), rows):  # large images in stripes, each with what the squares reach
+        first = max(top - distance, 0)
+        values = ids[first : top + rows + distance].astype(np.int32)
+        most, least = (
+            extreme(values, 2 * distance + 1, **outside)
+            for extreme in (ndimage.maximum_filter, ndimage.minimum_filter)
+        )
+        near[top : top + rows] = (most != least)[top - first : top - first + rows]
+    return near
 
 
 def mean_boundary_iou(counts: np.ndarray) -> float:

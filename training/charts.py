@@ -23,6 +23,7 @@ from attn2mask.builders.images import overlay
 
 MOST_BARS = 60  # of more classes, the best and the worst are drawn
 LABEL_WIDTH = 30  # characters in a line of the label of a bar or of a method
+TALLEST = 4  # height of a tile divided by its width; the image in it may be narrower than the tile
 TILE = 2.4  # inches of a column of `method_sheet`
 WIDTH, SIDE = 9.6, 512  # of the sheet in inches, and of the longer side of an image on it in pixels
 plain_text = rc_context({"text.parse_math": False})  # a name with two dollar signs is not a formula
@@ -177,7 +178,8 @@ def _sheet(
     over it, and below them the colors of the classes. `width` is in inches.
     """
     columns = len(rows[0][1])
-    heights = [width / columns * image.shape[0] / image.shape[1] + 0.45 for image, _ in rows]
+    shapes = [min(image.shape[0] / image.shape[1], TALLEST) for image, _ in rows]
+    heights = [width / columns * shape + 0.45 for shape in shapes]
     figure = Figure(figsize=(width, sum(heights) + 0.8), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     present: set[int] = set()

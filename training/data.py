@@ -22,13 +22,14 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.cores import local_processes, usable_cores
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
-from attn2mask.builders.images import read_image, read_mask
+from attn2mask.builders.images import at_most_large, read_image, read_mask
 from attn2mask.builders.interrupts import starting_processes
 from attn2mask.builders.mask_ids import binary_warning
 from attn2mask.builders.reliability import RELIABLE
+from attn2mask.builders.row_images import encoded_columns, image_content
 from attn2mask.builders.row_reader import load_rows
 from attn2mask.builders.table_reader import bare_table
-from attn2mask.training.benchmarks import recorded_table
+from attn2mask.training.benchmarks import names_in, recorded_table
 from attn2mask.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -54,17 +55,26 @@ class Crops:
         """The crop of `row` at a global `position`: pixels (3, S, S) uint8, label (S, S) int64 with the
         ignore value, trusted (S, S) bool, sample_id.
 
+        Images of more than `images.LARGE` pixels are reduced to so many, with their labels and reliability.
         Outside of the image the label is the ignore value and counts as trusted, so that nothing is learned
-        there. Raises UserError for an image that cannot be read, and for a mask that has no ids, another size
-        than its image, or ids outside of the table.
+        there.
+
+        Raises UserError for an image that cannot be read or that `image_content` does not open, and for a
+        mask that has no ids, another size than its image, or ids outside of the table.
         """
         config, ignore = self.config, self.table.ignore_index
-        name = str(row.get("sample_id") or f"at position {position}")
-        image = Image.fromarray(read_image(row["image"], f"row {name}: its image"))
-        mask = Image.fromarray(read_mask(row["mask"], f"row {name}: its mask", self.table))
+        sample_id = row.get("sample_id")
+        name = f"at position {position} of the run" if sample_id in (None, "") else str(sample_id)
+        sources = {
+            column: (image_content(row[column], where, config.dataset), where)
+            for column in needed_columns(config.reliability)
+            for where in [f"row {name}: its {column}"]
+        }
+        image = Image.fromarray(read_image(*sources["image"], at_most_large))
+        mask = Image.fromarray(read_mask(*sources["mask"], self.table, size=at_most_large))
         trust = Image.new("L", mask.size, 255)
         if config.reliability:
-            levels = read_image(row["reliability"], f"row {name}: its reliability")
+            levels = read_image(*sources["reliability"], at_most_large)
             trust = Image.fromarray(levels[..., 0])  # a gray map: the channels are equal
         for part, kind in ((mask, "mask"), (trust, "reliability")):
             if part.size != image.size:
@@ -171,7 +181,8 @@ class CroppedRows(Dataset):
 
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
         position, index = place
-        return self.crops(self.rows[index], position)
+        row = self.rows[index]
+        return self.crops({**row, "sample_id": row.get("sample_id") or index}, position)
 
 
 class CroppedStream(IterableDataset):
@@ -208,6 +219,11 @@ def shuffled(rows: Iterable[dict[str, Any]], rng: np.random.Generator) -> Iterat
     yield from (waiting[k] for k in rng.permutation(len(waiting)))
 
 
+def needed_columns(reliability: bool) -> tuple[str, ...]:
+    """The columns of images that rows must have for training."""
+    return ("image", "mask", *(("reliability",) if reliability else ()))
+
+
 def open_rows(
     dataset: str,
     streaming: bool,
@@ -224,8 +240,6 @@ def open_rows(
     Raises UserError for rows that cannot be read, or that lack an image, a mask, class names or (with
     `reliability`) a reliability map.
     """
-    from datasets import Image as ImageFeature
-
     if not dataset:
         raise UserError("--dataset is missing: a directory that `attn2mask build` made, or a name on the Hub")
     local = Path(dataset).exists()
@@ -240,7 +254,7 @@ def open_rows(
         reason = f"{where} has no rows that can be read ({first_line(error)})"
         raise UserError(f"--dataset {dataset}: {reason}") from error
     features = rows.features or {}
-    needed = ("image", "mask", *(("reliability",) if reliability else ()))
+    needed = needed_columns(reliability)
     missing = [name for name in needed if name not in features]
     if missing:
         hint = "; with --no-reliability every label is trusted" if missing == ["reliability"] else ""
@@ -250,14 +264,14 @@ def open_rows(
         )
     table = table_of_rows(dataset, features)
     rows = rows.select_columns([n for n in (*needed, "sample_id") if n in features])
-    for name in needed:
-        rows = rows.cast_column(name, ImageFeature(decode=False))
+    rows = encoded_columns(rows, needed, f"--dataset {dataset}")
     first = list(islice(rows, CHECKED_ROWS))
     if not first:  # also for a stream, from which training would wait for rows
         raise UserError(f"--dataset {dataset} has no rows")
     masks = [
-        read_mask(row["mask"], f"row {row.get('sample_id') or number}: its mask", table)
+        read_mask(image_content(row["mask"], name, dataset), name, table, size=at_most_large)
         for number, row in enumerate(first)
+        for name in [f"row {row.get('sample_id') or number}: its mask"]
     ]
     if warning := binary_warning(set(np.unique(np.concatenate([mask.ravel() for mask in masks]))), table):
         logger.warning("--dataset %s: in the first %d rows, %s", dataset, len(first), warning)
@@ -281,12 +295,11 @@ def table_of_rows(dataset: str, features: dict) -> ClassTable:
     """The class table of rows: the one that a build recorded, or one with the names of their `classes`."""
     if (recorded := recorded_table(dataset)) is not None:
         return recorded
-    try:
-        names = tuple(features["classes"].feature.names)
-    except (KeyError, AttributeError):
+    names = names_in(features)
+    if names is None:
         raise UserError(
-            f"--dataset {dataset}: its rows have no column `classes` of List(ClassLabel), which has the names"
-        ) from None
+            f"--dataset {dataset}: its rows have no column `classes` of List(ClassLabel) with the class names"
+        )
     return bare_table(Path(dataset).name, names)
 
 

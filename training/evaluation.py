@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.images import LARGE, thinned
 from attn2mask.builders.mask_ids import binary_warning
 from attn2mask.training.benchmarks import Example
 from attn2mask.training.boundary import boundary_counts, mean_boundary_iou
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 EXTREMES = 2  # images on a sheet: so many of the best, of the median and of the worst
 LOOK_AHEAD = 8  # batches whose images are read at once, to find images of equal size
+MOST_HELD = 8 * LARGE  # pixels of these images; of more, smaller batches are predicted
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,8 @@ def best_and_worst(
     for index, title in titles.items():
         example = images[index]
         predicted = segment(networks, processor, example.image, augmentation, decide)
-        rows.append(SheetRow(f"{title}\n{example.name}", example.image, example.target, predicted))
+        pictures = (thinned(pixels) for pixels in (example.image, example.target, predicted))
+        rows.append(SheetRow(f"{title}\n{example.name}", *pictures))
     return rows
 
 
@@ -249,13 +252,19 @@ def _batches(
     """Batches of at most `size` images with their indices and pixels, which have equal sizes in a batch."""
     for start in range(0, len(indices), size * LOOK_AHEAD):
         waiting: dict[torch.Size, list[tuple[int, Example, Tensor]]] = {}
+        held = 0  # pixels of the images that wait
         for index in indices[start : start + size * LOOK_AHEAD]:
             example = images[index]
             pixels = pixels_of(processor, example.image)
             batch = waiting.setdefault(pixels.shape, [])
             batch.append((index, example, pixels))
+            held += example.target.size
             if len(batch) == size:
+                held -= sum(waited.target.size for _, waited, _ in batch)
                 yield waiting.pop(pixels.shape)
+            if held > MOST_HELD:
+                yield from waiting.values()
+                waiting, held = {}, 0
         yield from waiting.values()
 
 
@@ -294,10 +303,13 @@ def counts_of(
 ) -> ImageCounts:
     """What is counted of the predictions (H, W) int32 of an image, by their names (see `metric_names`)."""
     classes, ignore = len(table.names), table.ignore_index
-    stacked = torch.stack(list(predictions.values()))
-    matrices = count_pixels(stacked, torch.from_numpy(example.target).to(stacked), classes, ignore)
+    maps = [*predictions.values(), torch.from_numpy(example.target)]
+    matrices = np.zeros((len(predictions), classes, classes + 1), np.int64)
+    for *predicted, target in zip(*(ids.flatten().split(LARGE) for ids in maps), strict=True):
+        stacked = torch.stack(predicted)
+        matrices += count_pixels(stacked, target.to(stacked), classes, ignore).cpu().numpy()
     confusion = {}
-    for name, matrix in zip(predictions, matrices.cpu().numpy(), strict=True):
+    for name, matrix in zip(predictions, matrices, strict=True):
         rows, columns = matrix.nonzero()
         entries = zip(rows.tolist(), columns.tolist(), matrix[rows, columns].tolist(), strict=True)
         confusion[name] = [list(entry) for entry in entries]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Image as ImageFeature
 from datasets import load_dataset
 from tqdm import tqdm
 
@@ -22,6 +21,7 @@ from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows, exact_row, write_
 from attn2mask.builders.drawn.scenes import DrawnScene, draw_scene
 from attn2mask.builders.images import read_image, read_mask
 from attn2mask.builders.painter import load_painter
+from attn2mask.builders.row_images import encoded_columns
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.benchmarks import open_images
@@ -69,14 +69,13 @@ def build_rows(out: Path, count: int, seed: int = 0, alias_probability: float = 
 
 def painted_images(data: Path) -> list[PaintedImage]:
     """The rows of a build with scores, except those whose classes were all dropped."""
-    rows, table = load_dataset(str(data), split="train"), load_table("voc")
-    for name in ("image", "mask"):
-        rows = rows.cast_column(name, ImageFeature(decode=False))
+    table = load_table("voc")
+    rows = encoded_columns(load_dataset(str(data), split="train"), ("image", "mask"), str(data))
     return [
         PaintedImage(
             row["sample_id"],
-            read_image(row["image"], f"row {row['sample_id']}: its image"),
-            read_mask(row["mask"], f"row {row['sample_id']}: its mask", table),
+            read_image(row["image"]["bytes"], f"row {row['sample_id']}: its image"),
+            read_mask(row["mask"]["bytes"], f"row {row['sample_id']}: its mask", table),
             np.array(row["scores"], np.uint8),
             row["classes"],
         )

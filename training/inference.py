@@ -19,9 +19,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attn2mask.builders.crf import DenseCRF
+from attn2mask.builders.images import LARGE, at_most_large
 from attn2mask.builders.rules import CRF
 
 LONGEST = 4096  # pixels of a side to which the image processor may enlarge a narrow image
+STRIPE = 1 << 25  # logits of a large image that are resized at once: 128 MB
 SHORTEST = 32  # the shortest side in pixels that networks take
 OVERLAP = 1 / 3  # of two neighboring windows
 
@@ -107,7 +109,9 @@ def segment(
 
 
 def pixels_of(processor: Any, image: np.ndarray) -> Tensor:
-    """The pixels (1, 3, h, w) that an image processor makes of an image (H, W, 3) uint8."""
+    """The pixels (1, 3, h, w) that an image processor makes of an image (H, W, 3) uint8. Images of more than
+    `images.LARGE` pixels are reduced to so many before.
+    """
     return processor(images=_bounded(image, processor), return_tensors="pt")["pixel_values"]
 
 
@@ -139,12 +143,20 @@ def _bounded(image: np.ndarray, processor: Any) -> Image.Image:
     """The image (H, W, 3) uint8 for the processor. If it is so narrow that the processor, which resizes its
     shorter side, would make the longer one larger than `LONGEST`, it is stretched to these sides.
     """
-    given, sides = Image.fromarray(image), sorted(image.shape[:2])
-    size = processor.size if getattr(processor, "do_resize", False) else {}
-    edge = None if size.get("longest_edge") else size.get("shortest_edge")
+    given = Image.fromarray(image)
+    if (size := at_most_large(*given.size)) != given.size:
+        given = given.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
+    edge, sides = _shorter_side(processor), sorted(given.size)
     if edge is None or sides[1] * edge <= LONGEST * sides[0]:
         return given
     return given.resize((LONGEST, edge) if given.width > given.height else (edge, LONGEST))
+
+
+def _shorter_side(processor: Any) -> int | None:
+    """The pixels to which a processor resizes the shorter side, if nothing bounds the longer one."""
+    if not getattr(processor, "do_resize", False) or processor.size.get("longest_edge"):
+        return None
+    return processor.size.get("shortest_edge")
 
 
 def refined_ids(probabilities: Tensor, image: np.ndarray) -> Tensor:
@@ -194,11 +206,32 @@ def resize(values: Tensor, size: Sequence[int], antialias: bool = False) -> Tens
     return F.interpolate(values, tuple(size), mode="bilinear", align_corners=False, antialias=antialias)
 
 
+def resized_rows(values: Tensor, size: Sequence[int], top: int, bottom: int) -> Tensor:
+    """The rows from `top` to `bottom` of values (Q, h, w) that are resized bilinearly to `size` (H, W)."""
+    height = values.shape[1]
+    place = (torch.arange(top, bottom, device=values.device) + 0.5) * (height / size[0]) - 0.5
+    place = place.clamp(0, height - 1)
+    above = place.floor().long()
+    share = (place - above)[:, None]
+    lines = torch.lerp(values[:, above], values[:, (above + 1).clamp(max=height - 1)], share)
+    return resize(lines[None], (bottom - top, size[1]))[0]
+
+
 def _ids(logits: Tensor, size: Sequence[int], at_once: int = 64) -> Tensor:
     """Ids (H, W) int32 of the largest of the logits (1, C, h, w) after they are resized to H x W.
 
-    Classes are resized in groups: 920 of them at the size of a large photograph would not fit into memory.
+    Classes are resized in groups, and large images in stripes: 920 classes at the size of a large photograph
+    would not fit into memory.
     """
+    height, width = size
+    if height * width > LARGE and width > height:
+        return _ids(logits.mT, (width, height), at_once).mT
+    if height * width > LARGE:
+        rows = max(1, STRIPE // (logits.shape[1] * width))
+        stripes = (
+            resized_rows(logits[0], size, top, min(top + rows, height)) for top in range(0, height, rows)
+        )
+        return torch.cat([stripe.max(0).indices.int() for stripe in stripes])
     best = ids = None
     for start in range(0, logits.shape[1], at_once):
         # max, not argmax: over the first axis it is three times as fast on CPUs.

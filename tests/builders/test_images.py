@@ -136,7 +136,7 @@ def test_an_exif_block_that_cannot_be_read_changes_nothing():
 def test_formats_are_read_by_their_content(kind, tmp_path):
     file = tmp_path / "a.png"  # the ending does not count
     file.write_bytes(stored(Image.new("RGB", (3, 2), "white"), kind))
-    for source in (file, file.read_bytes(), {"bytes": file.read_bytes()}, {"bytes": None, "path": str(file)}):
+    for source in (file, file.read_bytes()):
         assert read_image(source, "a").tolist() == [[[255] * 3] * 3] * 2
 
 
@@ -165,7 +165,7 @@ def test_other_formats_start_no_program(tmp_path, monkeypatch):
 def test_rows_of_builds_hold_no_other_formats(monkeypatch):
     monkeypatch.setattr(subprocess, "check_call", lambda *args: pytest.fail("a program was started"))
     for content in (stored(Image.new("RGB", (3, 2)), "EPS"), b"", encode_png(GRAY)[:40]):
-        with pytest.raises(UnreadableError, match=r"an image of a row cannot be read: it is not "):
+        with pytest.raises(UnreadableError, match=r"an image of a row cannot be read: it is (not |empty)"):
             decode_png(content)
 
 
@@ -177,9 +177,11 @@ def test_masks_that_were_compressed_with_loss_are_refused():
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
     whole = stored(Image.fromarray(GRAY), "PNG")
-    for content in (b"", b"nothing", whole[: len(whole) // 2], whole[:40] + bytes(20) + whole[60:], None):
+    for content in (b"nothing", whole[: len(whole) // 2], whole[:40] + bytes(20) + whole[60:]):
         with pytest.raises(UnreadableError, match=r"^a cannot be read: it is not .*, or it is broken$"):
             read_image(content, "a")
+    with pytest.raises(UnreadableError, match=r"^a cannot be read: it is empty$"):
+        read_image(b"", "a")
     with pytest.raises(UnreadableError, match="a cannot be read: No such file"):
         read_image(tmp_path / "none.png", "a")
 
@@ -281,3 +283,38 @@ def test_masks_that_do_not_fit_the_table_are_named():
         read_mask(stored(Image.new("L", (3, 2), 21), "PNG"), "a", VOC)
     with pytest.raises(UserError, match=r"^a: the color \(1, 2, 3\) is not in the table"):
         read_mask(stored(Image.new("RGB", (3, 2), (1, 2, 3)), "PNG"), "a", VOC)
+
+
+def test_masks_are_reduced_to_the_nearest_pixels():
+    ids = np.arange(20, dtype=np.uint8).repeat(2)[None].repeat(4, 0)
+    content = stored(Image.fromarray(ids), "PNG")
+    assert read_mask(content, "a", VOC, size=lambda width, height: (20, 2)).tolist() == [[*range(20)]] * 2
+    turned_mask = stored(Image.fromarray(ids), "PNG", exif=turned(6))
+    reduced = read_mask(turned_mask, "a", VOC, size=lambda width, height: (width // 2, height // 2))
+    assert reduced.tolist() == [[k, k] for k in range(20)]
+    for mode, dtype in (("I;16", "<u2"), ("I;16B", ">u2")):
+        content = stored(Image.frombytes(mode, (40, 4), ids.astype(dtype).tobytes()), "TIFF")
+        assert read_mask(content, "a", VOC, size=lambda width, height: (20, 1)).tolist() == [[*range(20)]]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4096, 4096), (1, images.LARGE), (3000, 2000)])
+def test_images_that_are_not_large_keep_their_size(size):
+    assert images.at_most_large(*size) == size
+    assert images.at_most_large(*size[::-1]) == size[::-1]
+
+
+@pytest.mark.parametrize("size", [(13_000, 13_000), (4097, 4096), (2, images.LARGE), (1, images.MOST_PIXELS)])
+def test_large_images_are_reduced_in_shape(size):
+    """By the square root of the ratio of their pixels, to within a pixel; no side becomes 0."""
+    width, height = images.at_most_large(*size)
+    assert images.at_most_large(*size[::-1]) == (height, width)
+    assert images.LARGE / 2 < width * height <= images.LARGE
+    scale = (images.LARGE / (size[0] * size[1])) ** 0.5
+    assert width == max(int(size[0] * scale), 1)
+
+
+def test_links_to_nothing_are_named(tmp_path, caplog):
+    (tmp_path / "a.png").symlink_to(tmp_path / "none")
+    (tmp_path / "b.png").write_bytes(b"")
+    assert [path.name for path in image_files(tmp_path)] == ["b.png"]
+    assert "left out 1 links to files that do not exist: a.png" in caplog.text

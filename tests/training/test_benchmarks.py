@@ -417,3 +417,21 @@ def test_real_street_frames(tmp_path):
     assert len(images) == 101
     assert images[0].target.shape == (360, 480)
     assert images[0].target.max() == 11
+
+
+def test_what_a_folder_leaves_out_is_named(tmp_path, caplog):
+    folder(tmp_path)
+    write(tmp_path / "images" / "inner" / "b.png", PIXELS)
+    write(tmp_path / "masks" / "c.png", IDS)
+    assert [example.name for example in open_images(str(tmp_path), None, VOC)] == ["a"]
+    assert "left out 1 images in inner folders: inner/b.png" in caplog.text
+    assert "left out 1 masks without an image: c.png" in caplog.text
+
+
+def test_images_of_other_names_are_named_in_cityscapes(tmp_path, caplog):
+    place = tmp_path / "leftImg8bit" / "val" / "ulm"
+    for name in ("a_leftImg8bit.png", "b_leftImg8bit.jpg"):
+        write(place / name, PIXELS)
+    write(tmp_path / "gtFine" / "val" / "ulm" / "a_gtFine_labelTrainIds.png", np.zeros((5, 7), np.uint8))
+    assert len(open_images(str(tmp_path), None, CITYSCAPES)) == 1
+    assert "CITY/NAME_leftImg8bit.png: ulm/b_leftImg8bit.jpg" in caplog.text

@@ -8,6 +8,7 @@ from PIL import Image
 from places import DATA
 from scipy import ndimage
 
+from attn2mask.training import boundary
 from attn2mask.training.boundary import (
     boundary_counts,
     boundary_distance,
@@ -136,3 +137,12 @@ def test_real_masks_against_an_erosion_of_each_class():
         found = boundary_counts(prediction, mask, 21, 255)
         assert np.array_equal(found, eroded_counts(prediction, mask, 21, 255))
         assert 0 < mean_boundary_iou(found) < 1
+
+
+@pytest.mark.parametrize("large", [1, 40, 200])
+def test_large_images_are_measured_in_stripes(large, monkeypatch):
+    ids = np.random.default_rng(0).integers(0, 3, (6, 5)).repeat(7, 0).repeat(6, 1)
+    whole = [boundary.near_contour(ids, distance) for distance in (1, 2, 9)]
+    monkeypatch.setattr(boundary, "LARGE", large)
+    for distance, expected in zip((1, 2, 9), whole, strict=True):
+        assert np.array_equal(boundary.near_contour(ids, distance), expected)

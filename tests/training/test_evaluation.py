@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from segmenters import Segmenter, examples, processor
 
 from attn2mask.builders.table_reader import load_table
-from attn2mask.training import inference
+from attn2mask.training import evaluation, inference
 from attn2mask.training.benchmarks import Example
 from attn2mask.training.boundary import boundary_counts, mean_boundary_iou
 from attn2mask.training.evaluation import (
@@ -191,3 +191,20 @@ def test_a_background_that_is_not_scored_counts_nowhere():
     no_background = load_table("cityscapes")
     kept = examples(1, classes=4)
     assert (WithoutBackground(kept, no_background)[0].target == kept[0].target).all()
+
+
+def test_pixels_of_large_images_are_counted_in_parts(monkeypatch):
+    (example,) = examples(1)
+    predicted = torch.from_numpy(np.roll(example.target, 5)).int()
+    whole = evaluation.counts_of({"both": predicted, "a": predicted.flip(0)}, example, TABLE, True)
+    monkeypatch.setattr(evaluation, "LARGE", 100)
+    assert evaluation.counts_of({"both": predicted, "a": predicted.flip(0)}, example, TABLE, True) == whole
+
+
+def test_few_large_images_wait_for_others(monkeypatch):
+    """Images of 100 pixels for batches of 4: at most 250 pixels may wait, so that two or three are read."""
+    monkeypatch.setattr(evaluation, "MOST_HELD", 250)
+    image, target = np.zeros((10, 10, 3), np.uint8), np.zeros((10, 10), np.int32)
+    images = [Example(str(k), image, target) for k in range(5)]
+    batches = list(evaluation._batches(images, processor(), range(5), 4))
+    assert [[index for index, *_ in batch] for batch in batches] == [[0, 1, 2], [3, 4]]

@@ -11,6 +11,7 @@ from PIL import Image
 from segmenters import Segmenter, examples, processor
 from torch import nn
 
+from attn2mask.builders import images
 from attn2mask.training import inference
 from attn2mask.training.checkpoint import make_processor
 from attn2mask.training.inference import Augmentation
@@ -143,3 +144,29 @@ def test_labels_of_many_classes_are_found_group_by_group():
     labels = inference._ids(logits, (33, 47), at_once=64)
     assert labels.dtype == torch.int32
     assert (whole.gather(0, labels[None].long())[0] == whole.amax(0)).all()
+
+
+@pytest.mark.parametrize("size", [(40, 31), (31, 40), (1, 999), (999, 1), (333, 3)])
+def test_ids_of_large_images_are_made_in_stripes(size, monkeypatch):
+    """They are those of the whole image, but for pixels where two logits are equal to rounding."""
+    logits = torch.randn((1, 9, 7, 5), generator=torch.Generator().manual_seed(0))
+    resized = torch.nn.functional.interpolate(logits, size, mode="bilinear")[0]
+    monkeypatch.setattr(inference, "LARGE", 100)
+    monkeypatch.setattr(inference, "STRIPE", 300)
+    (ids,) = inference.LARGEST(logits, np.zeros((*size, 3), np.uint8))
+    assert ids.dtype == torch.int32
+    chosen = resized.gather(0, ids[None].long())[0]
+    torch.testing.assert_close(chosen, resized.amax(0))
+
+
+def test_large_images_are_reduced_before_a_network_sees_them(monkeypatch):
+    monkeypatch.setattr(images, "LARGE", 50 * 100)
+    network = Segmenter(0)
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[:, 100:] = 255
+    ids = inference.segment([network], processor(), image)
+    assert network.calls == [(50, 100)]
+    assert ids.shape == (100, 200)
+    expected = inference.segment([network], processor(), image[:40, 60:140])
+    assert network.calls[1:] == [(40, 80)]
+    assert ids[0, 0] == expected[0, 0] != expected[0, -1] == ids[-1, -1]

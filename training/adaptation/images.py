@@ -37,15 +37,18 @@ from attn2mask.builders.images import (
     image_files,
     read_image,
     shortened,
+    warn_left_out,
 )
 from attn2mask.builders.painter import Painter
 from attn2mask.builders.prompts import image_seed
+from attn2mask.builders.row_images import encoded_columns, image_content
 from attn2mask.builders.row_reader import load_rows
 from attn2mask.training.adaptation.config import AdaptConfig
 
 logger = logging.getLogger(__name__)
 
 METADATA = ("metadata.jsonl", "metadata.csv")
+MOST_CROPS = 8  # side by side in an image; of a longer one, the middle part is used
 FEWEST = 4  # readable images; a painter would only memorize fewer
 CAPTIONS = ("text", "prompt", "caption")  # keys of a caption; the first that is not blank counts
 
@@ -69,7 +72,11 @@ def find_images(data: str, allow_incomplete: bool = False, verify: bool = True) 
     if not data or not folder.is_dir():
         raise UserError(f"--data {data or 'is missing'}: give a folder of images, or of rows")
     rows = any(folder.rglob("*.parquet"))
-    found = _images_of_rows(data, allow_incomplete, verify) if rows else _images_in_files(folder)
+    if rows:
+        found = _images_of_rows(data, allow_incomplete, verify)
+        warn_left_out(folder, image_files(folder), "image files beside the rows")
+    else:
+        found = _images_in_files(folder)
     if len(found) < FEWEST:
         kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
         raise UserError(
@@ -85,7 +92,10 @@ def images_digest(images: Sequence[TrainingImage]) -> str:
     """SHA-256 over names, contents and captions."""
     total = hashlib.sha256()
     for image in images:
-        content = hashlib.sha256(image.read()).hexdigest()
+        try:
+            content = hashlib.sha256(image.read()).hexdigest()
+        except UnreadableError:
+            content = ""  # it will be left out
         total.update(json.dumps([image.name, content, image.caption]).encode())
     return f"sha256:{total.hexdigest()}"
 
@@ -151,11 +161,8 @@ def _caption(row: Mapping[str, Any]) -> str:
 
 def _images_of_rows(data: str, allow_incomplete: bool, verify: bool) -> list[TrainingImage]:
     refuse_pattern(Path(data), f"--data {data}")
-    from datasets import Image as ImageFeature
-
     try:
         rows = load_rows(data, "train", False, allow_incomplete, verify)
-        rows = rows.cast_column("image", ImageFeature(decode=False))
     except UserError as error:
         raise UserError(f"--data {error}") from error
     except Exception as error:  # the libraries raise errors of many kinds
@@ -163,20 +170,23 @@ def _images_of_rows(data: str, allow_incomplete: bool, verify: bool) -> list[Tra
             f"--data {data}: there are no rows with images that can be read ({first_line(error)})"
         ) from error
 
+    if "image" not in rows.column_names:
+        raise UserError(f"--data {data}: its rows have no image (only {', '.join(rows.column_names)})")
     images = rows.select_columns("image")  # stored attention would take longer to read
+    images = encoded_columns(images, ("image",), f"--data {data}")
+    columns = {name: rows[name][:] for name in (*CAPTIONS, "sample_id") if name in rows.column_names}
+    names = [str(name or f"row {k}") for k, name in enumerate(columns.get("sample_id", [None] * len(rows)))]
 
     def content(index: int) -> bytes:
-        stored = images[index]["image"]
-        return stored["bytes"] or Path(stored["path"]).read_bytes()
+        return image_content(images[index]["image"], f"--data {data}, {names[index]}: its image", data)
 
-    columns = {name: rows[name][:] for name in (*CAPTIONS, "sample_id") if name in rows.column_names}
     return [
         TrainingImage(
-            columns["sample_id"][k] if "sample_id" in columns else f"row {k}",
-            _caption({name: values[k] for name, values in columns.items()}) or None,
+            name,
+            _caption({column: values[k] for column, values in columns.items()}) or None,
             partial(content, k),
         )
-        for k in range(len(rows))
+        for k, name in enumerate(names)
     ]
 
 
@@ -197,6 +207,15 @@ class Crop:
         image = read_image(content, name, partial(self._size, name))
         bottom, right = (side // self.factor * self.factor for side in image.shape[:2])
         return image[:bottom, :right]
+
+    def middle(self, image: np.ndarray) -> np.ndarray:
+        """The middle part (h, w, 3) of an image (H, W, 3) that is longer than `MOST_CROPS` crops."""
+        sides = (MOST_CROPS * self.height, MOST_CROPS * self.width)
+        rows, columns = (
+            slice(max(0, given - most) // 2, max(0, given - most) // 2 + min(given, most))
+            for given, most in zip(image.shape[:2], sides, strict=True)
+        )
+        return image[rows, columns]
 
     def _size(self, name: str, width: int, height: int) -> tuple[int, int]:
         scale = max(self.height / height, self.width / width)
@@ -225,14 +244,17 @@ def encode_images(
 
     Raises UserError if too few images can be read, and for one that is smaller than the crop.
     """
-    latents, skipped, reasons = {}, [], []
+    latents, skipped, reasons, cut = {}, [], [], []
     for place, training_image in enumerate(tqdm(images, "encoding", unit="image", disable=not progress)):
         try:
-            image = crop.fit(training_image.read(), training_image.name)
+            whole = crop.fit(training_image.read(), training_image.name)
         except UnreadableError as error:
             skipped.append(training_image.name)
             reasons.append(error.reason)
             continue
+        image = crop.middle(whole)
+        if image.shape != whole.shape:
+            cut.append(training_image.name)
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
         mean = vae.encode(pixels.to(vae.device).float() / 127.5 - 1).latent_dist.mean[0]
         latents[str(place)] = (mean * vae.config.scaling_factor).half().cpu()
@@ -244,6 +266,13 @@ def encode_images(
         )
     if skipped:
         logger.warning("skipped %d images that cannot be read: %s", len(skipped), names)
+    if cut:
+        logger.warning(
+            "of %d images that are longer than %d crops, only the middle is used: %s",
+            len(cut),
+            MOST_CROPS,
+            shortened(cut),
+        )
     return latents, skipped
 
 

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Image as ImageFeature
 from datasets import load_dataset
 from kornia.color import rgb_to_lab
 from PIL import Image
@@ -36,6 +35,7 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import image_files, read_image
 from attn2mask.builders.options import option
 from attn2mask.builders.provenance import LORA_RECORD
+from attn2mask.builders.row_images import encoded_columns, image_content
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.charts import strip_sheet
 from attn2mask.training.experiments.fidelity import kernel_distance, pooled_features
@@ -85,8 +85,11 @@ def middle(image: Image.Image) -> np.ndarray:
 def read_images(source: Path) -> np.ndarray:
     """All images (N, 128, 256, 3) uint8 in rows or image files. Raises UserError if there are none."""
     if list(source.glob("**/*.parquet")):
-        rows = load_dataset(str(source), split="train").cast_column("image", ImageFeature(decode=False))
-        sources = [(row["image"], f"row {index} of {source}") for index, row in enumerate(rows)]
+        rows = encoded_columns(load_dataset(str(source), split="train"), ("image",), str(source))
+        names = [f"row {index} of {source}" for index in range(len(rows))]
+        sources = [
+            (image_content(row["image"], name, source), name) for name, row in zip(names, rows, strict=True)
+        ]
     else:
         sources = [(file, str(file)) for file in image_files(source, "*")]
     if not sources:

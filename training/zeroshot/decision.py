@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from attn2mask.builders.classes import ClassTable
+from attn2mask.training.inference import resize, resized_rows
 from attn2mask.training.zeroshot.pamr import refine
 from attn2mask.training.zeroshot.protocol import Protocol
 
@@ -57,7 +57,7 @@ class Decision:
         its most probable word, or the threshold, whichever is higher.
         """
         if self.protocol.refinement:
-            logits = refine(_resize(logits, image.shape[:2]), image)
+            logits = refine(resize(logits, image.shape[:2]), image)
         found = torch.cat(list(self._stripes(logits, image.shape[:2])), 1)
         if self.protocol.area:
             found = _without_small_classes(found, self.protocol.area)
@@ -70,7 +70,7 @@ class Decision:
         values = values[0].float()
         rows = max(1, _AT_ONCE // (len(values) * size[1]))
         for top in range(0, size[0], rows):
-            yield self._merged(_rows(values, size, top, min(top + rows, size[0])))
+            yield self._merged(resized_rows(values, size, top, min(top + rows, size[0])))
 
     def _merged(self, values: Tensor) -> Tensor:
         """The probabilities (C, h, w) of the ids before the threshold, for values (Q, h, w)."""
@@ -101,22 +101,6 @@ def _best(probabilities: Tensor, allowed: Tensor | None) -> Tensor:
     if allowed is None:
         return probabilities.max(0).indices.int()
     return allowed[probabilities[allowed].max(0).indices].int()
-
-
-def _rows(values: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
-    """The rows from `top` to `bottom` of values (Q, h, w) that are resized bilinearly to `size`."""
-    height = values.shape[1]
-    place = (torch.arange(top, bottom, device=values.device) + 0.5) * (height / size[0]) - 0.5
-    place = place.clamp(0, height - 1)
-    above = place.floor().long()
-    share = (place - above)[:, None]
-    lines = torch.lerp(values[:, above], values[:, (above + 1).clamp(max=height - 1)], share)
-    return _resize(lines[None], (bottom - top, size[1]))[0]
-
-
-def _resize(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Values (N, Q, h, w) at another height and width, bilinearly."""
-    return F.interpolate(values, size, mode="bilinear", align_corners=False)
 
 
 def _without_small_classes(probabilities: Tensor, share: float) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
+from attn2mask.training.inference import LONGEST
 from attn2mask.training.zeroshot.decision import Decision
 from attn2mask.training.zeroshot.protocol import COMMON_SIZE, NORMALIZATIONS, Protocol
 
@@ -43,11 +44,13 @@ class Preprocessor:
     size: int = COMMON_SIZE  # the model's own, if the protocol names none
 
     def __call__(self, images: Image.Image, return_tensors: str = "pt") -> dict[str, Tensor]:
-        """The pixels (1, 3, h, w) float32 of one image."""
+        """The pixels (1, 3, h, w) float32 of one image. A narrow image is stretched, so that its longer side
+        has at most `LONGEST` pixels.
+        """
         size, longest = self.protocol.size or self.size, self.protocol.longest
         shorter, longer = sorted(images.size)
         scale = min(size / shorter, longest / longer) if longest else size / shorter
-        width, height = (max(1, round(side * scale)) for side in images.size)
+        width, height = (min(max(1, round(side * scale)), max(size, LONGEST)) for side in images.size)
         resized = images.resize((width, height), self.resample)
         if crop := self.protocol.crop:
             left, top = (width - crop) // 2, (height - crop) // 2

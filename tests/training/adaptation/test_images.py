@@ -100,3 +100,27 @@ def test_hidden_files_are_no_images_and_other_formats_are_named(frames, tmp_path
     (folder / "b.svg").write_bytes(b"")
     assert [image.name for image in find_images(str(folder))] == [f"{k}.png" for k in range(6)]
     assert "left out 2 images of unsupported formats (1 heic, 1 svg): a.HEIC, b.svg" in caplog.text
+
+
+def test_of_a_long_image_the_middle_is_used(tmp_path, caplog):
+    """One of 20 crops in a row, whose red is its column; its middle 8 crops are used."""
+    for number in range(4):
+        street(number).save(tmp_path / f"{number}.png")
+    image = np.zeros((64, 20 * 64, 3), np.uint8)
+    image[..., 0] = np.arange(20).repeat(64)
+    Image.fromarray(image).save(tmp_path / "long.png")
+    crop = Crop(64, 64, 8)
+    middle = crop.middle(crop.fit((tmp_path / "long.png").read_bytes(), "long.png"))
+    assert middle[0, :, 0].tolist() == [*np.arange(6, 14).repeat(64)]
+    tall = crop.middle(image.transpose(1, 0, 2))
+    assert np.array_equal(tall, middle.transpose(1, 0, 2))
+    latents, _ = encode_images(load_painter().pipe.vae, find_images(str(tmp_path)), crop)
+    assert latents["4"].shape[-2:] == (8, 64)
+    assert "of 1 images that are longer than 8 crops, only the middle is used: long.png" in caplog.text
+
+
+def test_image_files_beside_rows_are_named(tmp_path, caplog):
+    write_rows(draw_rows("streets", 4, 3, (32, 64)), tmp_path)
+    street(0).save(tmp_path / "a.png")
+    assert len(find_images(str(tmp_path))) == 4
+    assert "left out 1 image files beside the rows: a.png" in caplog.text

@@ -4,10 +4,12 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.zeroshot.protocol import PROTOCOLS, background_words, common, original, read_words
+from attn2mask.training.zeroshot.segmenter import Preprocessor
 
 VOC, CITYSCAPES = load_table("voc"), load_table("cityscapes")
 
@@ -123,3 +125,10 @@ def test_words_come_from_a_file(tmp_path):
         read_words(str(file))
     with pytest.raises(UserError, match="cannot be read"):
         read_words(str(tmp_path / "missing.txt"))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((20_000, 1), (448, 4096)), ((1, 20_000), (4096, 448))])
+def test_a_narrow_image_is_not_enlarged_without_limit(size, expected):
+    preprocessor = Preprocessor(common(VOC), "clip")
+    assert preprocessor(Image.new("RGB", size))["pixel_values"].shape == (1, 3, *expected)
+    assert preprocessor(Image.new("RGB", (896, 448)))["pixel_values"].shape == (1, 3, 448, 896)
