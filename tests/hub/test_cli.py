@@ -99,6 +99,7 @@ ARGUMENTS = {
     "evaluate-rules": ["--dataset", "data"],
     "show": ["data"],
     "preview": ["data"],
+    "export": ["data"],
     "publish dataset": ["data", "org/name"],
     "publish model": ["run", "org/name"],
     "demo": [],
