@@ -95,6 +95,7 @@ ARGUMENTS = {
     "train": ["--dataset", "data"],
     "adapt": ["--data", "images"],
     "evaluate": ["--checkpoint", "run", "--dataset", "data"],
+    "predict": ["--checkpoint", "run", "--images", "photos"],
     "compare": ["metrics.json"],
     "evaluate-rules": ["--dataset", "data"],
     "show": ["data"],
