@@ -139,6 +139,12 @@ def test_defaults_and_flags():
     )
 
 
+def test_flags_may_have_underscores():
+    given = config("voc", "--num_images", "3", "--store_scores", "--negative_prompt=--num_images a_b")
+    assert given == BuildConfig("voc", num_images=3, store_scores=True, negative_prompt="--num_images a_b")
+    assert config("voc", "--store_scores", "false", "--shard_size=5") == BuildConfig("voc", shard_size=5)
+
+
 def test_flags_win_over_yaml(tmp_path):
     file = tmp_path / "build.yaml"
     file.write_text("table: voc\nnum-images: 24\nalias_probability: 0.25\nstore_scores: true\nheight: null\n")
