@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attn2mask.builders.build import BuildConfig
+    from attn2mask.builders.build import BuildConfig, build_dataset
     from attn2mask.builders.classes import ClassTable
     from attn2mask.builders.dataset_builder import Attn2MaskCityscapes, Attn2MaskVOC
     from attn2mask.builders.errors import UserError
     from attn2mask.builders.imagenet_s import Attn2MaskImageNetS
     from attn2mask.builders.label import label_image
     from attn2mask.builders.painter import Painter, load_painter
+    from attn2mask.builders.pipeline import Attn2MaskPipeline
     from attn2mask.builders.prompts import PromptSource
     from attn2mask.builders.recorder import AttentionRecorder
     from attn2mask.builders.rules import Rules
@@ -29,6 +30,7 @@ _MODULES = {
     "AttentionRecorder": "builders.recorder",
     "Attn2MaskCityscapes": "builders.dataset_builder",
     "Attn2MaskImageNetS": "builders.imagenet_s",
+    "Attn2MaskPipeline": "builders.pipeline",
     "Attn2MaskVOC": "builders.dataset_builder",
     "BuildConfig": "builders.build",
     "ClassTable": "builders.classes",
@@ -38,6 +40,7 @@ _MODULES = {
     "Rules": "builders.rules",
     "Sample": "builders.sample",
     "UserError": "builders.errors",
+    "build_dataset": "builders.build",
     "label_image": "builders.label",
     "load_checkpoint": "training.checkpoint",
     "load_painter": "builders.painter",
@@ -49,6 +52,7 @@ __all__ = [
     "AttentionRecorder",
     "Attn2MaskCityscapes",
     "Attn2MaskImageNetS",
+    "Attn2MaskPipeline",
     "Attn2MaskVOC",
     "BuildConfig",
     "ClassTable",
@@ -59,6 +63,7 @@ __all__ = [
     "Sample",
     "UserError",
     "__version__",
+    "build_dataset",
     "label_image",
     "load_checkpoint",
     "load_painter",

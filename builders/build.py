@@ -68,7 +68,9 @@ from attn2mask.builders.words.context import LISTS
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
-    from attn2mask.builders.painter import Painter
+    import datasets
+
+    from attn2mask.builders.painter import Painter, Painting
     from attn2mask.builders.prompts import PromptSource
     from attn2mask.builders.sample import Sample
     from attn2mask.builders.stretches import Stretch
@@ -288,12 +290,22 @@ class Inputs:
 
     def synthesizer(self, painter: "Painter", pool: "ProcessPoolExecutor") -> "Synthesizer":
         """The synthesizer of these inputs, which `for_painter` has completed."""
-        from attn2mask.builders.painter import Painting
         from attn2mask.builders.synthesize import Synthesizer
 
         config, source = self.config, self.prompt_source(painter.stretches, painter.instance_prompt)
+        batch = config.batch_size
+        on_gpu = not painter.device.startswith("cpu")
+        return Synthesizer(
+            self.table, source, painter, self.painting(), self.rules, pool, config.seed, batch, on_gpu
+        )
+
+    def painting(self) -> "Painting":
+        """How images of these inputs, which `for_painter` has completed, are painted."""
+        from attn2mask.builders.painter import Painting
+
+        config = self.config
         self_attention = bool(self.rules.propagation_power) or config.store_self_attention
-        painting = Painting(
+        return Painting(
             config.steps,
             config.guidance_scale,
             config.height,
@@ -303,11 +315,25 @@ class Inputs:
             self.rules.propagation_fraction if self_attention else None,
             self.rules.background_words,
         )
-        batch = config.batch_size
-        on_gpu = not painter.device.startswith("cpu")
-        return Synthesizer(
-            self.table, source, painter, painting, self.rules, pool, config.seed, batch, on_gpu
-        )
+
+
+def painter_of(config: BuildConfig, device: str | None = None) -> "Painter":
+    """The painter that the options name, on `device`. Raises as `load_painter`."""
+    import torch
+
+    from attn2mask.builders.painter import load_painter
+
+    dtype = config.dtype and getattr(torch, config.dtype)
+    return load_painter(
+        config.model,
+        config.revision,
+        config.lora,
+        config.lora_scale,
+        device,
+        dtype,
+        config.offload,
+        config.scheduler,
+    )
 
 
 def resolve(config: BuildConfig) -> Inputs:
@@ -350,6 +376,21 @@ def dry_run(config: BuildConfig) -> None:
         print(f"the counts are in {out}")
 
 
+def build_dataset(table: str, out: str | None = None, **options: Any) -> "datasets.Dataset":
+    """Make a dataset, or its missing shards, as `attn2mask build` does, and load its rows.
+
+    `options` are those of `BuildConfig`. Labeling runs in processes that import the main module again, so
+    that a script needs an `if __name__ == "__main__":` block. Raises UserError for the same mistakes as
+    `attn2mask build`, and TypeError for an unknown option.
+    """
+    from attn2mask.builders.row_reader import load_rows
+
+    config = BuildConfig(table, out=out, **options)
+    if config.dry_run:
+        raise UserError("dry_run makes no dataset: use `attn2mask build --dry-run`")
+    return load_rows(str(run(config).path), verify=False)
+
+
 def run(config: BuildConfig) -> BuildDirectory | None:
     """Make the dataset, or its missing shards. With `dry_run`, only count, and return None.
 
@@ -369,20 +410,10 @@ def run(config: BuildConfig) -> BuildDirectory | None:
         logger.info("Loading the painter %s", config.model)
         import torch
 
-        from attn2mask.builders.painter import load_painter
         from attn2mask.builders.workers import default_workers, labeling_pool
 
         device = f"cuda:{process.local_rank}" if torch.cuda.is_available() else "cpu"
-        painter = load_painter(
-            config.model,
-            config.revision,
-            config.lora,
-            config.lora_scale,
-            device,
-            config.dtype and getattr(torch, config.dtype),
-            config.offload,
-            config.scheduler,
-        )
+        painter = painter_of(config, device)
         inputs = inputs.for_painter(painter)
         with labeling_pool(config.workers or default_workers(process.local_world_size)) as pool:
             synthesizer = inputs.synthesizer(painter, pool)

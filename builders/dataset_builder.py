@@ -18,11 +18,11 @@ from typing import Any
 
 import datasets
 
-from attn2mask.builders.build import BuildConfig, resolve
+from attn2mask.builders.build import BuildConfig, painter_of, resolve
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import digest
 from attn2mask.builders.options import identity_of
-from attn2mask.builders.painter import folder_of, load_painter
+from attn2mask.builders.painter import folder_of
 from attn2mask.builders.sample import features, optional_columns
 from attn2mask.builders.shards import plan
 from attn2mask.builders.table_reader import load_table
@@ -83,7 +83,7 @@ class Attn2MaskBuilder(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, shards: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         config = self._build
-        painter = load_painter(config.model, config.revision, config.lora, config.lora_scale)
+        painter = painter_of(config)
         inputs = resolve(config).for_painter(painter)
         with labeling_pool(config.workers or default_workers()) as pool:
             synthesizer = inputs.synthesizer(painter, pool)

@@ -9,7 +9,7 @@ the fields. This module adds groups, positional arguments, `--config FILE`, pres
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache, partial
 from itertools import zip_longest
@@ -184,8 +184,8 @@ def to_yaml(config: Any, comment: str, **changed: Any) -> str:
 
 
 class CommandParser(HfArgumentParser):
-    """The options of one dataclass in groups, in their hyphenated form alone. A mistake raises UserError. A
-    class may give the order of its groups as `GROUPS`.
+    """The options of one dataclass in groups. `--help` shows their hyphenated forms; those with underscores
+    are taken, too. A mistake raises UserError. A class may give the order of its groups as `GROUPS`.
     """
 
     def __init__(self, command: type, prog: str, description: str):
@@ -274,6 +274,7 @@ def parse(command: type[Options], argv: Sequence[str], prog: str, description: s
 
 def _values(parser: CommandParser, argv: Sequence[str]) -> dict[str, Any]:
     """The value of each option by its name: what `argv` gives, or the default."""
+    argv = [_hyphenated(word, parser._option_string_actions) for word in argv]
     # The word after a switch is its value only if it is a truth value.
     switches = {flag for a in parser._actions if a.type is string_to_bool for flag in a.option_strings}
     argv = [
@@ -288,6 +289,13 @@ def _values(parser: CommandParser, argv: Sequence[str]) -> dict[str, Any]:
             if values[action.dest] is None and len(words) > 1:
                 values[action.dest] = words.pop()
     return values
+
+
+def _hyphenated(word: str, flags: Collection[str]) -> str:
+    """`--num_images=3` as `--num-images=3`. Words that are no flag stay as they are."""
+    name, equals, value = word.partition("=")
+    hyphenated = name.replace("_", "-")
+    return f"{hyphenated}{equals}{value}" if name.startswith("--") and hyphenated in flags else word
 
 
 def _flags(parser: CommandParser, file: str, given: set[str]) -> list[str]:

@@ -293,7 +293,7 @@ class PromptSource:
         dropped: list[str] = []
         turn = self._turns.turn(index) if self.balance else None
         for caption, rng in self._candidates(index, attempt, turn):
-            prompt = self._compose(caption, rng, self.alias_probability)
+            prompt = self.compose(caption, rng, self.alias_probability)
             if prompt.classes and (turn is None or self.table.first_id + turn in prompt.classes):
                 return replace(prompt, dropped=(*dropped, *prompt.dropped))
             dropped += [f"caption {caption.source}: {reason}" for reason in prompt.dropped]
@@ -313,7 +313,7 @@ class PromptSource:
         counts: Counter[str] = Counter()
         for number in self._selected:
             caption = self.captions[number]
-            prompt = self._compose(caption, np.random.default_rng(0), 0.0)
+            prompt = self.compose(caption)
             labeled = {k - self.table.first_id for k in prompt.classes}
             found = find_occurrences(self.table, self._readable(caption.text))
             counts.update({spelling(o.text) for o in found if o.class_index not in labeled})
@@ -367,7 +367,13 @@ class PromptSource:
         later = next(islice(tokens(text), 2 * self.limit + _WORDS_AFTER, None), None)
         return text if later is None else text[: later[0]]
 
-    def _compose(self, caption: Caption, rng: np.random.Generator, alias_probability: float) -> Prompt:
+    def compose(
+        self, caption: Caption, rng: np.random.Generator | None = None, alias_probability: float = 0.0
+    ) -> Prompt:
+        """The prompt of a caption, which may have no class. `rng` chooses the class words that are replaced,
+        each with `alias_probability`.
+        """
+        rng = rng or np.random.default_rng(0)
         read = " ".join(self._readable(caption.text).split())
         text, occurrences = augment(self.table, read, rng, alias_probability)
         text, occurrences, left_out = self._with_instance_prompt(text, occurrences)

@@ -204,6 +204,14 @@ def unpack_self_attention(packed: Mapping[str, Any]) -> dict[Size, torch.Tensor]
     return {(packed["height"], packed["width"]): unpack(packed)}
 
 
+def mean_map(by_size: Mapping[Size, torch.Tensor], rules: Rules, latent_side: int) -> torch.Tensor:
+    """The attention to one word before it is normalized: (h, w) float32, the mean of its maps of the sizes
+    that the rules choose, at the largest of these sizes.
+    """
+    sizes = chosen_sizes(sorted(by_size, reverse=True), rules, latent_side)
+    return _average([_rounded(by_size[size][None]) for size in sizes], max(sizes))[0]
+
+
 def _rounded(maps: torch.Tensor) -> torch.Tensor:
     """Maps (K, h, w) as `pack` rounds each of them, float32, on the CPU. Rounding again changes nothing."""
     divided, peaks = _halves(maps)

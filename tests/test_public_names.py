@@ -10,9 +10,9 @@ import pytest
 import attn2mask
 
 NAMES = """
-    AttentionRecorder Attn2MaskCityscapes Attn2MaskImageNetS Attn2MaskVOC BuildConfig ClassTable MeanIoU
-    Painter PromptSource Rules Sample UserError __version__ label_image load_checkpoint load_painter
-    load_table read_captions
+    AttentionRecorder Attn2MaskCityscapes Attn2MaskImageNetS Attn2MaskPipeline Attn2MaskVOC BuildConfig
+    ClassTable MeanIoU Painter PromptSource Rules Sample UserError __version__ build_dataset label_image
+    load_checkpoint load_painter load_table read_captions
 """.split()
 
 

@@ -152,11 +152,16 @@ class EvaluateConfig(CheckedOptions):
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """`scales` as numbers. Raises UserError if they are not numbers above 0."""
-        try:
-            factors = tuple(float(scale) for scale in self.scales.split(","))
-        except ValueError:
-            factors = ()
-        if not factors or not all(math.isfinite(factor) and factor > 0 for factor in factors):
-            raise UserError(f"--scales {self.scales}: it must be numbers above 0 with commas between them")
-        return factors
+        """`scales` as numbers. Raises as `factors_of`."""
+        return factors_of(self.scales)
+
+
+def factors_of(scales: str) -> tuple[float, ...]:
+    """Scales with commas between them as numbers. Raises UserError if they are not numbers above 0."""
+    try:
+        factors = tuple(float(scale) for scale in scales.split(","))
+    except ValueError:
+        factors = ()
+    if not factors or not all(math.isfinite(factor) and factor > 0 for factor in factors):
+        raise UserError(f"--scales {scales}: it must be numbers above 0 with commas between them")
+    return factors

@@ -63,7 +63,7 @@ def measured_checkpoint(config: EvaluateConfig) -> Measured:
         table_of_checkpoint(config, checkpoint),
         Augmentation(config.factors, config.flip, config.window, config.crf is not None, **overlap),
         {"checkpoint_chosen_on": checkpoint.record.get("chosen_on"), "method": None},
-        [_digest(network) for network in networks],
+        [digest_of(network) for network in networks],
         reduce_labels=bool(getattr(checkpoint.processor, "do_reduce_labels", False)),
     )
 
@@ -169,7 +169,7 @@ def table_of_images(config: EvaluateConfig) -> ClassTable:
     return table
 
 
-def _digest(network: nn.Module) -> str:
+def digest_of(network: nn.Module) -> str:
     """SHA-256 over the weights of a network."""
     total = hashlib.sha256()
     for name, tensor in network.state_dict().items():

@@ -95,10 +95,12 @@ ARGUMENTS = {
     "train": ["--dataset", "data"],
     "adapt": ["--data", "images"],
     "evaluate": ["--checkpoint", "run", "--dataset", "data"],
+    "predict": ["--checkpoint", "run", "--images", "photos"],
     "compare": ["metrics.json"],
     "evaluate-rules": ["--dataset", "data"],
     "show": ["data"],
     "preview": ["data"],
+    "export": ["data"],
     "publish dataset": ["data", "org/name"],
     "publish model": ["run", "org/name"],
     "demo": [],
@@ -135,6 +137,12 @@ def test_defaults_and_flags():
         *("fixed", 0.3),
         *(True, True, True),
     )
+
+
+def test_flags_may_have_underscores():
+    given = config("voc", "--num_images", "3", "--store_scores", "--negative_prompt=--num_images a_b")
+    assert given == BuildConfig("voc", num_images=3, store_scores=True, negative_prompt="--num_images a_b")
+    assert config("voc", "--store_scores", "false", "--shard_size=5") == BuildConfig("voc", shard_size=5)
 
 
 def test_flags_win_over_yaml(tmp_path):
