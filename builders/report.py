@@ -26,7 +26,9 @@ def shard_report(samples: Sequence["Sample"], names: Sequence[str]) -> dict[str,
 
 
 def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """report.json: numbers of rows, mean shares of pixels (0 to 1), and all rejections and drops."""
+    """report.json: numbers of rows, mean shares of pixels (0 to 1), all rejections and drops, and of each
+    shard the number of rows, the size in bytes and the SHA-256.
+    """
     rows = sum(manifest["rows"] for manifest in manifests)
     classes = sum((Counter(manifest["classes"]) for manifest in manifests), Counter())
     rejected = {name: reasons for manifest in manifests for name, reasons in manifest["rejected"].items()}
@@ -39,6 +41,7 @@ def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "classes": dict(classes.most_common()),
         "rejected": rejected,
         "dropped": {name: reasons for manifest in manifests for name, reasons in manifest["dropped"].items()},
+        "shards": [{name: manifest[name] for name in ("rows", "bytes", "sha256")} for manifest in manifests],
     }
 
 

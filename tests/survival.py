@@ -517,7 +517,7 @@ def two_at_once(stage: Stage, rng: random.Random) -> str:
         assert first.is_alive()
         time.sleep(0.05)
     assert stage.attempt(victim, out) == 2
-    assert "another build is working" in stage.error()
+    assert "another run is working" in stage.error()
     assert stage.end(first) == 0, other.read_text()
     stage.finish(victim, out)
     shutil.rmtree(out)

@@ -30,7 +30,7 @@ from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.images import image_files, read_image, read_mask
 from attn2mask.builders.mask_ids import cityscapes_ids, color_ids, ids_of, imagenet_s_ids, reduced_ids
-from attn2mask.builders.row_reader import load_rows
+from attn2mask.builders.row_reader import directory_of, load_rows
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES, bare_table, load_table
 from attn2mask.training.voc_layout import (
@@ -223,7 +223,7 @@ def _folder(root: Path, split: str | None, table: ClassTable, decode: Decoder = 
 
 def _rows(root: Path, split: str | None, allow_incomplete: bool = False, verify: bool = True) -> Any:
     """The rows of a directory with Parquet files or of a dataset of the Hub; None for anything else."""
-    local = next(root.rglob("*.parquet"), None) is not None
+    local = directory_of(root) is not None or next(root.rglob("*.parquet"), None) is not None
     if not local and (root.exists() or not _may_be_on_hub(root)):
         return None
     if local:

@@ -37,7 +37,7 @@ def damage(build, how: str) -> str:
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 4
         file.write_bytes(content)
-    return f"2 of 3 shards are whole, and {file} is {'missing' if how == 'no manifest' else 'damaged'}"
+    return f"2 of 3 shards are whole, and {file} is {'damaged' if how == 'a bit' else 'missing'}"
 
 
 @pytest.mark.parametrize("how", ["no manifest", "no file", "a bit"])
