@@ -157,7 +157,7 @@ class BuildDirectory:
         """What the shards must have as their origin. Raises UserError as `record` and `table`."""
         record = self.record()
         content = json.dumps([record["identity"], record.get("table")])
-        names = self.table.names if "table" in record else None
+        names = self._table(record).names if "table" in record else None
         return Origin(hashlib.sha256(content.encode()).hexdigest(), names)
 
     @property
@@ -169,8 +169,11 @@ class BuildDirectory:
     @property
     def table(self) -> ClassTable:
         """The class table of the rows when they were made. Raises UserError if the record is damaged."""
+        return self._table(self.record())
+
+    def _table(self, record: dict[str, Any]) -> ClassTable:
         try:
-            values = _tuples(self.record()["table"])
+            values = _tuples(record["table"])
             values["classes"] = tuple(LabelClass(**label) for label in values["classes"])
             if style := values.get("caption_style"):
                 values["caption_style"] = CaptionStyle(**style)
@@ -337,7 +340,7 @@ class BuildDirectory:
     def _state(self, shard: Shard, verify: bool) -> State:
         """The state of a shard by its manifest, its size and (with `verify`) its hash."""
         file, manifest = self.shard_file(shard), self.manifest(shard)
-        if manifest is None or not file.exists():
+        if manifest is None:
             return "missing"
         try:
             if file.stat().st_size != manifest["bytes"]:
@@ -346,6 +349,8 @@ class BuildDirectory:
                 with open(file, "rb") as content:
                     if hashlib.file_digest(content, "sha256").hexdigest() != manifest["sha256"]:
                         return "damaged"
+        except FileNotFoundError:
+            return "missing"
         except PermissionError as error:
             raise UserError(f"{file} cannot be read: {error.strerror}") from error
         except OSError:
@@ -363,7 +368,7 @@ class BuildDirectory:
         if origin.names is not None and found.names != origin.names:
             what = "the class names"
         elif found.digest != origin.digest:
-            what = "the rules or the class table"
+            what = "the options or the class table"
         if what:
             raise UserError(
                 f"{file} was made with other values than {self.record_file} has ({what} differ): restore both"

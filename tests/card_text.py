@@ -47,7 +47,7 @@ def links_of(text: str) -> set[str]:
 
 
 def changed(folder: Path, tmp_path: Path, file: str, *keys_and_value: object) -> Path:
-    """A copy of a folder whose record `file` holds another value under the keys, and its seal if it has one."""
+    """A copy of a folder whose record `file` holds another value under the keys. A seal is made again."""
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy)
     *keys, value = keys_and_value
