@@ -1,5 +1,6 @@
 """Opens rows for training, adaptation and evaluation. All that were written must be there, unchanged."""
 
+import hashlib
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +57,8 @@ def load_rows(
         files = {"train": [str(directory.shard_file(shard).absolute()) for shard in shards]}
         return load_dataset("parquet", data_files=files, split=split, streaming=streaming)
     if not streaming:
-        rows = load_dataset(source, split=split, verification_mode="no_checks")  # `check_count` says more
+        # Not with the checks of `datasets`: `check_count` says more, and checks rows in the cache, too.
+        rows = load_dataset(source, split=split, cache_dir=cache_of(source), verification_mode="no_checks")
         check_count(source, rows.config_name, split, len(rows), allow_incomplete)
         return rows
     builder = load_dataset_builder(source)
@@ -64,6 +66,25 @@ def load_rows(
     if files and all(file.endswith(".parquet") for file in files):
         check_count(source, builder.config.name, split, rows_in_files(files), allow_incomplete)
     return builder.as_streaming_dataset(split)
+
+
+def cache_of(source: str) -> str | None:
+    """The cache of the rows of a folder as it is now; None, which stands for the usual one, for a dataset of
+    the Hub.
+
+    In its usual cache, the library datasets knows a folder with a README.md by its last name and the content
+    of that file alone. So the rows could be those of another folder, or of an earlier state.
+    """
+    if not (folder := Path(source).resolve()).is_dir():
+        return None
+    from datasets import config
+
+    total = hashlib.sha256(str(folder).encode())
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            facts = file.stat()
+            total.update(f"{file} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return str(Path(config.HF_DATASETS_CACHE) / f"folder-{total.hexdigest()[:32]}")
 
 
 def check_count(source: str, config: str, split: str, there: int, allow_incomplete: bool = False) -> None:
