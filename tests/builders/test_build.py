@@ -104,7 +104,7 @@ def test_a_build_loads_and_holds_what_the_design_says(command, tmp_path, capsys,
     assert record["identity"]["threshold"] == "otsu"
     assert record["versions"]["torch"] == version("torch")
     assert record["versions"]["attn2mask"] == version("attn2mask")
-    assert record["format_version"] == 1
+    assert record["format_version"] == 2
     assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
 
 
