@@ -60,7 +60,7 @@ from attn2mask.builders.rules import (
     rules_of,
     rules_preset,
 )
-from attn2mask.builders.shards import BuildDirectory, Shard, plan
+from attn2mask.builders.shards import BuildDirectory, Shard, plan, sealed
 from attn2mask.builders.table_reader import TABLES, load_table
 from attn2mask.builders.words.captions import Caption, read_captions
 from attn2mask.builders.words.context import LISTS
@@ -514,7 +514,7 @@ def make_dataset(
             logger.info("%s: %s; other processes still have shards to make", directory.path, finished)
             return
         report = totals(manifests)
-        write_file(directory.path / "report.json", json.dumps(report, indent=1).encode())
+        write_file(directory.path / "report.json", sealed(report))
         write_file(directory.path / "README.md", dataset_readme(record, report, manifests, columns).encode())
     took += f" with {processes} processes" if processes > 1 else ""
     done = f"{made_now} of them were made now, {took}" if made_now else "all were there already"

@@ -14,7 +14,7 @@ from attn2mask.builders.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT_VERSION = 1  # of build.json and training_config.json
+FORMAT_VERSION = 2  # of build.json and training_config.json
 LIBRARIES = "attn2mask torch diffusers transformers accelerate peft datasets pillow scipy pydensecrf2".split()
 # The file of a LoRA in diffusers' format, and the record that `attn2mask adapt` writes beside it.
 LORA_WEIGHTS, LORA_RECORD = "pytorch_lora_weights.safetensors", "training_config.json"
@@ -44,7 +44,7 @@ def license_of(source: str, revision: str | None = None) -> str | list[str] | No
         return metadata("attn2mask")["License-Expression"].lower()
     from huggingface_hub import ModelCard
 
-    card = _text_beside(source, "README.md", revision)
+    card = text_beside(source, "README.md", revision)
     try:
         return None if card is None else ModelCard(card, ignore_metadata_errors=True).data.get("license")
     except ValueError:
@@ -75,14 +75,17 @@ def check_base(lora: str, unet: "nn.Module", model: str) -> None:
 def lora_record(lora: str) -> dict[str, Any]:
     """The record beside a LoRA, on this machine or on the Hub; empty if there is none that can be read."""
     try:
-        record = json.loads(_text_beside(lora, LORA_RECORD) or "{}")
+        record = json.loads(text_beside(lora, LORA_RECORD) or "{}")
     except ValueError:
         return {}
     return record if isinstance(record, dict) else {}
 
 
-def _text_beside(source: str, name: str, revision: str | None = None) -> str | None:
-    """The text of a file beside a file, in a folder, or in a repository of the Hub; None if it has none."""
+def text_beside(source: str, name: str, revision: str | None = None, kind: str = "model") -> str | None:
+    """The text of a file beside a file, in a folder, or in a repository of the Hub; None if it has none.
+
+    `kind` is that of the repository: model or dataset.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError
 
@@ -90,6 +93,6 @@ def _text_beside(source: str, name: str, revision: str | None = None) -> str | N
     try:
         if path.exists():
             return ((path if path.is_dir() else path.parent) / name).read_text("utf-8")
-        return Path(hf_hub_download(source, name, revision=revision)).read_text("utf-8")
+        return Path(hf_hub_download(source, name, revision=revision, repo_type=kind)).read_text("utf-8")
     except (OSError, ValueError, HTTPError):
         return None

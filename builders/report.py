@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from attn2mask.builders.sample import Sample
 
+SHARD_FACTS = ("rows", "bytes", "sha256", "made_under")  # of a manifest that report.json repeats
+
 
 def shard_report(samples: Sequence["Sample"], names: Sequence[str]) -> dict[str, Any]:
     """The report in the manifest of a shard. `names` are the class names by mask id."""
@@ -30,7 +32,8 @@ def shard_report(samples: Sequence["Sample"], names: Sequence[str]) -> dict[str,
 
 def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """report.json: numbers of rows, mean shares of pixels (0 to 1), all rejections and drops, and the rows by
-    the conditions under which they were painted. `manifests` are those of all shards, in order.
+    the conditions under which they were painted; and of each shard the number of rows, the size in bytes, the
+    SHA-256 and these conditions. `manifests` are those of all shards, in order.
     """
     rows = sum(manifest["rows"] for manifest in manifests)
     stops = accumulate(manifest["rows"] for manifest in manifests)
@@ -50,6 +53,7 @@ def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "rejected": rejected,
         "dropped": {name: reasons for manifest in manifests for name, reasons in manifest["dropped"].items()},
         "made_under": rows_by_conditions(painted),
+        "shards": [{name: manifest[name] for name in SHARD_FACTS} for manifest in manifests],
     }
 
 

@@ -133,13 +133,12 @@ def checked_build(path: Path) -> list[Path]:
     build = BuildDirectory(path)
     build.check_complete()
     files = [build.shard_file(shard) for shard in build.shards]
-    foreign = sorted(file.name for file in (path / "data").iterdir() if file not in files)
+    named = "train-*" if build.data == path else "*"
+    foreign = sorted(file.name for file in build.data.glob(named) if file not in files)
     if foreign:
-        raise UserError(
-            f"{path / 'data'} holds {foreign[0]}, which is not a shard of the build: move it away"
-        )
+        raise UserError(f"{build.data} holds {foreign[0]}, which is not a shard of the build: move it away")
     report = path / "report.json"
-    if not read_record(report):
+    if not build.report():
         raise UserError(f"{path} has no report.json: run the command that made it again")
     return [*files, path / "build.json", report]
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 
+from attn2mask.builders.shards import sealed, unsealed
+
 REPO = "someone/attn2mask-things"
 ABORTED = "terminate called without an active exception"  # what a C++ library prints before it aborts
 
@@ -45,11 +47,14 @@ def links_of(text: str) -> set[str]:
 
 
 def changed(folder: Path, tmp_path: Path, file: str, *keys_and_value: object) -> Path:
-    """A copy of a folder whose record `file` holds another value under the keys."""
+    """A copy of a folder whose record `file` holds another value under the keys. A seal is made again."""
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy)
     *keys, value = keys_and_value
-    (copy / file).write_text(json.dumps(with_value(json.loads((copy / file).read_text()), keys, value)))
+    content = (copy / file).read_bytes()
+    record = unsealed(content)
+    new = with_value(json.loads(content) if record is None else record, keys, value)
+    (copy / file).write_bytes(json.dumps(new).encode() if record is None else sealed(new))
     return copy
 
 

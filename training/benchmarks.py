@@ -31,8 +31,8 @@ from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.images import image_files, read_image, read_mask, warn_left_out
 from attn2mask.builders.mask_ids import cityscapes_ids, color_ids, ids_of, imagenet_s_ids, reduced_ids
 from attn2mask.builders.row_images import encoded_columns, image_content
-from attn2mask.builders.row_reader import load_rows
-from attn2mask.builders.shards import BuildDirectory
+from attn2mask.builders.row_reader import directory_of, load_rows, whole_shards
+from attn2mask.builders.shards import BuildDirectory, origin_of
 from attn2mask.builders.table_reader import TABLES, bare_table, load_table
 from attn2mask.training.voc_layout import (
     composed,
@@ -126,9 +126,9 @@ def recorded_table(path: str) -> ClassTable | None:
     return BuildDirectory(Path(path)).table if (Path(path) / "build.json").is_file() else None
 
 
-def named_classes(path: str, split: str | None) -> ClassTable | None:
+def named_classes(path: str, split: str | None, allow_incomplete: bool = False) -> ClassTable | None:
     """The class table of images whose layout or rows name their classes; None for others. Raises UserError
-    for rows that cannot be loaded.
+    for rows that cannot be loaded. `allow_incomplete` is that of `row_reader`.
     """
     root = Path(path)
     if (voc := find_root(root)) is not None:
@@ -138,7 +138,11 @@ def named_classes(path: str, split: str | None) -> ClassTable | None:
     if splits := sorted(root.glob("*-segmentation")):
         name = f"imagenet_s_{len(_folders(root / splits[0].name.removesuffix('-segmentation')))}"
         return load_table(name) if name in IMAGENET_S else None
-    rows = _rows(root, split, allow_incomplete=True, verify=False)  # its shards are checked when it is opened
+    if (directory := directory_of(root)) is not None:  # the hashes are compared when it is opened
+        first, *_ = whole_shards(directory, allow_incomplete, verify=False)
+        names = origin_of(directory.shard_file(first)).names
+        return bare_table(root.name, names) if names else None
+    rows = _rows(root, split, allow_incomplete)
     return None if rows is None or not (names := names_in(rows.features)) else bare_table(root.name, names)
 
 
@@ -234,7 +238,7 @@ def _folder(root: Path, split: str | None, table: ClassTable, decode: Decoder = 
 
 def _rows(root: Path, split: str | None, allow_incomplete: bool = False, verify: bool = True) -> Any:
     """The rows of a directory with Parquet files or of a dataset of the Hub; None for anything else."""
-    local = next(root.rglob("*.parquet"), None) is not None
+    local = directory_of(root) is not None or next(root.rglob("*.parquet"), None) is not None
     if not local and (root.exists() or not _may_be_on_hub(root)):
         return None
     if local:

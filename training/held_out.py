@@ -96,7 +96,7 @@ def write_once(
     folder: Path, make: Callable[[], Iterable[dict[str, Any]]], table: ClassTable | None = None
 ) -> None:
     """Write rows of a class table (VOC's) into a folder that holds none."""
-    if not list(folder.glob("*.parquet")):
+    if not list(folder.rglob("*.parquet")):
         write_rows(make(), folder, table)
 
 

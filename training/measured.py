@@ -163,7 +163,9 @@ def table_of_images(config: EvaluateConfig) -> ClassTable:
     """The class table of the images. Raises UserError if they do not name their classes."""
     if config.table is not None:
         return load_table(config.table)
-    table = recorded_table(config.dataset) or named_classes(config.dataset, config.split)
+    table = recorded_table(config.dataset) or named_classes(
+        config.dataset, config.split, config.allow_incomplete
+    )
     if table is None:
         raise UserError(f"{config.dataset} does not name its classes: give their class table, --table TABLE")
     return table

@@ -226,7 +226,8 @@ def rows_record(dataset: str) -> dict[str, Any]:
     if is_build(dataset):
         directory = BuildDirectory(Path(dataset))
         record = directory.record()
-        there = [shard for shard in directory.shards if directory.state(shard, verify=False) == "made"]
+        states = directory.states(directory.shards, verify=False)
+        there = [shard for shard, state in states if state == "made"]
         return {"num_images": rows_in(there)} | {name: record.get(name) for name in ("identity", "license")}
     if hub_name(dataset) is None:
         return {}

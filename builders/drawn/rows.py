@@ -4,7 +4,8 @@
     attn2mask draw streets --num-images 300 --out runs/drawn/streets
 
 The rows have the columns of a build, so they can be used wherever painted rows are. Rows of streets belong to
-the table of Cityscapes, and have captions; those of the other worlds belong to the table of VOC.
+the table of Cityscapes, and have captions; those of the other worlds belong to the table of VOC. The folder
+has the files of a build (see `shards.py`), with the record draw.json, and the same command resumes.
 """
 
 import logging
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from attn2mask.builders.build import run_name
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.files import refuse_pattern, replacing, write_file
 from attn2mask.builders.images import encode_png
 from attn2mask.builders.options import CheckedOptions, option, to_yaml
+from attn2mask.builders.provenance import FORMAT_VERSION, provenance
 from attn2mask.builders.sample import features, png_columns
-from attn2mask.builders.shards import write_parquet
+from attn2mask.builders.shards import DRAWN_RECORD, BuildDirectory
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words import grammar
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TABLE_OF = {"objects": "voc", "variety": "voc", "shifted": "voc", "streets": "cityscapes"}  # by world
+SHARD_SIZE = 1_000  # rows in a Parquet file
 LEAST_SHARE = 0.005  # the least share of an image's pixels with which a class may be named in a caption
 HELD_OUT = 77_000_000  # seeds from here on are for evaluation alone: nothing is trained on their scenes
 
@@ -61,31 +64,40 @@ class DrawConfig(CheckedOptions):
 
 
 def run(config: DrawConfig) -> None:
-    """Draw the scenes and write their rows. Raises UserError if the output directory is not empty."""
-    out, table = Path(config.out), load_table(TABLE_OF[config.world])
-    refuse_pattern(out, f"--out {out}")
-    if out.exists() and any(path.name[0] != "." for path in out.iterdir()):
-        raise UserError(f"--out {out} is not empty: choose another directory")
-    logger.info("Drawing %d scenes of the world %s", config.num_images, config.world)
-    width = config.width or config.size * (2 if config.world == "streets" else 1)
-    write_rows(draw_rows(config.world, config.num_images, config.seed, (config.size, width)), out, table)
-    options = to_yaml(config, "attn2mask draw --config draw.yaml", width=width)
-    write_file(out / "draw.yaml", options.encode())
-    print(f"{out}: {config.num_images} rows with exact masks")
-    print(f"next: attn2mask evaluate --checkpoint runs/segmenter --dataset {shlex.quote(str(out))}")
+    """Draw the scenes and write their rows, or those that are missing.
+
+    Raises UserError if the output directory holds something else, and if it holds rows of other options.
+    """
+    directory, table = BuildDirectory(Path(config.out), DRAWN_RECORD), load_table(TABLE_OF[config.world])
+    directory.check_free()
+    size = (config.size, config.width or config.size * (2 if config.world == "streets" else 1))
+    identity = {"world": config.world, "seed": config.seed, "size": size, "shard_size": SHARD_SIZE}
+    options = {"draw.yaml": to_yaml(config, "attn2mask draw --config draw.yaml", width=size[1])}
+    with directory.locked(rank=0, run=run_name(1)):
+        directory.claim(_record(config.num_images, identity), options, rank=0)
+        shards = directory.shards
+        directory.check_data(shards)
+        logger.info("Drawing %d scenes of the world %s", config.num_images, config.world)
+        for shard in directory.missing(shards):
+            rows = draw_rows(config.world, shard.rows, config.seed, size)
+            directory.write_shard(shard, features(table), rows, {})
+    print(f"{directory.path}: {config.num_images} rows with exact masks")
+    command = f"attn2mask evaluate --checkpoint runs/segmenter --dataset {shlex.quote(str(directory.path))}"
+    print(f"next: {command}")
 
 
 def draw_rows(
-    world: str, count: int, seed: int, size: int | tuple[int, int] = 128
+    world: str, indices: int | range, seed: int, size: int | tuple[int, int] = 128
 ) -> Iterator[dict[str, Any]]:
-    """The rows of `count` scenes of a drawn world, which are functions of (seed, index).
+    """The rows of scenes of a drawn world, which are functions of (seed, index).
 
-    `size` is that of `draw_scene`.
+    `indices` are those of the scenes, or their number from 0 on. `size` is that of `draw_scene`.
     """
     from attn2mask.builders.drawn.scenes import draw_scene
 
     table = load_table(TABLE_OF[world])
-    for index in tqdm(range(count), f"drawing {world}", unit="scene", mininterval=1):
+    indices = range(indices) if isinstance(indices, int) else indices
+    for index in tqdm(indices, f"drawing {world}", unit="scene", mininterval=1):
         scene = draw_scene(world, np.random.default_rng([seed, index]), size)
         caption = street_caption(scene, table, index) if world == "streets" else ""
         yield exact_row(f"{world}-{seed}-{index:06d}", scene.image, scene.mask, None, table, caption)
@@ -120,10 +132,18 @@ def exact_row(
 
 
 def write_rows(rows: Iterable[dict[str, Any]], out: Path, table: ClassTable | None = None) -> None:
-    """Write rows of `table` (None: VOC) as one Parquet file of the split `train` in `out`, in one step."""
+    """Write rows of `table` (None: VOC) as one shard in `out`, with its record and manifest."""
+    directory, made = BuildDirectory(out, DRAWN_RECORD), list(rows)
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / "train-00000-of-00001.parquet") as stream:
-        write_parquet(stream, features(table or load_table("voc")), rows)
+    directory.claim(_record(len(made), {"shard_size": len(made)}), {}, rank=0)
+    for shard in directory.shards:
+        directory.write_shard(shard, features(table or load_table("voc")), made, {})
+
+
+def _record(count: int, identity: dict[str, Any]) -> dict[str, Any]:
+    """The record of `count` drawn rows."""
+    record = {"format_version": FORMAT_VERSION, "command": "draw", "num_images": count}
+    return {**record, "identity": identity, **provenance()}
 
 
 def street_caption(scene: "DrawnScene", table: ClassTable, index: int) -> str:

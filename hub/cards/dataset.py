@@ -31,7 +31,6 @@ from attn2mask.hub.cards.markdown import (
     merge_data,
     percent,
     png_bytes,
-    read_record,
     render,
     split,
     table_rows,
@@ -108,8 +107,8 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
 
 def _read_build(name: str, path: Path) -> Build:
     directory = BuildDirectory(path)
-    record, report = directory.record(), read_record(path / "report.json")
-    files = tuple(sorted((path / "data").glob("*.parquet")))
+    record, report = directory.record(), directory.report()
+    files = tuple(sorted(directory.data.glob("*.parquet")))
     statistics = count_rows(files, directory.table)
     if not statistics.rows:
         raise UserError(f"{path} holds no rows (no data/*.parquet): run its build again")

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from bench import building, evaluation, growth, labeling, recording, training
+from bench import building, evaluation, growth, labeling, opening, recording, training
 from bench.timing import Row
 from matplotlib.figure import Figure
 
@@ -74,6 +74,7 @@ def main() -> None:
         "spread": building.spread,
         "processes": partial(building.processes, options.model),
         "growth": growth.growth,
+        "opening": opening.opening,
         "training": training.training,
         "evaluation": evaluation.evaluation,
     }

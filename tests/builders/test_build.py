@@ -26,7 +26,7 @@ from attn2mask.builders.label import rescored
 from attn2mask.builders.painter import Painter, Painting
 from attn2mask.builders.provenance import LORA_RECORD
 from attn2mask.builders.rules import load_rules
-from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.shards import BuildDirectory, plan, sealed, unsealed
 from attn2mask.hub.cli import main
 
 CAPTIONS = [
@@ -104,7 +104,7 @@ def test_a_build_loads_and_holds_what_the_design_says(command, tmp_path, capsys,
     assert record["identity"]["threshold"] == "otsu"
     assert record["versions"]["torch"] == version("torch")
     assert record["versions"]["attn2mask"] == version("attn2mask")
-    assert record["format_version"] == 1
+    assert record["format_version"] == 2
     assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -756,14 +756,14 @@ def test_balance_needs_two_classes(command, tmp_path, capsys):
 def test_a_build_of_older_prompt_rules_does_not_go_on(command, tmp_path, capsys):
     assert command("--num-images", "2") == 0
     file = tmp_path / "out" / "build.json"
-    record = json.loads(file.read_text())
+    record = unsealed(file.read_bytes())
     del record["identity"]["prompt_rules"], record["identity"]["balance"]
-    file.write_text(json.dumps(record))
+    file.write_bytes(sealed(record))
     assert command("--num-images", "4") == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "was begun under older prompt rules (version 1, now 2)" in said
     assert "use another --out" in said
-    assert json.loads(file.read_text()) == record
+    assert unsealed(file.read_bytes()) == record
 
 
 TABLE = """

@@ -1,6 +1,5 @@
 """ImageNet-S's own folders and masks, made from a build and read back by the evaluation."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from attn2mask.builders.command import run_command
 from attn2mask.builders.imagenet_s import ImageNetSConfig, in_colors, run
 from attn2mask.builders.images import encode_png
 from attn2mask.builders.sample import features
-from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.shards import BuildDirectory, plan, sealed
 from attn2mask.builders.table_reader import load_table, wordnet_ids
 from attn2mask.training.benchmarks import open_images
 
@@ -35,7 +34,7 @@ def built(root: Path, name: str, ids: list[int], num_images: int = 3) -> Path:
     row |= {"prompt": "", "caption": "", "words": [], "seed": 1, "peaks": []}
     root.mkdir()
     record = {"num_images": num_images, "identity": {"shard_size": 2}, "table": table.facts()}
-    (root / "build.json").write_text(json.dumps(record))
+    (root / "build.json").write_bytes(sealed(record))
     directory = BuildDirectory(root)
     for shard in plan(3, 2):
         rows = [row | {"sample_id": f"s-{i}", "classes": ids if i < 2 else []} for i in shard.rows]

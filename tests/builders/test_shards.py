@@ -28,8 +28,15 @@ def record(num_images: int = 5, **identity) -> dict:
 
 @pytest.fixture
 def directory(tmp_path):
+    """A directory without a record."""
     with BuildDirectory(tmp_path / "build").locked(0, "test"):
         yield BuildDirectory(tmp_path / "build")
+
+
+@pytest.fixture
+def claimed(directory):
+    directory.claim(record(), {}, rank=0)
+    return directory
 
 
 def test_plan_covers_every_row_once():
@@ -37,56 +44,58 @@ def test_plan_covers_every_row_once():
     assert [shard.number for shard in plan(5, 2)] == [0, 1, 2]
 
 
-def test_a_shard_is_made_once_written_and_loads(directory):
+def test_a_shard_is_made_once_written_and_loads(claimed):
     parts = plan(5, 2)
-    assert directory.missing(parts) == parts
-    assert directory.manifests(parts) is None
+    assert claimed.missing(parts) == parts
+    assert claimed.manifests(parts) is None
     for shard in parts:
-        directory.write_shard(shard, FEATURES, rows(shard), {"note": shard.number})
-    assert directory.missing(parts) == []
-    assert [manifest["note"] for manifest in directory.manifests(parts)] == [0, 1, 2]
-    assert load_dataset(str(directory.path), split="train")["sample_id"][:] == list("01234")
-    assert [row["sample_id"] for row in directory.rows(parts[1])] == ["2", "3"]
+        claimed.write_shard(shard, FEATURES, rows(shard), {"note": shard.number})
+    assert claimed.missing(parts) == []
+    assert [manifest["note"] for manifest in claimed.manifests(parts)] == [0, 1, 2]
+    assert load_dataset(str(claimed.path), split="train")["sample_id"][:] == list("01234")
+    assert [row["sample_id"] for row in claimed.rows(parts[1])] == ["2", "3"]
 
 
-def test_a_damaged_shard_is_said_removed_and_made_again(directory, caplog):
+def test_a_damaged_shard_is_said_removed_and_made_again(claimed, caplog):
     (shard,) = plan(2, 2)
-    directory.write_shard(shard, FEATURES, rows(shard), {})
-    (directory.path / "README.md").write_text("complete")
-    content = bytearray(directory.shard_file(shard).read_bytes())
+    claimed.write_shard(shard, FEATURES, rows(shard), {})
+    (claimed.path / "README.md").write_text("complete")
+    content = bytearray(claimed.shard_file(shard).read_bytes())
     content[len(content) // 2] ^= 1
-    directory.shard_file(shard).write_bytes(content)
-    assert directory.missing([shard]) == [shard]
+    claimed.shard_file(shard).write_bytes(content)
+    assert claimed.missing([shard]) == [shard]
     assert "train-00000.parquet is damaged" in caplog.text
-    assert not directory.shard_file(shard).exists()
-    assert not (directory.path / "README.md").exists()
+    assert not claimed.shard_file(shard).exists()
+    assert not (claimed.path / "README.md").exists()
 
 
-def test_a_shard_without_its_file_is_damaged(directory):
+def test_a_shard_without_its_file_is_missing(claimed):
     (shard,) = plan(2, 2)
-    directory.write_shard(shard, FEATURES, rows(shard), {})
-    directory.shard_file(shard).unlink()
-    assert directory.state(shard) == "damaged"
+    claimed.write_shard(shard, FEATURES, rows(shard), {})
+    claimed.shard_file(shard).unlink()
+    assert claimed.state(shard) == "missing"
+    assert claimed.missing([shard]) == [shard]
+    assert claimed.manifest(shard) is None
 
 
-def test_a_last_shard_that_grows_is_made_again(directory):
+def test_a_last_shard_that_grows_is_made_again(claimed):
     (small,), (large,) = plan(1, 2), plan(2, 2)
-    directory.write_shard(small, FEATURES, rows(small), {})
-    assert directory.state(small) == "made"
-    assert directory.state(large) == "missing"
-    assert directory.manifests([large]) is None
+    claimed.write_shard(small, FEATURES, rows(small), {})
+    assert claimed.state(small) == "made"
+    assert claimed.state(large) == "missing"
+    assert claimed.manifests([large]) is None
 
 
-def test_a_full_disk_leaves_nothing_of_the_shard(directory, monkeypatch):
+def test_a_full_disk_leaves_nothing_of_the_shard(claimed, monkeypatch):
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (shard,) = plan(2, 2)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        directory.write_shard(shard, FEATURES, rows(shard), {})
-    assert list((directory.path / "data").iterdir()) == []
-    assert directory.state(shard) == "missing"
+        claimed.write_shard(shard, FEATURES, rows(shard), {})
+    assert list((claimed.path / "data").iterdir()) == []
+    assert claimed.state(shard) == "missing"
 
 
 def test_claim_names_the_values_that_differ(directory):
@@ -136,7 +145,7 @@ def test_a_process_of_other_conditions_is_told_so_or_refused(directory, caplog):
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("hidden", ["manifest_file", "shard_file"])
 def test_a_file_that_may_not_be_read_is_not_called_missing_or_damaged(directory, monkeypatch, hidden, verify):
-    """The error of the system is raised, with the name of the file; nothing is removed."""
+    """The message names the file, and what the system says; nothing is removed."""
     (shard,) = plan(2, 2)
     directory.write_shard(shard, FEATURES, rows(shard), {})
     closed, ordinary = getattr(directory, hidden)(shard), open
@@ -151,10 +160,10 @@ def test_a_file_that_may_not_be_read_is_not_called_missing_or_damaged(directory,
     if (hidden, verify) == ("shard_file", False):  # only its size is looked at
         assert directory.state(shard, verify) == "made"
         return
-    with pytest.raises(PermissionError) as error:
+    with pytest.raises(UserError) as error:
         directory.state(shard, verify)
-    assert error.value.filename == str(closed)
-    with pytest.raises(PermissionError):
+    assert str(error.value) == f"{closed} cannot be read: {os.strerror(errno.EACCES)}"
+    with pytest.raises(UserError, match="cannot be read"):
         directory.missing([shard])
     assert directory.shard_file(shard).exists()
 
@@ -166,7 +175,7 @@ def test_a_directory_that_no_build_made_is_refused(tmp_path):
     (tmp_path / ".hidden").touch()
     BuildDirectory(tmp_path).check_free()
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match="not empty, and no build made it"):
+    with pytest.raises(UserError, match=r"not empty, and holds no build\.json"):
         BuildDirectory(tmp_path).check_free()
     with pytest.raises(UserError, match="is a file"):
         BuildDirectory(tmp_path / "thesis.tex").check_free()
@@ -180,7 +189,7 @@ def test_the_lock_keeps_other_runs_out_and_lets_the_own_run_in(tmp_path, monkeyp
     with directory.locked(0, "run a"), directory.locked(1, "run a"):
         for rank in (0, 2):
             with (
-                pytest.raises(UserError, match=r"another build is working in .*: run a"),
+                pytest.raises(UserError, match=r"another run is working in .*: run a"),
                 directory.locked(rank, "run b"),
             ):
                 pass
@@ -197,7 +206,7 @@ def test_the_lock_dies_with_its_process(tmp_path, monkeypatch):
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"held\n"
-    with pytest.raises(UserError, match="another build"), BuildDirectory(tmp_path).locked(0, "own"):
+    with pytest.raises(UserError, match="another run"), BuildDirectory(tmp_path).locked(0, "own"):
         pass
     other.kill()
     other.wait()

@@ -1,7 +1,6 @@
 """Sheets of rows and of tokens, drawn from rows made here."""
 
 import errno
-import json
 import os
 from dataclasses import asdict
 
@@ -12,7 +11,7 @@ from PIL import Image
 from attn2mask.builders.images import OPACITY, decode_png, encode_png, heat_map, overlay
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.sample import features
-from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.shards import BuildDirectory, plan, sealed
 from attn2mask.builders.show import GAP, LINE, TILE, save, sheet, token_sheet
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
@@ -96,7 +95,7 @@ def test_show_draws_rows_of_a_directory(tmp_path, capsys):
     directory = BuildDirectory(tmp_path / "data")
     directory.path.mkdir()
     record = {"num_images": 3, "identity": {"shard_size": 2}, "versions": {}, "table": asdict(TABLE)}
-    (directory.path / "build.json").write_text(json.dumps(record))
+    (directory.path / "build.json").write_bytes(sealed(record))
     for shard in plan(3, 2):
         directory.write_shard(shard, features(TABLE, ["scores"]), [row() for _ in shard.rows], {})
     out = tmp_path / "figures" / "sheet.png"
@@ -113,7 +112,7 @@ def test_show_names_the_rows_and_the_shards_that_it_leaves_out(tmp_path, capsys)
     directory = BuildDirectory(tmp_path / "data")
     directory.path.mkdir()
     record = {"num_images": 8, "identity": {"shard_size": 2}, "versions": {}, "table": asdict(TABLE)}
-    (directory.path / "build.json").write_text(json.dumps(record))
+    (directory.path / "build.json").write_bytes(sealed(record))
     for shard in plan(8, 2):
         directory.write_shard(shard, features(TABLE, ["scores"]), [row() for _ in shard.rows], {})
     directory.shard_file(plan(8, 2)[0]).unlink()

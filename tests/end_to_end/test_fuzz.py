@@ -34,7 +34,7 @@ from attn2mask.builders.classes import ClassTable, LabelClass, spelling
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import flag_of, parse
 from attn2mask.builders.prompts import PromptSource, find_occurrences
-from attn2mask.builders.shards import BuildDirectory
+from attn2mask.builders.shards import BuildDirectory, sealed
 from attn2mask.builders.table_reader import load_table, parse_table
 from attn2mask.builders.words.captions import read_captions
 from attn2mask.builders.words.english import plural
@@ -297,7 +297,7 @@ def check_table(table: ClassTable, folder: Path) -> None:
     assert path.resolve().parent == Path("data").resolve()
     assert parse_table(as_yaml(table), "again") == table
     record = {"identity": {"shard_size": 2}, "num_images": 1, "versions": {}, "table": table.facts()}
-    (folder / "build.json").write_text(json.dumps(record))
+    (folder / "build.json").write_bytes(sealed(record))
     assert BuildDirectory(folder).table == table
 
 

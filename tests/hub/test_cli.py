@@ -263,7 +263,7 @@ def test_places_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     assert main(["build", "voc", "--out", str(tmp_path / "mine")]) == 2
-    assert "not empty, and no build made it" in capsys.readouterr().err
+    assert "not empty, and holds no build.json" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 

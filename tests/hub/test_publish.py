@@ -24,7 +24,7 @@ from transformers import ResNetConfig
 from attn2mask.builders import build
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.provenance import license_of
-from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.shards import BuildDirectory, plan, sealed
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cards.markdown import Card, split
 from attn2mask.hub.cli import main
@@ -505,8 +505,8 @@ def test_a_dry_run_shows_all_and_changes_nothing(hub, publish, voc, monkeypatch)
     assert not hub.repos
     publish("dataset", voc, DATA)
     hub.put("dataset", DATA, {"voc/train-00009.parquet": b"old"})
-    report = json.loads((voc / "report.json").read_text())
-    (voc / "report.json").write_text(json.dumps(report | {"foreground": 0}))
+    report = BuildDirectory(voc).report()
+    (voc / "report.json").write_bytes(sealed(report | {"foreground": 0}))
     seen = len(hub.log)
     _, out, _ = publish("dataset", voc, DATA, "--dry-run")
     listed = [line.split() for line in out.split("README.md:")[0].splitlines()]
@@ -803,8 +803,8 @@ def damage(path: Path, how: str) -> None:
     elif how == "a shard gone":
         shard.unlink()
     elif how == "growing":
-        record = json.loads((path / "build.json").read_text())
-        (path / "build.json").write_text(json.dumps(record | {"num_images": 9}))
+        record = BuildDirectory(path).record()
+        (path / "build.json").write_bytes(sealed(record | {"num_images": 9}))
     elif how == "a leftover":
         shutil.copy(shard, path / "data" / "train-00007.parquet")
     elif how == "no report":
@@ -818,7 +818,7 @@ def damage(path: Path, how: str) -> None:
     [
         ("rows missing", "train-00001.parquet is missing: run the command that made it again"),
         ("a byte changed", "train-00001.parquet is damaged"),
-        ("a shard gone", "train-00001.parquet is damaged"),
+        ("a shard gone", "train-00001.parquet is missing"),
         ("growing", "is not complete, "),
         ("a leftover", "holds train-00007.parquet, which is not a shard of the build"),
         ("no report", "has no report.json: run the command that made it again"),

@@ -1,6 +1,5 @@
 """Layouts of images and masks, drawn here in a few files each; and what in them is refused."""
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_png
 from attn2mask.builders.mask_ids import CITYSCAPES_IDS, ids_of
 from attn2mask.builders.sample import features
-from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.shards import BuildDirectory, plan, sealed
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.benchmarks import open_images, recorded_table
 
@@ -273,7 +272,7 @@ def built(root: Path, table=VOC) -> Path:
     directory = BuildDirectory(root)
     root.mkdir()
     record = {"num_images": 3, "identity": {"shard_size": 2}, "table": asdict(table)}
-    (root / "build.json").write_text(json.dumps(record))
+    (root / "build.json").write_bytes(sealed(record))
     for shard in plan(3, 2):
         rows = [row | {"sample_id": f"voc-0-{i:08d}"} for i in shard.rows]
         directory.write_shard(shard, features(table), rows, {})

@@ -45,9 +45,9 @@ def test_the_sets_hold_exact_masks_and_those_of_the_referee(held_out):
 
 
 def test_a_set_is_made_once(held_out):
-    files = {file: file.stat().st_mtime_ns for file in held_out.glob("*/*.parquet")}
+    files = {file: file.stat().st_mtime_ns for file in held_out.glob("*/data/*.parquet")}
     assert make_sets(held_out, 3) == [held_out / name for name in SETS]
-    assert {file: file.stat().st_mtime_ns for file in held_out.glob("*/*.parquet")} == files
+    assert {file: file.stat().st_mtime_ns for file in held_out.glob("*/data/*.parquet")} == files
 
 
 def test_attention_masks_are_scored_on_every_set(held_out):

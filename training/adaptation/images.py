@@ -42,7 +42,7 @@ from attn2mask.builders.images import (
 from attn2mask.builders.painter import Painter
 from attn2mask.builders.prompts import image_seed
 from attn2mask.builders.row_images import encoded_columns, image_content
-from attn2mask.builders.row_reader import load_rows
+from attn2mask.builders.row_reader import directory_of, load_rows
 from attn2mask.training.adaptation.config import AdaptConfig
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def find_images(data: str, allow_incomplete: bool = False, verify: bool = True) 
     folder = Path(data)
     if not data or not folder.is_dir():
         raise UserError(f"--data {data or 'is missing'}: give a folder of images, or of rows")
-    rows = any(folder.rglob("*.parquet"))
+    rows = directory_of(folder) is not None or any(folder.rglob("*.parquet"))
     if rows:
         found = _images_of_rows(data, allow_incomplete, verify)
         warn_left_out(folder, image_files(folder), "image files beside the rows")

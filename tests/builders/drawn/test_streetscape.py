@@ -1,6 +1,7 @@
 """The drawn world ``streets``: exact masks of Cityscapes' classes, laid out as streets are."""
 
 import itertools
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -192,11 +193,17 @@ def test_the_stored_options_draw_the_same_rows_again(tmp_path):
     stored = parse(DrawConfig, ["--config", str(first / "draw.yaml"), "--out", str(again)], "draw", "")
     assert stored == DrawConfig("streets", str(again), 2, HELD_OUT, 32, 64)
     run(stored)
-    assert [file.name for file in sorted(again.iterdir())] == ["draw.yaml", "train-00000-of-00001.parquet"]
-    for file in again.iterdir():
-        assert file.read_bytes() == (first / file.name).read_bytes()
-    with pytest.raises(UserError, match="is not empty"):
-        run(stored)
+    files = ["data/train-00000.parquet", "draw.json", "draw.yaml", "manifest/00000.json"]
+    found = [file.relative_to(again) for file in sorted(again.rglob("[!.]*")) if file.is_file()]
+    assert [file.as_posix() for file in found] == files
+    for file in files:
+        assert (again / file).read_bytes() == (first / file).read_bytes()
+    with pytest.raises(UserError, match="--num-images 2, which can only grow"):
+        run(replace(stored, num_images=1))
+    with pytest.raises(UserError, match=r"seed \(there 77000000, now 3\)"):
+        run(replace(stored, seed=3))
+    with pytest.raises(UserError, match=r"is not empty, and holds no draw\.json"):
+        run(replace(stored, out=str(again / "data")))
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_without_scores_there_are_no_rules_to_try_and_errors_are_shown(
 
     monkeypatch.setattr("attn2mask.hub.preview.page.card_of", refuse)
     with opened(browser, path) as page:
-        expect(page.locator("#row .problem")).to_contain_text("train-00000.parquet is damaged")
+        expect(page.locator("#row .problem")).to_contain_text("train-00000.parquet is missing")
         page.get_by_role("button", name="Previous").click()
         expect(page.locator("#row")).to_contain_text("voc-0-00000002")
         expect(page.get_by_role("radio")).to_have_count(0)

@@ -1,6 +1,5 @@
 """Rows as HTML: how they are read, and what other rules make of them."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ from attn2mask.builders.options import parse
 from attn2mask.builders.remask import RemaskConfig
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.sample import features
-from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.shards import BuildDirectory, plan, sealed
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.preview.rows import chosen_rules, read_row, remask_command, row_page
 
@@ -32,7 +31,7 @@ def test_rows_are_read_one_by_one_from_their_shards(data, drawn_sample):
 def test_rows_come_out_of_later_row_groups(drawn_sample, tmp_path):
     directory = BuildDirectory(tmp_path)
     record = {"num_images": 40, "identity": {"shard_size": 40}, "table": TABLE.facts(), "versions": {}}
-    (tmp_path / "build.json").write_text(json.dumps(record))
+    (tmp_path / "build.json").write_bytes(sealed(record))
     (shard,) = plan(40, 40)
     rows = [drawn_sample(0, TABLE).to_row() | {"seed": k} for k in range(40)]
     directory.write_shard(shard, features(TABLE), rows, {})

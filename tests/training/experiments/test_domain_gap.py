@@ -44,9 +44,9 @@ def test_color_distance_is_that_of_lightness_between_greys():
 def test_frames_come_from_rows_and_from_files(tmp_path):
     rows = domain_gap.draw_streets(tmp_path / "rows", 2, 5)
     assert domain_gap.read_images(rows).shape == (2, 128, 256, 3)
-    before = (rows / "train-00000-of-00001.parquet").stat().st_mtime_ns
+    before = (rows / "data/train-00000.parquet").stat().st_mtime_ns
     domain_gap.draw_streets(tmp_path / "rows", 2, 5)
-    assert (rows / "train-00000-of-00001.parquet").stat().st_mtime_ns == before
+    assert (rows / "data/train-00000.parquet").stat().st_mtime_ns == before
     files = tmp_path / "files"
     files.mkdir()
     Image.new("RGB", (64, 48), "red").save(files / "a.png")
