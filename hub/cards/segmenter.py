@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.markdown import NOT_RECORDED
+from attn2mask.builders.markdown import NOT_RECORDED, Markdown, code, link, url
 from attn2mask.hub.cards.markdown import (
     UNKNOWN,
     Card,
@@ -28,7 +28,6 @@ from attn2mask.hub.cards.markdown import (
     public_path,
     read_record,
     render,
-    table_rows,
     version_rows,
 )
 from attn2mask.hub.cards.sources import option_rows
@@ -119,14 +118,11 @@ def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str |
 
     Raises UserError for a folder without config.json, and for a file that is not such a report.
     """
-    from huggingface_hub import ModelCard
-
     model = _read_model(Path(run))
     read = [_evaluation(model, name, path) for name, path in reports(model.path, metrics).items()]
     evaluations = [evaluation for evaluation in read if not evaluation.method]
     files = dict(_model_files(model, evaluations))
     text = render(
-        ModelCard,
         _model_metadata(model, repo_id, evaluations),
         "segmenter",
         repo_id,
@@ -134,7 +130,7 @@ def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str |
         **_model_values(model),
         **_training_values(model),
         results=[_result_values(evaluation) for evaluation in evaluations],
-        methods=table_rows(_method_row(evaluation) for evaluation in read if evaluation.method),
+        methods=[_method_row(evaluation) for evaluation in read if evaluation.method],
     )
     return Card(merge(text, old), files)
 
@@ -323,27 +319,28 @@ def _model_values(model: TrainedModel) -> dict[str, Any]:
         "painter": model.painter,
         "dataset": _dataset_link(model),
         "has_peer": (model.path / "peer").is_dir(),
-        "trust_code": ", trust_remote_code=True" if "auto_map" in config else "",
+        "trust_code": Markdown(", trust_remote_code=True" if "auto_map" in config else ""),
     }
 
 
-def _dataset_link(model: TrainedModel) -> str:
+def _dataset_link(model: TrainedModel) -> Markdown:
     dataset, name = model.options.get("dataset"), model.on_hub.get("dataset")
     if not dataset:
-        return f"a dataset that is {NOT_RECORDED}"
+        return Markdown(f"a dataset that is {NOT_RECORDED}")
     if name is None:
-        return f"`{public_path(dataset)}`"
+        return code(public_path(dataset))
     revision = model.rows.get("revision")
-    return f"[{name}](https://huggingface.co/datasets/{name}{f'/tree/{revision}' if revision else ''})"
+    at = f"/tree/{url(revision)}" if revision else ""
+    return link(name, f"https://huggingface.co/datasets/{url(name)}{at}")
 
 
 def _training_values(model: TrainedModel) -> dict[str, Any]:
     training, options = model.training, model.options
     speeds = sorted(line["images_per_second"] for line in model.log if "images_per_second" in line)
     is_known = model.license != UNKNOWN
-    shown = {name: f"`{public_path(text)}`" for name, text in options.items() if isinstance(text, str)}
+    shown = {name: code(public_path(text)) for name, text in options.items() if isinstance(text, str)}
     if "backbone" in shown and model.config.get("backbone_from_scratch"):
-        shown["backbone"] += ", from scratch"
+        shown["backbone"] = Markdown(f"{shown['backbone']}, from scratch")
     # Without mixing, its constants have no effect, and the card does not list them.
     used = options | {"no_mixing": True} if options.get("mix_probability") == 0 else options
     return {
@@ -372,12 +369,12 @@ def _weights(config: Mapping[str, Any]) -> str | None:
     return f"{weights.get('recipe') or 'their training is ' + NOT_RECORDED}; SHA-256 {weights['sha256']}"
 
 
-def _choice(chosen_on: Mapping[str, Any] | None) -> str | None:
+def _choice(chosen_on: Mapping[str, Any] | None) -> Markdown | None:
     """The images on which the checkpoint was chosen among all steps, with their split."""
     if not chosen_on:
         return None
-    split = f", split `{chosen_on['split']}`" if chosen_on.get("split") else ""
-    return f"`{public_path(chosen_on['dataset'])}`{split}"
+    split = f", split {code(chosen_on['split'])}" if chosen_on.get("split") else ""
+    return Markdown(f"{code(public_path(chosen_on['dataset']))}{split}")
 
 
 def _result_values(evaluation: Evaluation) -> dict[str, Any]:
@@ -399,10 +396,10 @@ def _result_values(evaluation: Evaluation) -> dict[str, Any]:
         "pixel_accuracy": [_per_cent(scores["pixel_accuracy"]) for scores in columns],
         "boundary_iou": evaluation.report.get("boundary_iou"),
         "chart_limit": MOST_BARS if len(measured) > MOST_BARS else None,
-        "class_rows": table_rows(
+        "class_rows": [
             (label, *(_per_cent(scores["per_class_iou"].get(label)) for scores in columns))
             for label in evaluation.root["per_class_iou"]
-        ),
+        ],
         "has_options": bool(evaluation.options) and evaluation.path.with_suffix(".yaml").exists(),
         "weakest": sorted(measured, key=measured.get)[:3],
     }
