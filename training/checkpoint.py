@@ -20,14 +20,15 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 import attn2mask.training.deeplabv3plus  # noqa: F401 (registers DeepLabv3+)
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import set_usual_mode
+from attn2mask.builders.records import read_record
 from attn2mask.training.backbones import quiet
+from attn2mask.training.records import TrainingRecord
 
 PEER, RECORD, OPTIONS = "peer", "training_config.json", "train.yaml"
 _WRITING, _WRITTEN = ".checkpoint-writing", ".checkpoint-written"
@@ -104,9 +105,9 @@ def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False)
         processor = AutoImageProcessor.from_pretrained(
             folder, backend="pil", trust_remote_code=trust_remote_code
         )
-        record = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any type: transformers checks little of a damaged record
         raise _not_loaded(path_or_hub_id, error) from error
+    record = read_record(folder / RECORD, TrainingRecord)
     names = tuple(network.config.id2label[index] for index in range(network.config.num_labels))
     return Checkpoint(network, peer, processor, getattr(network.config, "class_table", ""), names, record)
 
@@ -154,7 +155,7 @@ def _load_network(folder: Path, source: str | Path, trust_remote_code: bool) -> 
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # of any type: transformers checks little of a damaged record
         raise _not_loaded(source, error) from error
     if report["missing_keys"]:
         raise UserError(

@@ -8,13 +8,13 @@ from pathlib import Path
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.markdown import code, link
 from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
+from attn2mask.builders.records import read_record
 from attn2mask.hub.cards.markdown import (
     UNKNOWN,
     Card,
     duration,
     merge,
     public_path,
-    read_record,
     render,
     version_rows,
 )
@@ -22,6 +22,7 @@ from attn2mask.hub.cards.sources import option_rows
 from attn2mask.hub.cards.statistics import tensor_shapes
 from attn2mask.training.adaptation.config import AdaptConfig
 from attn2mask.training.benchmarks import hub_name
+from attn2mask.training.records import AdapterRecord
 
 # Records that are shown as they are. The first two are peft's.
 FACTS = {
@@ -50,7 +51,8 @@ def adapter_card(folder: Path, repo_id: str, old: str | None = None) -> Card:
     folder = Path(folder)
     if not (folder / LORA_WEIGHTS).exists():
         raise UserError(f"{folder} holds no {LORA_WEIGHTS}: give a LoRA adapter in diffusers' format")
-    record = read_record(folder / "adapter_config.json") | read_record(folder / LORA_RECORD)
+    files = (folder / "adapter_config.json", folder / LORA_RECORD)
+    record = {key: value for file in files for key, value in read_record(file, AdapterRecord).items()}
     base = record.get("base_model") or record.get("base_model_name_or_path")
     if not base:
         raise UserError(f"{folder}: neither {LORA_RECORD} nor adapter_config.json names the base_model")

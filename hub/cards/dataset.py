@@ -19,6 +19,7 @@ from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.markdown import Markdown, code, link, url
+from attn2mask.builders.records import BuildRecord, ReportRecord, checked, read_record
 from attn2mask.builders.sample import OPTIONAL
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES
@@ -31,7 +32,6 @@ from attn2mask.hub.cards.markdown import (
     merge_data,
     percent,
     png_bytes,
-    read_record,
     render,
     split,
     version_rows,
@@ -107,7 +107,8 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
 
 def _read_build(name: str, path: Path) -> Build:
     directory = BuildDirectory(path)
-    record, report = directory.record(), read_record(path / "report.json")
+    record = checked(directory.record(), BuildRecord, str(path / "build.json"))
+    report = read_record(path / "report.json", ReportRecord)
     files = tuple(sorted((path / "data").glob("*.parquet")))
     statistics = count_rows(files, directory.table)
     if not statistics.rows:

@@ -6,7 +6,6 @@ each publication replaces it. All other text is free text and belongs to the peo
 """
 
 import io
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from huggingface_hub.utils import yaml_dump
 from jinja2 import Environment, FileSystemLoader, Undefined
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.markdown import Markdown, table_row, code, escaped, python, shell, url
+from attn2mask.builders.markdown import Markdown, code, escaped, python, shell, table_row, url
+from attn2mask.builders.yaml_reader import load_yaml
 
 if TYPE_CHECKING:
     from huggingface_hub import CardData
@@ -108,8 +108,8 @@ def split(text: str) -> tuple[dict[str, Any], str]:
     if found is None:
         return {}, text
     try:
-        data = yaml.safe_load(found[2]) or {}
-    except yaml.YAMLError as error:
+        data = load_yaml(found[2]) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"README.md starts with metadata that is not YAML ({reason}): correct it") from error
     if not isinstance(data, dict):
@@ -186,25 +186,12 @@ def _merge_configs(new: Any, old: Any) -> list[dict[str, Any]]:
     return list(entries.values())
 
 
-# Records and values
+# Values
 
 
 def as_list(value: Any) -> list[Any]:
     """A list of what metadata holds as one value or as several."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A JSON file; empty if there is no such file. Raises UserError if it cannot be read."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} cannot be read: it is not a mapping of names to values")
-    return record
 
 
 def public_path(path: str) -> str:

@@ -5,7 +5,6 @@ record that it is not recorded. The prose is in `templates/segmenter.md`; this m
 """
 
 import io
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.markdown import NOT_RECORDED, Markdown, code, link, url
+from attn2mask.builders.records import parse_record, read_record
 from attn2mask.hub.cards.markdown import (
     UNKNOWN,
     Card,
@@ -26,7 +26,6 @@ from attn2mask.hub.cards.markdown import (
     percent,
     png_bytes,
     public_path,
-    read_record,
     render,
     version_rows,
 )
@@ -34,6 +33,7 @@ from attn2mask.hub.cards.sources import option_rows
 from attn2mask.hub.cards.statistics import tensor_shapes
 from attn2mask.training.charts import MOST_BARS, iou_chart
 from attn2mask.training.config import TrainConfig
+from attn2mask.training.records import LogLine, MetricsRecord, NetworkConfig, TrainingRecord
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -151,17 +151,28 @@ def reports(folder: Path, metrics: Sequence[Path] = ()) -> dict[str, Path]:
 
 
 def _read_model(path: Path) -> TrainedModel:
-    config, training = (read_record(path / name) for name in ("config.json", "training_config.json"))
+    config = read_record(path / "config.json", NetworkConfig)
     if not config:
         raise UserError(f"{path} holds no config.json: give the output directory of a training")
-    log = path / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    if not all(re.fullmatch("[0-9]{1,9}", key) for key in config.get("id2label", {})):
+        raise UserError(f"{path / 'config.json'} is damaged: the keys of id2label must be numbers")
+    training = read_record(path / "training_config.json", TrainingRecord)
     options, on_hub, rows = (training.get(key, {}) for key in ("options", "on_hub", "rows"))
-    return TrainedModel(path, config, training, lines, options, on_hub, rows, rows.get("identity", {}))
+    painter = rows.get("identity") or {}
+    return TrainedModel(path, config, training, _read_log(path / "log.jsonl"), options, on_hub, rows, painter)
+
+
+def _read_log(file: Path) -> list[dict[str, Any]]:
+    """The lines of log.jsonl; none if there is no such file."""
+    try:
+        lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from error
+    return [parse_record(line, LogLine, f"{file}, line {k}") for k, line in enumerate(lines, 1)]
 
 
 def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
-    report = read_record(path)
+    report = read_record(path, MetricsRecord)
     evaluated = report.get("evaluated", {})
     options, hub = evaluated.get("options", {}), evaluated.get("hub")
     dataset, split = options.get("dataset"), options.get("split")
@@ -170,7 +181,7 @@ def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
         hub = model.on_hub.get("eval_dataset")
     networks = report.get("networks", {})
     columns = {"IoU": networks.get("a", report)}
-    if len(networks) > 1:
+    if {"a", "b"} <= networks.keys():
         columns = {"A": networks["a"], "B": networks["b"], "both": report}
     root = next(iter(columns.values()))
     return Evaluation(
@@ -185,7 +196,7 @@ def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
         columns=columns,
         root=root,
         measured={label: iou for label, iou in root["per_class_iou"].items() if iou is not None},
-        method=method if isinstance(method := evaluated.get("method"), dict) else {},
+        method=evaluated.get("method") or {},
     )
 
 
@@ -306,7 +317,7 @@ def _model_values(model: TrainedModel) -> dict[str, Any]:
     config, labels = model.config, model.config.get("id2label", {})
     architecture = config.get("model_type", "")
     shapes = tensor_shapes(model.path / "model.safetensors")
-    family = config.get("backbone_config", {}).get("model_type")
+    family = (config.get("backbone_config") or {}).get("model_type")
     parameters = sum(math.prod(shape) for name, shape in shapes.items() if "running_" not in name)
     return {
         "architecture": ARCHITECTURE_NAMES.get(architecture, architecture or "A network"),
