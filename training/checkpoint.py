@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
@@ -28,6 +29,7 @@ from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import set_usual_mode
 from attn2mask.builders.records import read_record
 from attn2mask.training.backbones import quiet
+from attn2mask.training.inference import LONGEST, SHORTEST, pixels_of
 from attn2mask.training.records import TrainingRecord
 
 PEER, RECORD, OPTIONS = "peer", "training_config.json", "train.yaml"
@@ -105,6 +107,7 @@ def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False)
         processor = AutoImageProcessor.from_pretrained(
             folder, backend="pil", trust_remote_code=trust_remote_code
         )
+        _try_processor(processor)
     except Exception as error:  # of any type: transformers checks little of a damaged record
         raise _not_loaded(path_or_hub_id, error) from error
     record = read_record(folder / RECORD, TrainingRecord)
@@ -163,6 +166,16 @@ def _load_network(folder: Path, source: str | Path, trust_remote_code: bool) -> 
             f"{type(network).__name__}, such as {min(report['missing_keys'])}"
         )
     return network.eval()
+
+
+def _try_processor(processor: Any) -> None:
+    """Let an image processor process a small image. Raises an error of any type if it cannot, and ValueError
+    if it would make images too large or pixels that are not finite.
+    """
+    if getattr(processor, "do_resize", False) and max(filter(None, dict(processor.size).values())) > LONGEST:
+        raise ValueError(f"its image processor makes images of more than {LONGEST} pixels")
+    if not pixels_of(processor, np.zeros((SHORTEST, SHORTEST, 3), np.uint8)).isfinite().all():
+        raise ValueError("its image processor makes pixels that are not finite")
 
 
 def _not_loaded(source: str | Path, error: Exception) -> UserError:
