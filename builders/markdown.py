@@ -1,6 +1,6 @@
 """Values as text in Markdown and in code, where nothing in them has an effect.
 
-Text from elsewhere may hold Markdown, HTML, the marks of generated blocks, line breaks and control characters.
+Text from elsewhere may hold Markdown, HTML, marks of generated blocks, line breaks and control characters.
 `escaped` makes text of it, for a paragraph, a heading or a cell of a table. It writes what could have an
 effect as HTML entities: unlike backslashes, they mean the same in Markdown, in a table and in HTML.
 """

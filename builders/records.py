@@ -47,11 +47,32 @@ class Identity(TypedDict, total=False):
     layers: list[str]
 
 
+class LabelFacts(TypedDict, total=False):
+    """A class of a table."""
+
+    name: Required[str]
+    base: Required[list[str]]
+    aliases: Required[list[str]]
+    color: Required[list[int]]
+    synonyms: list[str]
+    ambiguous: list[str]
+
+
+class TableFacts(TypedDict, total=False):
+    """A class table."""
+
+    name: Required[str]
+    classes: Required[list[LabelFacts]]
+    background: Required[str | None]
+    ignore: int | None
+
+
 class BuildRecord(TypedDict, total=False):
     """build.json."""
 
     num_images: Required[int]
     identity: Required[Identity]
+    table: Required[TableFacts]
     captions: Captions
     license: Text
     lora_license: Text

@@ -28,7 +28,7 @@ import attn2mask.training.deeplabv3plus  # noqa: F401 (registers DeepLabv3+)
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import set_usual_mode
 from attn2mask.builders.records import read_record
-from attn2mask.training.backbones import quiet
+from attn2mask.training.backbones import find_backbone, quiet
 from attn2mask.training.inference import LONGEST, SHORTEST, pixels_of
 from attn2mask.training.records import TrainingRecord
 
@@ -100,6 +100,12 @@ def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False)
         raise UserError(
             f"checkpoint {path_or_hub_id} holds no config.json: give a folder that training wrote"
         )
+    record = read_record(folder / RECORD, TrainingRecord)
+    options = record.get("options", {})
+    if options.get("trust_remote_code"):
+        if not trust_remote_code:
+            raise _needs_code(path_or_hub_id, "has a backbone with")
+        find_backbone(options.get("backbone") or "", trust_remote_code)  # registers its classes
     load = partial(_load_network, source=path_or_hub_id, trust_remote_code=trust_remote_code)
     network = load(folder)
     peer = load(folder / PEER) if (folder / PEER).is_dir() else None
@@ -110,7 +116,6 @@ def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False)
         _try_processor(processor)
     except Exception as error:  # of any type: transformers checks little of a damaged record
         raise _not_loaded(path_or_hub_id, error) from error
-    record = read_record(folder / RECORD, TrainingRecord)
     names = tuple(network.config.id2label[index] for index in range(network.config.num_labels))
     return Checkpoint(network, peer, processor, getattr(network.config, "class_table", ""), names, record)
 
@@ -178,11 +183,15 @@ def _try_processor(processor: Any) -> None:
         raise ValueError("its image processor makes pixels that are not finite")
 
 
+def _needs_code(source: str | Path, has: str) -> UserError:
+    return UserError(
+        f"checkpoint {source} {has} Python code of its own, which is not run: read the code, and give"
+        " --trust-remote-code to `attn2mask evaluate` if you trust it"
+    )
+
+
 def _not_loaded(source: str | Path, error: Exception) -> UserError:
     """What to do about a checkpoint that does not load."""
     if "trust_remote_code" in str(error):
-        return UserError(
-            f"checkpoint {source} holds Python code of its own, which is not run: read the code, and give"
-            " --trust-remote-code to `attn2mask evaluate` if you trust it"
-        )
+        return _needs_code(source, "holds")
     return UserError(f"checkpoint {source}: {first_line(error)}")

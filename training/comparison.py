@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attn2mask.builders.markdown import table_row, escaped
+from attn2mask.builders.markdown import escaped, table_row
 from attn2mask.training.bootstrap import LEVEL, RESAMPLES, SEED
 from attn2mask.training.metrics_file import Images, MetricsFile
 from attn2mask.training.zeroshot.differences import CHECKPOINTS, TABLE_3, Figure, differences

@@ -17,7 +17,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import yaml_dump
 from jinja2 import Environment, FileSystemLoader, Undefined
 
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.errors import UserError, printable
 from attn2mask.builders.markdown import Markdown, code, escaped, python, shell, table_row, url
 from attn2mask.builders.yaml_reader import load_yaml
 
@@ -64,7 +64,7 @@ def render(data: "CardData", template: str, repo_id: str, **values: Any) -> str:
     citation = Markdown((TEMPLATES / "citation.md").read_text("utf-8").strip())
     values |= {"repo_id": repo_id, "title": repo_id.split("/")[-1], "citation": citation}
     page = environment.get_template(f"{template}.md")
-    return f"{page.render(card_data=Markdown(data.to_yaml()), **values)}\n"
+    return f"{page.render(card_data=Markdown(printable(data.to_yaml())), **values)}\n"
 
 
 def _as_text(value: Any) -> Any:
@@ -119,7 +119,8 @@ def split(text: str) -> tuple[dict[str, Any], str]:
 
 def compose(data: Mapping[str, Any], body: str) -> str:
     """The text of a card from its metadata and its Markdown."""
-    return f"---\n{yaml_dump(dict(data), sort_keys=False).strip()}\n---\n\n{body.strip()}\n"
+    metadata = printable(yaml_dump(dict(data), sort_keys=False)).strip("\n")
+    return f"---\n{metadata}\n---\n\n{body.strip()}\n"
 
 
 def _parts(body: str) -> list[tuple[str | None, str]]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
+from attn2mask.builders.markdown import Markdown
 from attn2mask.builders.options import facts_of
 from attn2mask.builders.rules import CRF
-from attn2mask.builders.markdown import Markdown
 
 OURS = Markdown("this project; **not verified**")
 # Options that are only used if another option has this value.

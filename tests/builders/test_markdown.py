@@ -75,7 +75,9 @@ def test_text_is_shown_as_itself(value):
 
 @given(TEXT)
 def test_text_is_shown_as_itself_in_html(value):
-    assert re.sub(r"&(#\d+|lt|gt|amp);", lambda entity: unescape(entity[0]), escaped(value)) == one_line(value)
+    assert re.sub(r"&(#\d+|lt|gt|amp);", lambda entity: unescape(entity[0]), escaped(value)) == one_line(
+        value
+    )
     assert not set("<>") & set(escaped(value))
 
 

@@ -123,7 +123,9 @@ def test_metadata_that_cannot_be_read_is_one_line(head):
 
 
 def test_a_rendered_card_has_its_metadata_and_its_citation(tmp_path, monkeypatch):
-    (tmp_path / "it.md").write_text("---\n{{ card_data }}\n---\n\n# {{ title }} {{ mine }}\n\n{{ citation }}\n")
+    (tmp_path / "it.md").write_text(
+        "---\n{{ card_data }}\n---\n\n# {{ title }} {{ mine }}\n\n{{ citation }}\n"
+    )
     (tmp_path / "citation.md").write_text("Cite.\n")
     monkeypatch.setattr("attn2mask.hub.cards.markdown.TEMPLATES", tmp_path)
     text = render(DatasetCardData(license="mit", extra=[1]), "it", "me/{{ x }}", mine="<b>")
