@@ -21,7 +21,7 @@ from attn2mask.hub.cli import main
 from attn2mask.hub.preview.card import card_of, card_parts
 from attn2mask.hub.preview.page import make_app
 
-FEW, MANY = 6, 150  # changes of values of a file that every run tries, and the slow run
+FEW, MANY = 3, 150  # changes of values of a file that every run tries, and the slow run
 REMOVED = object()
 DEEP = json.loads("[" * 200 + "]" * 200)
 VALUES = [
@@ -87,20 +87,21 @@ def check(tmp_path, request) -> Callable:
     """`check(folder, name, *calls)`: each of the calls bears each change of the file `name` of the folder."""
 
     def run(folder: Path, name: str, *calls: Callable[[Path], object]) -> None:
-        record = json.loads((folder / name).read_bytes())
+        record, chance = json.loads((folder / name).read_bytes()), random.Random(name)
         changes = [(keys, value) for keys in places(record) for value in VALUES]
-        number = FEW if request.node.callspec.params["how"] == "few" else MANY
-        changes = random.Random(name).sample(changes, min(number, len(changes)))
-        contents = chain(WHOLE, (changed(record, *change) for change in changes))
+        is_few = request.node.callspec.params["how"] == "few"
+        changes = chance.sample(changes, min(FEW if is_few else MANY, len(changes)))
+        wholes = chance.sample(WHOLE, FEW) if is_few else WHOLE
+        contents = chain(wholes, (changed(record, *change) for change in changes))
         copy, failures = shutil.copytree(folder, tmp_path / "copy"), []
-        for change, content in zip([*WHOLE, *changes], contents, strict=True):
+        for change, content in zip([*wholes, *changes], contents, strict=True):
             (copy / name).write_bytes(content)
             for call in calls:
                 try:
                     call(copy)
                 except Exception as error:  # all failures are listed
                     failures.append(f"{change!s:.80}: {type(error).__name__}: {error!s:.2000}")
-        assert failures == [], "\n".join([f"{len(failures)} of {len(changes)}", *failures])
+        assert failures == [], "\n".join([f"{len(failures)} of {len(wholes) + len(changes)}", *failures])
 
     return run
 
