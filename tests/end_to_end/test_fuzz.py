@@ -56,8 +56,8 @@ PATIENCE = 20  # seconds after which a single example hangs
 
 
 def examples(count: int, long: int | None = None) -> settings:
-    """The same `count` examples in every run. The profile `long` has others: `long` of them, or twenty times as
-    many.
+    """The same `count` examples in every run. The profile `long` has others: `long` of them, or twenty times
+    as many.
     """
     is_long = settings.get_current_profile_name() == "long"
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
