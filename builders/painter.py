@@ -269,7 +269,9 @@ def load_painter(
         raise UserError(f"--offload {offload} is for a GPU, and there is none: leave it out")
     folder = _checked_folder(model, revision)
     try:
-        snapshot = folder or Path(DiffusionPipeline.download(model, revision=revision))
+        snapshot = folder or Path(
+            DiffusionPipeline.download(model, revision=revision, trust_remote_code=False)
+        )
         family = _family(model, snapshot)
         dtype = dtype or (torch.float32 if device.startswith("cpu") else family.dtype)
         pipe = DiffusionPipeline.from_pretrained(

@@ -18,7 +18,7 @@ from attn2mask.builders.classes import (
     default_color,
     spelling,
 )
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.errors import UserError, printable
 from attn2mask.builders.words.english import plural
 from attn2mask.builders.yaml_reader import load_yaml
 
@@ -114,6 +114,8 @@ class _Reader:
         word = self.checked(value, key, isinstance(value, str), expected).strip()
         if not spelling(word) or SURROGATE.search(word):
             raise self.fail(key, "has no word in it")
+        if printable(word) != word or len(word.splitlines()) > 1:
+            raise self.fail(key, f"is {_shown(word)}, which holds a line break or a control character")
         return word
 
     def words(self, value: Any, key: str) -> tuple[str, ...]:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from attn2mask.builders.errors import UserError, first_line
-from attn2mask.hub.cards.markdown import public_path, read_record
+from attn2mask.builders.records import BuildRecord, checked, read_record
+from attn2mask.builders.yaml_reader import load_yaml
+from attn2mask.hub.cards.markdown import public_path
 from attn2mask.hub.hub_client import Kind
 
 if TYPE_CHECKING:
@@ -81,7 +83,8 @@ def gather_builds(builds: Sequence[Path], config_name: str | None = None) -> Pub
     named: dict[str, Path] = {}
     for path in builds:
         check_inside(path, path.rglob("*"))
-        name = BuildDirectory(path).record()["identity"]["table"] if config_name is None else config_name
+        record = checked(BuildDirectory(path).record(), BuildRecord, str(path / "build.json"))
+        name = record["identity"]["table"] if config_name is None else config_name
         check_config_name(name)
         if name in named:
             raise UserError(
@@ -218,8 +221,8 @@ def options_in(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
             continue
         try:
             text = (folder / name).read_text("utf-8")
-            options = without_paths(yaml.safe_load(text))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            options = without_paths(load_yaml(text))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(f"{folder / name} cannot be read: {first_line(error)}") from error
         comments = "".join(f"{line}\n" for line in text.splitlines() if line.startswith("#"))
         found[name] = (comments + yaml.safe_dump(options, sort_keys=False, allow_unicode=True)).encode()
@@ -260,15 +263,20 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
 
 
 def code_files(network: Path) -> list[str]:
-    """The file of code that config.json names in `auto_map`, if it does. Raises UserError for another one."""
-    auto_map = read_record(network / "config.json").get("auto_map") or {}
-    named = auto_map.values() if isinstance(auto_map, dict) else [auto_map]
-    code = {f"{str(name).rpartition('.')[0]}.py" for name in named}
-    if foreign := sorted(code - {MODEL_CODE}):
-        raise UserError(
-            f"{network / 'config.json'} names the code {foreign[0]} in auto_map, but only {MODEL_CODE} can be"
-            " published: correct auto_map"
-        )
+    """The file of code that the records of a network name in `auto_map`, if they do. Raises UserError for
+    another one.
+    """
+    code = set()
+    for file in (network / "config.json", network / "preprocessor_config.json"):
+        auto_map = read_record(file).get("auto_map") or {}
+        named = auto_map.values() if isinstance(auto_map, dict) else [auto_map]
+        of_file = {f"{str(name).rpartition('.')[0]}.py" for name in named}
+        if foreign := sorted(of_file - {MODEL_CODE}):
+            raise UserError(
+                f"{file} names the code {foreign[0]} in auto_map, but only {MODEL_CODE} can be published:"
+                " correct auto_map"
+            )
+        code |= of_file
     return sorted(code)
 
 
@@ -279,10 +287,11 @@ def weight_files(network: Path) -> list[str]:
     """
     if (network / WEIGHTS).is_file() or not (network / WEIGHTS_INDEX).is_file():
         return [WEIGHTS]
-    weight_map = read_record(network / WEIGHTS_INDEX).get("weight_map")
-    parts = set(weight_map.values()) if isinstance(weight_map, dict) else {weight_map}
+    from attn2mask.training.records import WeightsIndex
+
+    parts = set(read_record(network / WEIGHTS_INDEX, WeightsIndex)["weight_map"].values())
     for part in parts:
-        if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", str(part), re.ASCII):
+        if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", part, re.ASCII):
             raise UserError(
                 f"{network / WEIGHTS_INDEX} names {part!r}, which is no safetensors file in its folder"
             )

@@ -33,7 +33,15 @@ from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ResNetConfig, SwinConfig
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    SwinConfig,
+)
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from attn2mask.builders.errors import UserError, first_line
 
@@ -106,10 +114,11 @@ class Backbone:
 
 
 @cache
-def find_backbone(source: str) -> Backbone:
+def find_backbone(source: str, trust_remote_code: bool = False) -> Backbone:
     """Find a backbone, without its weights. The result is cached, because co-training asks twice.
 
-    Raises UserError for one that cannot be found, fetched or read.
+    With `trust_remote_code`, Python modules that its config.json names may run. Raises UserError for one that
+    cannot be found, fetched or read, and for one whose code is needed and may not run.
     """
     kind, _, name = source.partition(":")
     if kind == "scratch":
@@ -129,9 +138,10 @@ def find_backbone(source: str) -> Backbone:
                 tag = described.get("pretrained_cfg", {}).get("tag")
                 recipe = f"timm {described['architecture']}.{tag}" if tag else None
                 return _published(source, _fetch(source, _WEIGHTS[0]), recipe)
-            config = AutoConfig.from_pretrained(
-                str(path) if path.is_dir() else source, trust_remote_code=False
-            )
+            place = str(path) if path.is_dir() else source
+            config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
+            if trust_remote_code:
+                _register(config, place)
     except (OSError, ValueError, HTTPError, AttributeError) as error:
         raise _missing(source, error) from error
     config.id2label = config.label2id = None  # the pretraining's classes are not those of the segmenter
@@ -139,6 +149,15 @@ def find_backbone(source: str) -> Backbone:
         config.name_or_path = ""  # a checkpoint should not contain a path of this machine
     pretrained = not path.is_dir() or any((path / file).exists() for file in _WEIGHTS)
     return Backbone(source, config, pretrained=pretrained)
+
+
+def _register(config: PreTrainedConfig, place: str) -> None:
+    """Let transformers find the classes that a backbone's own code has for its architecture."""
+    reference = (getattr(config, "auto_map", None) or {}).get("AutoBackbone")
+    if reference is not None:
+        kind = get_class_from_dynamic_module(reference, place)
+        AutoConfig.register(config.model_type, type(config), exist_ok=True)
+        AutoBackbone.register(type(config), kind, exist_ok=True)
 
 
 def load_weights(module: PreTrainedModel, backbone: Backbone) -> None:
@@ -369,6 +388,11 @@ def _file_of(source: str, name: str) -> Path | None:
 def _missing(source: str, error: Exception) -> UserError:
     """What to do about a backbone that cannot be loaded."""
     reason = first_line(error)
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"backbone {source} needs Python code of its own, which is not run: read the code, and give"
+            " --trust-remote-code if you trust it"
+        )
     if _local(source).exists():
         return UserError(f"backbone {source} cannot be loaded: {reason}")
     return UserError(

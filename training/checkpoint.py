@@ -17,17 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 import attn2mask.training.deeplabv3plus  # noqa: F401 (registers DeepLabv3+)
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import set_usual_mode
-from attn2mask.training.backbones import quiet
+from attn2mask.builders.records import read_record
+from attn2mask.training.backbones import find_backbone, quiet
+from attn2mask.training.inference import LONGEST, SHORTEST, pixels_of
+from attn2mask.training.records import TrainingRecord
 
 PEER, RECORD, OPTIONS = "peer", "training_config.json", "train.yaml"
 _WRITING, _WRITTEN = ".checkpoint-writing", ".checkpoint-written"
@@ -97,6 +100,12 @@ def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False)
         raise UserError(
             f"checkpoint {path_or_hub_id} holds no config.json: give a folder that training wrote"
         )
+    record = read_record(folder / RECORD, TrainingRecord)
+    options = record.get("options", {})
+    if options.get("trust_remote_code"):
+        if not trust_remote_code:
+            raise _needs_code(path_or_hub_id, "has a backbone with")
+        find_backbone(options.get("backbone") or "", trust_remote_code)  # registers its classes
     load = partial(_load_network, source=path_or_hub_id, trust_remote_code=trust_remote_code)
     network = load(folder)
     peer = load(folder / PEER) if (folder / PEER).is_dir() else None
@@ -104,8 +113,8 @@ def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False)
         processor = AutoImageProcessor.from_pretrained(
             folder, backend="pil", trust_remote_code=trust_remote_code
         )
-        record = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
-    except (OSError, ValueError) as error:
+        _try_processor(processor)
+    except Exception as error:  # of any type: transformers checks little of a damaged record
         raise _not_loaded(path_or_hub_id, error) from error
     names = tuple(network.config.id2label[index] for index in range(network.config.num_labels))
     return Checkpoint(network, peer, processor, getattr(network.config, "class_table", ""), names, record)
@@ -154,7 +163,7 @@ def _load_network(folder: Path, source: str | Path, trust_remote_code: bool) -> 
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # of any type: transformers checks little of a damaged record
         raise _not_loaded(source, error) from error
     if report["missing_keys"]:
         raise UserError(
@@ -164,11 +173,25 @@ def _load_network(folder: Path, source: str | Path, trust_remote_code: bool) -> 
     return network.eval()
 
 
+def _try_processor(processor: Any) -> None:
+    """Let an image processor process a small image. Raises an error of any type if it cannot, and ValueError
+    if it would make images too large or pixels that are not finite.
+    """
+    if getattr(processor, "do_resize", False) and max(filter(None, dict(processor.size).values())) > LONGEST:
+        raise ValueError(f"its image processor makes images of more than {LONGEST} pixels")
+    if not pixels_of(processor, np.zeros((SHORTEST, SHORTEST, 3), np.uint8)).isfinite().all():
+        raise ValueError("its image processor makes pixels that are not finite")
+
+
+def _needs_code(source: str | Path, has: str) -> UserError:
+    return UserError(
+        f"checkpoint {source} {has} Python code of its own, which is not run: read the code, and give"
+        " --trust-remote-code to `attn2mask evaluate` if you trust it"
+    )
+
+
 def _not_loaded(source: str | Path, error: Exception) -> UserError:
     """What to do about a checkpoint that does not load."""
     if "trust_remote_code" in str(error):
-        return UserError(
-            f"checkpoint {source} holds Python code of its own, which is not run: read the code, and give"
-            " --trust-remote-code to `attn2mask evaluate` if you trust it"
-        )
+        return _needs_code(source, "holds")
     return UserError(f"checkpoint {source}: {first_line(error)}")

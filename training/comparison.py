@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attn2mask.builders.markdown import escaped
+from attn2mask.builders.markdown import escaped, table_row
 from attn2mask.training.bootstrap import LEVEL, RESAMPLES, SEED
 from attn2mask.training.metrics_file import Images, MetricsFile
 from attn2mask.training.zeroshot.differences import CHECKPOINTS, TABLE_3, Figure, differences
@@ -180,8 +180,8 @@ def _columns(rows: Sequence[Row], columns: dict[str, list[str]], number: bool) -
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]], right: Sequence[bool]) -> str:
     """A Markdown table. `right` says of each column whether its text stands at the right."""
-    rule = ["--:" if number else "---" for number in right]
-    return "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in (head, rule, *lines))
+    rule = " | ".join("--:" if number else "---" for number in right)
+    return "\n".join(f"| {line} |" for line in (table_row(head), rule, *map(table_row, lines)))
 
 
 def _percent(row: Row, key: str, classes: int) -> str:

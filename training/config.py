@@ -150,6 +150,9 @@ class TrainConfig(RunOptions):
         "backbone: a model of the Hub, a folder, scratch:NAME for random weights, or embedded",
         card="backbone",
     )
+    trust_remote_code: bool = option(
+        "run Python code that the backbone brings along, with all rights of this user", False, METHOD
+    )
     crop_size: int | None = method_option(
         "side of the square crops in pixels", at_least=32, card="crop size in pixels"
     )

@@ -160,7 +160,7 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):
 
     def __init__(self, config: DeepLabV3PlusConfig) -> None:
         super().__init__(config)
-        self.backbone = AutoBackbone.from_config(config.backbone_config)
+        self.backbone = AutoBackbone.from_config(config.backbone_config, trust_remote_code=False)
         family = self.backbone.config.model_type
         if config.resnet_d:
             if family != "resnet":

@@ -31,6 +31,7 @@ def build_network(
     seed: int,
     crop_size: int = FULL_CROP,
     multi_grid: bool = False,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """A network on the CPU, in float32: `network(pixel_values=(N, 3, H, W)).logits` is (N, len(table.names),
     H, W) for any H, W of 32 or more.
@@ -40,14 +41,14 @@ def build_network(
     training, because on the 6 x 6 feature map of 96 pixels a rate of 6 would see only padding. With
     `multi_grid`, `MULTI_GRID` multiplies the dilations in the last stage of a ResNet. The configuration has
     the names of the classes, the table's name as `class_table`, `backbone_from_scratch`, and the record of
-    the weights as `backbone_weights`.
+    the weights as `backbone_weights`. With `trust_remote_code`, the backbone's own Python code may run.
 
     Raises UserError for an unknown architecture or scratch name, a backbone that cannot be found or fetched,
     one without four stages, and one that cannot have `multi_grid`.
     """
     if architecture not in _CONFIGS:
         raise UserError(f"there is no architecture {architecture!r}: choose {' or '.join(_CONFIGS)}")
-    found = find_backbone(backbone)
+    found = find_backbone(backbone, trust_remote_code)
     backbone_config = deepcopy(found.config)
     if list(getattr(backbone_config, "stage_names", None) or ())[1:] != _STAGES:
         raise UserError(
@@ -78,7 +79,9 @@ def build_network(
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        network = AutoModelForSemanticSegmentation.from_config(config, dtype=torch.float32)
+        network = AutoModelForSemanticSegmentation.from_config(
+            config, dtype=torch.float32, trust_remote_code=False
+        )
     if found.pretrained:
         load_weights(network.backbone, found)
     if backbone_config.model_type == "swin":

@@ -268,6 +268,7 @@ def make_pair(config: TrainConfig, table: ClassTable, batches: BatchPlan, accele
             2 * config.seed + k,
             config.crop_size,
             config.multi_grid,
+            config.trust_remote_code,
         )
         for k in range(2 if config.co_training else 1)
     ]

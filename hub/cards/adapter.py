@@ -3,28 +3,26 @@
 The prose is in `templates/adapter.md`; this module computes its values.
 """
 
-import json
-import shlex
 from pathlib import Path
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.markdown import escaped
+from attn2mask.builders.markdown import code, link
 from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
+from attn2mask.builders.records import read_record
 from attn2mask.hub.cards.markdown import (
     UNKNOWN,
     Card,
     duration,
     merge,
     public_path,
-    read_record,
     render,
-    table_rows,
     version_rows,
 )
 from attn2mask.hub.cards.sources import option_rows
 from attn2mask.hub.cards.statistics import tensor_shapes
 from attn2mask.training.adaptation.config import AdaptConfig
 from attn2mask.training.benchmarks import hub_name
+from attn2mask.training.records import AdapterRecord
 
 # Records that are shown as they are. The first two are peft's.
 FACTS = {
@@ -48,12 +46,13 @@ def adapter_card(folder: Path, repo_id: str, old: str | None = None) -> Card:
 
     Raises UserError if the weights or the base model are missing.
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import ModelCardData
 
     folder = Path(folder)
     if not (folder / LORA_WEIGHTS).exists():
         raise UserError(f"{folder} holds no {LORA_WEIGHTS}: give a LoRA adapter in diffusers' format")
-    record = read_record(folder / "adapter_config.json") | read_record(folder / LORA_RECORD)
+    files = (folder / "adapter_config.json", folder / LORA_RECORD)
+    record = {key: value for file in files for key, value in read_record(file, AdapterRecord).items()}
     base = record.get("base_model") or record.get("base_model_name_or_path")
     if not base:
         raise UserError(f"{folder}: neither {LORA_RECORD} nor adapter_config.json names the base_model")
@@ -80,24 +79,23 @@ def adapter_card(folder: Path, repo_id: str, old: str | None = None) -> Card:
     model += ["--revision", version] if hub and version else []
     samples = sorted((folder / "samples").glob("step-*.png"))
     text = render(
-        ModelCard,
         data,
         "adapter",
         repo_id=repo_id,
         base=public_path(base),
-        base_link=f"[{hub}](https://huggingface.co/{hub})" if hub else f"`{public_path(base)}`",
+        base_link=link(hub, f"https://huggingface.co/{hub}") if hub else code(public_path(base)),
         base_on_hub=hub is not None,
         base_version=version,
         tensors=f"{len(shapes):,}",
         ranks=ranks,
-        facts=table_rows(facts),
-        prompt=json.dumps(prompt or "a photo of a street"),
-        table=shlex.quote(record.get("table", "voc")),
-        model_options=f" {shlex.join(model)}" if model else "",
+        facts=facts,
+        prompt=prompt or "a photo of a street",
+        table=record.get("table", "voc"),
+        model_options=model,
         has_samples=bool(samples),
         has_training=bool(options),
         has_options=(folder / "adapt.yaml").exists(),
-        preset=escaped(options.get("preset")),
+        preset=options.get("preset"),
         options=option_rows(AdaptConfig, options),
         versions=version_rows(record),
     )

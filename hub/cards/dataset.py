@@ -18,7 +18,8 @@ import pyarrow.parquet as parquet
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.markdown import escaped
+from attn2mask.builders.markdown import Markdown, code, link, url
+from attn2mask.builders.records import BuildRecord, ReportRecord, checked
 from attn2mask.builders.sample import OPTIONAL
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES
@@ -33,7 +34,6 @@ from attn2mask.hub.cards.markdown import (
     png_bytes,
     render,
     split,
-    table_rows,
     version_rows,
 )
 from attn2mask.hub.cards.sources import option_rows
@@ -45,6 +45,7 @@ from attn2mask.hub.cards.statistics import (
     sampled_rows,
 )
 
+ON_HUB = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)  # the name of a model of the Hub
 SHEET_ROWS = 6  # rows of the sheet
 MAX_REJECTIONS = 40  # rows of the table of rejections
 MAX_MISSING = 20  # names in the list of classes without a row
@@ -76,7 +77,7 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
 
     Raises UserError for a directory that holds no build or no rows.
     """
-    from huggingface_hub import DatasetCard, DatasetCardData
+    from huggingface_hub import DatasetCardData
 
     from attn2mask.builders.show import sheet
 
@@ -92,11 +93,10 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
     default = next(name for name, config in zip(names, data["configs"], strict=True) if config.get("default"))
     columns = {feature["name"] for info in data["dataset_info"] for feature in info.get("features", [])}
     text = render(
-        DatasetCard,
         DatasetCardData(**data),
         "dataset",
         repo_id,
-        configurations=table_rows(map(_configuration, data["dataset_info"])),
+        configurations=[_configuration(info) for info in data["dataset_info"]],
         default=default,
         other_configurations=[name for name in names if name != default],
         **{f"has_{name}": name in columns for name in OPTIONAL},
@@ -107,7 +107,10 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
 
 def _read_build(name: str, path: Path) -> Build:
     directory = BuildDirectory(path)
-    record, report = directory.record(), directory.report()
+    record = checked(directory.record(), BuildRecord, str(directory.record_file))
+    report = directory.report()
+    if report:
+        checked(report, ReportRecord, str(path / "report.json"))
     files = tuple(sorted(directory.data.glob("*.parquet")))
     statistics = count_rows(files, directory.table)
     if not statistics.rows:
@@ -187,7 +190,7 @@ def _configuration(info: Mapping[str, Any]) -> tuple[str, str, int, str]:
     classes = next((feature for feature in info.get("features", []) if feature["name"] == "classes"), None)
     names = classes["list"]["class_label"]["names"] if classes else {}
     size = info.get("download_size", 0) / 1e6
-    return f"`{info.get('config_name', 'default')}`", f"{_num_rows(info):,}", len(names), f"{size:,.1f}"
+    return code(info.get("config_name", "default")), f"{_num_rows(info):,}", len(names), f"{size:,.1f}"
 
 
 def _build_values(build: Build) -> dict[str, Any]:
@@ -195,12 +198,13 @@ def _build_values(build: Build) -> dict[str, Any]:
     record, identity, statistics = build.record, build.identity, build.statistics
     model, captions = identity["model"], record.get("captions", {})
     needed = []
-    if model != "embedded" and "/" not in model:
-        needed.append(f"`{model}`, the painter's pipeline with the weights named above")
+    if model != "embedded" and not ON_HUB.fullmatch(model):
+        needed.append(f"{code(model)}, the painter's pipeline with the weights named above")
     if identity["captions"] != "grammar":
-        needed.append(f"the captions `{escaped(captions.get('source'))}`")
+        needed.append(f"the captions {code(captions.get('source'))}")
     if identity["table"] not in TABLES:
-        needed.append(f"`{identity['table']}.yaml`, a class table (`build.json` holds its content)")
+        file = code(f"{identity['table']}.yaml")
+        needed.append(f"{file}, a class table (`build.json` holds its content)")
     class_counts = sorted(statistics.classes_per_row.items())
     is_many = (statistics.class_rows > 0).sum() > CHART_CLASSES
     return {
@@ -208,21 +212,30 @@ def _build_values(build: Build) -> dict[str, Any]:
         "sizes": ", ".join(f"{w} x {h}" for (w, h), _ in statistics.sizes.most_common(3)),
         "sampled": min(SHEET_ROWS, statistics.rows),
         "many_classes": CHART_CLASSES if is_many else None,
-        "class_rows": table_rows(_class_rows(build)),
+        "class_rows": list(_class_rows(build)),
         "classes_per_row": ", ".join(f"{number} in {count(rows, 'row')}" for number, rows in class_counts),
         "training_preset": "voc-resnet50" if min(map(min, statistics.sizes)) >= 256 else "demo",
-        "painter_on_hub": "/" in model,
+        "painter": _painter(identity),
+        "painter_on_hub": ON_HUB.fullmatch(model) is not None,
         "captions": captions,
         "scheduler": identity.get("scheduler", {}),
-        "scheduler_json": json.dumps(identity.get("scheduler", {}), indent=1),
+        "scheduler_json": Markdown(json.dumps(identity.get("scheduler", {}), indent=1)),
         "options": option_rows(BuildConfig, identity),
         "has_options": (build.path / "build.yaml").exists(),
         "is_remasked": record.get("command") == "remask",
-        "local_files": "; ".join(needed),
+        "local_files": Markdown("; ".join(needed)),
         "versions": version_rows(record),
         **_rejections(build.report),
         **_weaknesses(build),
     }
+
+
+def _painter(identity: Mapping[str, Any]) -> Markdown:
+    """The painter's name; of one on the Hub, as a link to the version that painted."""
+    model = identity["model"]
+    if not ON_HUB.fullmatch(model):
+        return code(model)
+    return link(model, f"https://huggingface.co/{model}/tree/{url(identity.get('model_version'))}")
 
 
 def _class_rows(build: Build) -> Iterator[Sequence[Any]]:
@@ -243,10 +256,10 @@ def _rejections(report: Mapping[str, Any]) -> dict[str, Any]:
     for key, lead in (("rejected", ""), ("dropped", "dropped: ")):
         for row, reasons in report.get(key, {}).items():
             kinds.update(map(_kind_of, reasons))
-            rejections.append((f"`{row}`", lead + "; ".join(reasons)))
+            rejections.append((code(row), lead + "; ".join(reasons)))
     return {
-        "reasons": table_rows((kind, f"{number:,}") for kind, number in kinds.most_common()),
-        "rejections": table_rows(rejections[:MAX_REJECTIONS]),
+        "reasons": [(kind, f"{number:,}") for kind, number in kinds.most_common()],
+        "rejections": rejections[:MAX_REJECTIONS],
         "more_rejections": max(len(rejections) - MAX_REJECTIONS, 0),
     }
 
@@ -258,7 +271,7 @@ def _kind_of(reason: str) -> str:
 
 
 def _weaknesses(build: Build) -> dict[str, Any]:
-    statistics, names = build.statistics, [escaped(name) for name in build.statistics.names]
+    statistics, names = build.statistics, build.statistics.names
     ids = range(build.table.first_id, len(names))
     rows = {k: int(statistics.class_rows[k]) for k in ids if statistics.class_rows[k]}
     missing = [names[k] for k in ids if k not in rows]

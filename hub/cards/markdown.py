@@ -6,9 +6,8 @@ each publication replaces it. All other text is free text and belongs to the peo
 """
 
 import io
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import yaml_dump
+from jinja2 import Environment, FileSystemLoader, Undefined
 
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.errors import UserError, printable
 from attn2mask.builders.files import write_file
-from attn2mask.builders.markdown import escaped
+from attn2mask.builders.markdown import Markdown, code, escaped, python, shell, table_row, url
+from attn2mask.builders.yaml_reader import load_yaml
 
 if TYPE_CHECKING:
-    from huggingface_hub import CardData, RepoCard
+    from huggingface_hub import CardData
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
@@ -47,20 +48,29 @@ class Card:
     files: dict[str, bytes]
 
 
-def render(kind: "type[RepoCard]", data: "CardData", template: str, repo_id: str, **values: Any) -> str:
+def render(data: "CardData", template: str, repo_id: str, **values: Any) -> str:
     """The text of the card of a repository from `templates/TEMPLATE.md`.
 
+    Every value that the template shows becomes text by `escaped`, unless it is `Markdown` already. Templates
+    can call `as_list`, `count` and `percent` of this module, and for the other places of a value `table_row`,
+    `code`, `python`, `shell` and `url` of `builders.markdown`.
+
     Args:
-        kind: `DatasetCard` or `ModelCard`.
         data: the metadata.
-        values: what the template shows, beside the name of the repository and the citation. Templates can
-            call the functions `as_list`, `count`, `escaped` and `percent` of this module.
+        values: what the template shows, beside the name of the repository and the citation.
     """
-    values |= {"repo_id": repo_id, "title": repo_id.split("/")[-1]}
-    values |= {"as_list": as_list, "count": count, "escaped": escaped, "percent": percent}
-    citation = (TEMPLATES / "citation.md").read_text("utf-8").strip()
-    card = kind.from_template(data, str(TEMPLATES / f"{template}.md"), citation=citation, **values)
-    return f"{card}\n"
+    environment = Environment(loader=FileSystemLoader(TEMPLATES, "utf-8"), finalize=_as_text)
+    functions = (as_list, table_row, code, count, percent, python, shell, url)
+    environment.globals |= {function.__name__: function for function in functions}
+    citation = Markdown((TEMPLATES / "citation.md").read_text("utf-8").strip())
+    values |= {"repo_id": repo_id, "title": repo_id.split("/")[-1], "citation": citation}
+    page = environment.get_template(f"{template}.md")
+    return f"{page.render(card_data=Markdown(printable(data.to_yaml())), **values)}\n"
+
+
+def _as_text(value: Any) -> Any:
+    """What a template shows of a value. Of one that it misses, Jinja decides."""
+    return value if isinstance(value, Undefined) else escaped(value)
 
 
 def write_card(card: Card, folder: Path) -> Path:
@@ -99,8 +109,8 @@ def split(text: str) -> tuple[dict[str, Any], str]:
     if found is None:
         return {}, text
     try:
-        data = yaml.safe_load(found[2]) or {}
-    except yaml.YAMLError as error:
+        data = load_yaml(found[2]) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"README.md starts with metadata that is not YAML ({reason}): correct it") from error
     if not isinstance(data, dict):
@@ -110,7 +120,8 @@ def split(text: str) -> tuple[dict[str, Any], str]:
 
 def compose(data: Mapping[str, Any], body: str) -> str:
     """The text of a card from its metadata and its Markdown."""
-    return f"---\n{yaml_dump(dict(data), sort_keys=False).strip()}\n---\n\n{body.strip()}\n"
+    metadata = printable(yaml_dump(dict(data), sort_keys=False)).strip("\n")
+    return f"---\n{metadata}\n---\n\n{body.strip()}\n"
 
 
 def _parts(body: str) -> list[tuple[str | None, str]]:
@@ -177,7 +188,7 @@ def _merge_configs(new: Any, old: Any) -> list[dict[str, Any]]:
     return list(entries.values())
 
 
-# Records and values
+# Values
 
 
 def as_list(value: Any) -> list[Any]:
@@ -185,33 +196,15 @@ def as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A JSON file; empty if there is no such file. Raises UserError if it cannot be read."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} cannot be read: it is not a mapping of names to values")
-    return record
-
-
 def public_path(path: str) -> str:
     """The last part of a path that only exists on this machine (from its root or home); else the path."""
     return Path(path).name if path.startswith(("/", "~", "..")) else path
 
 
-def table_rows(rows: Iterable[Sequence[Any]]) -> list[list[str]]:
-    """The rows of a Markdown table as escaped text."""
-    return [[escaped(value) for value in row] for row in rows]
-
-
-def version_rows(record: Mapping[str, Any]) -> list[list[str]]:
+def version_rows(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The table of versions that a record names."""
     commit = record.get("git_commit")
-    return table_rows([*record.get("versions", {}).items(), ("git commit", commit and f"`{commit}`")])
+    return [*record.get("versions", {}).items(), ("git commit", commit and code(commit))]
 
 
 def count(number: int, noun: str) -> str:

@@ -5,7 +5,6 @@ record that it is not recorded. The prose is in `templates/segmenter.md`; this m
 """
 
 import io
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from attn2mask.builders.errors import UserError
-from attn2mask.builders.markdown import NOT_RECORDED
+from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.markdown import NOT_RECORDED, Markdown, code, link, url
+from attn2mask.builders.records import parse_record, read_record
 from attn2mask.hub.cards.markdown import (
     UNKNOWN,
     Card,
@@ -26,15 +26,14 @@ from attn2mask.hub.cards.markdown import (
     percent,
     png_bytes,
     public_path,
-    read_record,
     render,
-    table_rows,
     version_rows,
 )
 from attn2mask.hub.cards.sources import option_rows
 from attn2mask.hub.cards.statistics import tensor_shapes
 from attn2mask.training.charts import MOST_BARS, iou_chart
 from attn2mask.training.config import TrainConfig
+from attn2mask.training.records import LogLine, MetricsRecord, NetworkConfig, TrainingRecord
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -119,14 +118,11 @@ def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str |
 
     Raises UserError for a folder without config.json, and for a file that is not such a report.
     """
-    from huggingface_hub import ModelCard
-
     model = _read_model(Path(run))
     read = [_evaluation(model, name, path) for name, path in reports(model.path, metrics).items()]
     evaluations = [evaluation for evaluation in read if not evaluation.method]
     files = dict(_model_files(model, evaluations))
     text = render(
-        ModelCard,
         _model_metadata(model, repo_id, evaluations),
         "segmenter",
         repo_id,
@@ -134,7 +130,7 @@ def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str |
         **_model_values(model),
         **_training_values(model),
         results=[_result_values(evaluation) for evaluation in evaluations],
-        methods=table_rows(_method_row(evaluation) for evaluation in read if evaluation.method),
+        methods=[_method_row(evaluation) for evaluation in read if evaluation.method],
     )
     return Card(merge(text, old), files)
 
@@ -155,17 +151,28 @@ def reports(folder: Path, metrics: Sequence[Path] = ()) -> dict[str, Path]:
 
 
 def _read_model(path: Path) -> TrainedModel:
-    config, training = (read_record(path / name) for name in ("config.json", "training_config.json"))
+    config = read_record(path / "config.json", NetworkConfig)
     if not config:
         raise UserError(f"{path} holds no config.json: give the output directory of a training")
-    log = path / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    if not all(re.fullmatch("[0-9]{1,9}", key) for key in config.get("id2label", {})):
+        raise UserError(f"{path / 'config.json'} is damaged: the keys of id2label must be numbers")
+    training = read_record(path / "training_config.json", TrainingRecord)
     options, on_hub, rows = (training.get(key, {}) for key in ("options", "on_hub", "rows"))
-    return TrainedModel(path, config, training, lines, options, on_hub, rows, rows.get("identity", {}))
+    painter = rows.get("identity") or {}
+    return TrainedModel(path, config, training, _read_log(path / "log.jsonl"), options, on_hub, rows, painter)
+
+
+def _read_log(file: Path) -> list[dict[str, Any]]:
+    """The lines of log.jsonl; none if there is no such file."""
+    try:
+        lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from error
+    return [parse_record(line, LogLine, f"{file}, line {k}") for k, line in enumerate(lines, 1)]
 
 
 def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
-    report = read_record(path)
+    report = read_record(path, MetricsRecord)
     evaluated = report.get("evaluated", {})
     options, hub = evaluated.get("options", {}), evaluated.get("hub")
     dataset, split = options.get("dataset"), options.get("split")
@@ -174,7 +181,7 @@ def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
         hub = model.on_hub.get("eval_dataset")
     networks = report.get("networks", {})
     columns = {"IoU": networks.get("a", report)}
-    if len(networks) > 1:
+    if {"a", "b"} <= networks.keys():
         columns = {"A": networks["a"], "B": networks["b"], "both": report}
     root = next(iter(columns.values()))
     return Evaluation(
@@ -189,7 +196,7 @@ def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
         columns=columns,
         root=root,
         measured={label: iou for label, iou in root["per_class_iou"].items() if iou is not None},
-        method=method if isinstance(method := evaluated.get("method"), dict) else {},
+        method=evaluated.get("method") or {},
     )
 
 
@@ -310,7 +317,7 @@ def _model_values(model: TrainedModel) -> dict[str, Any]:
     config, labels = model.config, model.config.get("id2label", {})
     architecture = config.get("model_type", "")
     shapes = tensor_shapes(model.path / "model.safetensors")
-    family = config.get("backbone_config", {}).get("model_type")
+    family = (config.get("backbone_config") or {}).get("model_type")
     parameters = sum(math.prod(shape) for name, shape in shapes.items() if "running_" not in name)
     return {
         "architecture": ARCHITECTURE_NAMES.get(architecture, architecture or "A network"),
@@ -323,27 +330,28 @@ def _model_values(model: TrainedModel) -> dict[str, Any]:
         "painter": model.painter,
         "dataset": _dataset_link(model),
         "has_peer": (model.path / "peer").is_dir(),
-        "trust_code": ", trust_remote_code=True" if "auto_map" in config else "",
+        "trust_code": Markdown(", trust_remote_code=True" if "auto_map" in config else ""),
     }
 
 
-def _dataset_link(model: TrainedModel) -> str:
+def _dataset_link(model: TrainedModel) -> Markdown:
     dataset, name = model.options.get("dataset"), model.on_hub.get("dataset")
     if not dataset:
-        return f"a dataset that is {NOT_RECORDED}"
+        return Markdown(f"a dataset that is {NOT_RECORDED}")
     if name is None:
-        return f"`{public_path(dataset)}`"
+        return code(public_path(dataset))
     revision = model.rows.get("revision")
-    return f"[{name}](https://huggingface.co/datasets/{name}{f'/tree/{revision}' if revision else ''})"
+    at = f"/tree/{url(revision)}" if revision else ""
+    return link(name, f"https://huggingface.co/datasets/{url(name)}{at}")
 
 
 def _training_values(model: TrainedModel) -> dict[str, Any]:
     training, options = model.training, model.options
     speeds = sorted(line["images_per_second"] for line in model.log if "images_per_second" in line)
     is_known = model.license != UNKNOWN
-    shown = {name: f"`{public_path(text)}`" for name, text in options.items() if isinstance(text, str)}
+    shown = {name: code(public_path(text)) for name, text in options.items() if isinstance(text, str)}
     if "backbone" in shown and model.config.get("backbone_from_scratch"):
-        shown["backbone"] += ", from scratch"
+        shown["backbone"] = Markdown(f"{shown['backbone']}, from scratch")
     # Without mixing, its constants have no effect, and the card does not list them.
     used = options | {"no_mixing": True} if options.get("mix_probability") == 0 else options
     return {
@@ -372,12 +380,12 @@ def _weights(config: Mapping[str, Any]) -> str | None:
     return f"{weights.get('recipe') or 'their training is ' + NOT_RECORDED}; SHA-256 {weights['sha256']}"
 
 
-def _choice(chosen_on: Mapping[str, Any] | None) -> str | None:
+def _choice(chosen_on: Mapping[str, Any] | None) -> Markdown | None:
     """The images on which the checkpoint was chosen among all steps, with their split."""
     if not chosen_on:
         return None
-    split = f", split `{chosen_on['split']}`" if chosen_on.get("split") else ""
-    return f"`{public_path(chosen_on['dataset'])}`{split}"
+    split = f", split {code(chosen_on['split'])}" if chosen_on.get("split") else ""
+    return Markdown(f"{code(public_path(chosen_on['dataset']))}{split}")
 
 
 def _result_values(evaluation: Evaluation) -> dict[str, Any]:
@@ -399,10 +407,10 @@ def _result_values(evaluation: Evaluation) -> dict[str, Any]:
         "pixel_accuracy": [_per_cent(scores["pixel_accuracy"]) for scores in columns],
         "boundary_iou": evaluation.report.get("boundary_iou"),
         "chart_limit": MOST_BARS if len(measured) > MOST_BARS else None,
-        "class_rows": table_rows(
+        "class_rows": [
             (label, *(_per_cent(scores["per_class_iou"].get(label)) for scores in columns))
             for label in evaluation.root["per_class_iou"]
-        ),
+        ],
         "has_options": bool(evaluation.options) and evaluation.path.with_suffix(".yaml").exists(),
         "weakest": sorted(measured, key=measured.get)[:3],
     }

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
+from attn2mask.builders.markdown import Markdown
 from attn2mask.builders.options import facts_of
 from attn2mask.builders.rules import CRF
-from attn2mask.hub.cards.markdown import table_rows
 
-OURS = "this project; **not verified**"
+OURS = Markdown("this project; **not verified**")
 # Options that are only used if another option has this value.
 USED_WITH = {
     "crop_area_min": ("crop_scale_max", None),
@@ -50,7 +50,7 @@ UNSOURCED = (
 )
 
 
-def option_rows(command: type, options: Mapping[str, Any], **shown: str) -> list[list[str]]:
+def option_rows(command: type, options: Mapping[str, Any], **shown: str) -> list[tuple[str, Any, str]]:
     """The name, the value and the source of each option that was used and has a name in cards.
 
     Args:
@@ -58,7 +58,7 @@ def option_rows(command: type, options: Mapping[str, Any], **shown: str) -> list
         options: the recorded values by the names of the options.
         shown: texts that are shown in place of values.
     """
-    rows = []
+    rows: list[tuple[str, Any, str]] = []
     for name, facts in facts_of(command).items():
         value = options.get(name)
         reader, wanted = USED_WITH.get(name, (name, value))
@@ -70,17 +70,17 @@ def option_rows(command: type, options: Mapping[str, Any], **shown: str) -> list
             keys = (name, f"{name} of {options.get('backbone')}")
             source = "" if name in UNSOURCED else source_of(command, keys, value)
             rows.append((facts.card, shown.get(name, value), source))
-    return table_rows(rows)
+    return rows
 
 
-def source_of(command: type, keys: tuple[str, ...], value: Any) -> str:
-    """Who states this value of an option, and whether that is verified, in a few words of Markdown.
+def source_of(command: type, keys: tuple[str, ...], value: Any) -> Markdown:
+    """Who states this value of an option, and whether that is verified, in a few words.
 
     `keys` are the names in `sources.yaml` that the option may have.
     """
     for source, values in read_sources()[command.__name__].items():
         if any(value in values.get(key, ()) for key in keys):
-            return source
+            return Markdown(source)
     return OURS
 
 

@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+from attn2mask.builders.markdown import url
 from attn2mask.builders.shards import BuildDirectory
-from attn2mask.hub.cards.markdown import Card
+from attn2mask.hub.cards.markdown import Card, split
 from attn2mask.hub.preview.pieces import data_uri
 
 
@@ -25,8 +28,8 @@ def card_of(folder: Path, repo: str) -> Card:
 
 def card_parts(card: Card) -> tuple[str, str]:
     """A card's metadata (YAML), and its Markdown with the figures inside."""
-    _, metadata, text = re.split(r"^---\s*$", card.text, maxsplit=2, flags=re.MULTILINE)
+    head, text = REGEX_YAML_BLOCK.search(card.text), split(card.text)[1]
     for name, content in card.files.items():
         if name.endswith(".png"):
-            text = re.sub(rf'(?<=[("]){re.escape(name)}(?=[)" ])', data_uri(content), text)
-    return metadata.strip(), text.strip()
+            text = re.sub(rf'(?<=[("]){re.escape(url(name))}(?=[)" ])', data_uri(content), text)
+    return (head[2] if head else "").strip(), text.strip()

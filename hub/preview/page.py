@@ -4,16 +4,15 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache, lru_cache, partial
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.errors import UserError, printable
 from attn2mask.builders.provenance import LORA_WEIGHTS
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.hub.preview.card import card_of, card_parts
 from attn2mask.hub.preview.guard import LARGEST_UPLOAD, guarded
-from attn2mask.hub.preview.pieces import error_message
+from attn2mask.hub.preview.pieces import error_message, text
 from attn2mask.hub.preview.rows import build_facts, chosen_rules, read_row, row_page
 
 if TYPE_CHECKING:
@@ -58,9 +57,11 @@ def make_app(folder: str | Path, repo: str | None = None) -> "gradio.Blocks":
         extra = "pip install 'attn2mask[preview]'"
         raise UserError(f"preview needs gradio, an optional extra: {extra}") from error
     repo = repo or f"your-name/attn2mask-{re.sub(r'[^A-Za-z0-9._-]+', '-', title)}"
-    with gradio.Blocks(title=f"{title} - attn2mask preview", analytics_enabled=False, fill_width=True) as app:
-        about = " &middot; ".join(map(escape, facts))
-        gradio.HTML(f"<h1>{escape(title)}</h1><p>{about}</p>", elem_classes="page-title")
+    with gradio.Blocks(
+        title=f"{printable(title)} - attn2mask preview", analytics_enabled=False, fill_width=True
+    ) as app:
+        about = " &middot; ".join(map(text, facts))
+        gradio.HTML(f"<h1>{text(title)}</h1><p>{about}</p>", elem_classes="page-title")
         with gradio.Tabs():
             if first_tab is not None:
                 first_tab()
@@ -160,7 +161,7 @@ def _card_tab(make: Callable[[], tuple[str, str]]) -> None:
     with gr.Tab("Card") as tab, gr.Column(elem_classes="card"):
         with gr.Accordion("Metadata", open=False):
             metadata = gr.Code(language="yaml", show_label=False, interactive=False, buttons=[])
-        text = gr.Markdown(
+        body = gr.Markdown(
             "The card is being written\u2026", latex_delimiters=[], elem_id="card", min_height=200
         )
 
@@ -170,7 +171,7 @@ def _card_tab(make: Callable[[], tuple[str, str]]) -> None:
         except UserError as error:
             return "", error_message(error)
 
-    tab.select(show, None, [metadata, text])
+    tab.select(show, None, [metadata, body])
 
 
 @asynccontextmanager

@@ -4,19 +4,25 @@ import base64
 import re
 from collections.abc import Iterable
 from html import escape
+from typing import Any
 
 import numpy as np
 
 from attn2mask.builders.classes import ClassTable
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.errors import UserError, printable
 from attn2mask.builders.images import decode_png
 
 SMALL = 320  # pixels; images whose longer side is below it are enlarged without smoothing
 
 
+def text(value: Any) -> str:
+    """A value as text in HTML, without control characters."""
+    return escape(printable(str(value)))
+
+
 def error_message(error: UserError) -> str:
     """The error, in place of what the user asked for."""
-    return f'<div class="problem">{escape(str(error))}</div>'
+    return f'<div class="problem">{text(error)}</div>'
 
 
 def tiles(images: Iterable[tuple[bytes, str]]) -> str:
@@ -25,8 +31,8 @@ def tiles(images: Iterable[tuple[bytes, str]]) -> str:
     for png, caption in images:
         small = ' class="small"' if max(decode_png(png).shape[:2]) < SMALL else ""
         figures.append(
-            f'<figure class="tile"><img{small} src="{data_uri(png)}" alt="{escape(caption)}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
+            f'<figure class="tile"><img{small} src="{data_uri(png)}" alt="{text(caption)}">'
+            f"<figcaption>{text(caption)}</figcaption></figure>"
         )
     return f'<div class="tiles">{"".join(figures)}</div>'
 
@@ -44,8 +50,8 @@ def legend(ids: np.ndarray, table: ClassTable, words: dict[int, tuple[str, float
         name, color = ("ignored", "#e5e7eb") if ignored else (table.names[k], class_color(k, table))
         word = f" as \u201c{words[k][0]}\u201d, peak {words[k][1]:.3f}" if k in words else ""
         items.append(
-            f'<li style="--class:{color}"><i></i>{escape(name)} '
-            f"<span>{shares.get(k, 0):.1%}{escape(word)}</span></li>"
+            f'<li style="--class:{color}"><i></i>{text(name)} '
+            f"<span>{shares.get(k, 0):.1%}{text(word)}</span></li>"
         )
     return f'<ul class="legend">{"".join(items)}</ul>'
 
@@ -53,13 +59,13 @@ def legend(ids: np.ndarray, table: ClassTable, words: dict[int, tuple[str, float
 def marked_prompt(prompt: str, words: dict[str, int], table: ClassTable) -> str:
     """The prompt with its class words underlined in the colors of their classes. `words` maps word to id."""
     if not words:
-        return escape(prompt)
+        return text(prompt)
     forms = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     parts = re.split(rf"(?<!\w)({forms})(?!\w)", prompt)  # not \b: a word may end with a vowel sign
     return "".join(
-        f'<mark style="--class:{class_color(words[part], table)}">{escape(part)}</mark>'
+        f'<mark style="--class:{class_color(words[part], table)}">{text(part)}</mark>'
         if odd % 2
-        else escape(part)
+        else text(part)
         for odd, part in enumerate(parts)
     )
 

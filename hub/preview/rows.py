@@ -2,7 +2,6 @@
 
 import shlex
 from dataclasses import asdict, replace
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import decode_png, encode_png, heat_map, overlay
 from attn2mask.builders.label import Labeled, relabel
 from attn2mask.builders.options import flag_of
+from attn2mask.builders.records import BuildRecord, checked
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.shards import BuildDirectory, Shard
 from attn2mask.hub.cards.statistics import rows_at
-from attn2mask.hub.preview.pieces import legend, marked_prompt, tiles
+from attn2mask.hub.preview.pieces import legend, marked_prompt, text, tiles
 
 
 def read_row(directory: BuildDirectory, index: int) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def row_page(row: dict[str, Any], directory: BuildDirectory, rules: Rules) -> st
     facts = [row["sample_id"], f"seed {row['seed']}", f"{width} \u00d7 {height}"]
     if row["caption"] != row["prompt"]:
         facts.append(f"caption: {row['caption']}")
-    about = escape(" \u00b7 ".join(facts))
+    about = text(" \u00b7 ".join(facts))
     return (
         f'<p class="prompt">{prompt}</p>{legend(ids, table, words)}{change}{tiles(images)}'
         f'<p class="aside">{about}</p>'
@@ -98,13 +98,13 @@ def remask_command(directory: BuildDirectory, rules: Rules) -> str:
 
 def build_facts(directory: BuildDirectory) -> list[str]:
     """What the head of the page says about a build."""
-    record = directory.record()
-    identity = record["identity"]
+    record = checked(directory.record(), BuildRecord, str(directory.path / "build.json"))
+    identity, rules = record["identity"], directory.rules
     return [
         f"{record['num_images']:,} rows",
         f"painter {identity.get('model', 'not recorded')}",
-        f"threshold {identity['threshold']}",
-        f"reliability {identity['reliability']}",
+        f"threshold {rules.threshold}",
+        f"reliability {rules.reliability}",
         "with scores" if identity["store_scores"] else "without scores",
     ]
 
@@ -115,7 +115,7 @@ def _change(row: dict[str, Any], made: Labeled, command: str) -> str:
     dropped = f"; dropped: {'; '.join(made.dropped)}" if made.dropped else ""
     return (
         f'<div class="changed">{share:.1%} of the mask\u2019s pixels change; reliable '
-        f"{before:.0%} \u2192 {made.reliable:.0%}{escape(dropped)}<br><code>{escape(command)}</code></div>"
+        f"{before:.0%} \u2192 {made.reliable:.0%}{text(dropped)}<br><code>{text(command)}</code></div>"
     )
 
 

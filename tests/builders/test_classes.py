@@ -250,6 +250,8 @@ def test_more_than_254_names_need_16_bits(tmp_path: Path):
         ("name: t\nclasses: [{name: no}]", "classes[0].name is False"),
         ("name: t\nclasses: [{name: 7}]", "classes[0].name is 7"),
         ("name: t\nclasses: [{name: '!'}]", "classes[0].name has no word in it"),
+        ('name: t\nclasses: [{name: "a\\nb"}]', "classes[0].name is 'a\\nb', which holds a line break or a"),
+        ('name: t\nclasses: [{name: "a\\x1b[1mb"}]', "which holds a line break or a control character"),
         ("name: t\nclasses: [{name: mug, base: mug}]", "classes[0].base is 'mug'"),
         ("name: t\nclasses: [{name: mug, base: []}]", "classes[0].base is empty"),
         ("name: t\nclasses: [{name: mug, aliases: [cup, on]}]", "classes[0].aliases[1] is True"),

@@ -22,11 +22,14 @@ import datasets
 import huggingface_hub
 import numpy as np
 import pytest
+import torch
 import yaml
 from card_text import block
+from huggingface_hub.utils import httpx
 from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
 from attn2mask.builders import painter, workers
 from attn2mask.builders.build import BuildConfig
@@ -38,7 +41,10 @@ from attn2mask.builders.shards import BuildDirectory, sealed
 from attn2mask.builders.table_reader import load_table, parse_table
 from attn2mask.builders.words.captions import read_captions
 from attn2mask.builders.words.english import plural
+from attn2mask.hub.cards.adapter import adapter_card
+from attn2mask.hub.cards.dataset import dataset_card
 from attn2mask.hub.cards.markdown import compose, merge, split
+from attn2mask.hub.cards.segmenter import model_card
 from attn2mask.hub.cli import COMMANDS, load, main
 from attn2mask.training.benchmarks import open_images
 from attn2mask.training.config import TrainConfig
@@ -49,12 +55,14 @@ VOC = load_table("voc")
 PATIENCE = 20  # seconds after which a single example hangs
 
 
-def examples(count: int) -> settings:
-    """The same `count` examples in every run. The profile `long` has twenty times as many, and others."""
+def examples(count: int, long: int | None = None) -> settings:
+    """The same `count` examples in every run. The profile `long` has others: `long` of them, or twenty times
+    as many.
+    """
     is_long = settings.get_current_profile_name() == "long"
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(
-        max_examples=count * 20 if is_long else count,
+        max_examples=(long or count * 20) if is_long else count,
         derandomize=not is_long,
         deadline=None,
         suppress_health_check=quiet,
@@ -804,6 +812,204 @@ def test_a_card_keeps_what_a_person_wrote(accepted, old):
 def test_a_damaged_card_is_mended_or_refused(old):
     merged = unless_refused(lambda: merge(NEW, old.decode(errors="replace")))
     assert merged is None or merge(NEW, merged) == merged
+
+
+# Records, states of trainings, and responses of the Hub.
+
+NETWORK = {
+    "model_type": "upernet",
+    "id2label": {"0": "background", "1": "dog"},
+    "class_table": "voc",
+    "backbone_config": {"model_type": "resnet"},
+    "backbone_weights": {"recipe": "ImageNet", "sha256": "0a"},
+    "auto_map": {"AutoConfig": "deeplabv3plus.DeepLabV3PlusConfig"},
+}
+TRAINING = {
+    "options": {"dataset": "data/voc", "backbone": "scratch:small", "preset": "demo", "learning_rate": 0.1},
+    "on_hub": {"dataset": "me/voc"},
+    "rows": {"num_images": 4, "identity": {"table": "voc", "model": "embedded", "captions": "grammar"}},
+    "chosen_on": {"dataset": "data/val", "split": None},
+    "step": 4,
+    "seconds": 1.5,
+    "versions": {"torch": "2"},
+}
+SCORES = {
+    "mean_iou": 0.5,
+    "per_class_iou": {"background": 0.75, "dog": 0.25, "cat": None},
+    "pixel_accuracy": 0.5,
+    "num_images": 2,
+}
+OPTIONS_USED = {"dataset": "data/val", "split": "val", "scales": "1", "window": 512}
+METRICS = SCORES | {
+    "networks": {"a": SCORES, "b": SCORES},
+    "evaluated": {"options": OPTIONS_USED, "hub": "me/val"},
+}
+LORA = {
+    "base_model": "owner/painter",
+    "options": {"instance_prompt": "a photo", "rank": 2},
+    "data": {"name": "frames", "images": 4, "with_caption": 0},
+    "seconds": 1.5,
+}
+LOG = b'{"step": 1, "loss_a": 2.5, "images_per_second": 3.5}\n{"step": 2, "eval_mean_iou": 0.5}\n'
+RECORDS = {
+    "config.json": json.dumps(NETWORK).encode(),
+    "training_config.json": json.dumps(TRAINING).encode(),
+    "metrics.json": json.dumps(METRICS).encode(),
+    "log.jsonl": LOG,
+}
+
+
+@st.composite
+def mutated(draw: st.DrawFn, sound: Any) -> Any:
+    """A JSON value with another value in one place, or without it."""
+    if not isinstance(sound, dict | list) or not sound or draw(st.integers(0, 5)) == 0:
+        return draw(JSON)
+    copy = sound.copy()
+    key = draw(st.sampled_from(sorted(copy))) if isinstance(copy, dict) else 0
+    if draw(st.integers(0, 5)) == 0:
+        del copy[key]
+    else:
+        copy[key] = draw(mutated(copy[key]))
+    return copy
+
+
+def changed(content: bytes) -> st.SearchStrategy[bytes]:
+    """A record that somebody or something changed."""
+    if b"\n" in content:
+        return damaged(content)
+    return damaged(content) | mutated(json.loads(content)).map(lambda value: json.dumps(value).encode())
+
+
+@examples(100, 1000)
+@given(st.data(), st.sampled_from(sorted(RECORDS)))
+def test_changed_records_of_a_network_make_a_card_or_are_refused(tmp_path, data, name):
+    for file, content in RECORDS.items():
+        (tmp_path / file).write_bytes(data.draw(changed(content)) if file == name else content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attn2mask.hub.cards.segmenter.png_bytes", lambda image: b"")
+        patch.setattr("attn2mask.hub.cards.segmenter.iou_chart", lambda *_: None)
+        card = unless_refused(lambda: model_card(tmp_path, "me/it"))
+    if card is not None:
+        assert card.text.encode()
+        assert merge(card.text, card.text) == card.text
+
+
+@examples(100, 1000)
+@given(changed(json.dumps(LORA).encode()))
+def test_changed_records_of_a_lora_make_a_card_or_are_refused(tmp_path, content):
+    (tmp_path / "training_config.json").write_bytes(content)
+    save_file({"unet.lora_A.weight": torch.zeros(2, 4)}, tmp_path / "pytorch_lora_weights.safetensors")
+    card = unless_refused(lambda: adapter_card(tmp_path, "me/it"))
+    assert card is None or card.text.encode()
+
+
+@examples(25, 500)
+@given(st.data(), st.sampled_from(["build.json", "report.json"]))
+def test_changed_records_of_a_build_make_a_card_or_are_refused(whole, tmp_path_factory, data, name):
+    out = tmp_path_factory.mktemp("changed")
+    for part in ("data", "manifest"):
+        (out / part).symlink_to(whole[0] / part)
+    for file in ("build.json", "report.json"):
+        content = (whole[0] / file).read_bytes()
+        (out / file).write_bytes(
+            data.draw(changed(json.dumps(json.loads(content)).encode())) if file == name else content
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attn2mask.hub.cards.dataset.png_bytes", lambda image: b"")
+        patch.setattr("attn2mask.builders.show.sheet", lambda *_: None)
+        patch.setattr("attn2mask.hub.cards.dataset.class_chart", lambda *_: None)
+        card = unless_refused(lambda: dataset_card({"voc": out}, "me/it"))
+    assert card is None or card.text.encode()
+
+
+@pytest.fixture(scope="module")
+def trained(whole, tmp_path_factory) -> tuple[Path, Callable[[Path], list[str]]]:
+    """A training of two steps whose networks are not exported yet, and the command that resumes it."""
+    folder = tmp_path_factory.mktemp("trained")
+    sizes = "--max-steps 2 --checkpoint-every 1 --batch-size 2 --crop-size 32 --workers 0 --no-co-training"
+
+    def resume(out: Path) -> list[str]:
+        options = ["--backbone", "scratch:small", "--no-mixing", "--output-dir", str(out), "--resume"]
+        return ["train", "--dataset", str(whole[0]), *options, *sizes.split()]
+
+    assert command(*resume(folder / "run")) == 0
+    (folder / "run" / "config.json").unlink()
+    return folder / "run", resume
+
+
+@examples(6, 500)
+@given(st.data(), st.sampled_from(["run.json", "state.safetensors", "log.jsonl"]))
+def test_a_changed_state_of_a_training_is_resumed_or_refused(trained, tmp_path_factory, data, name):
+    folder, resume = trained
+    out = shutil.copytree(folder, tmp_path_factory.mktemp("changed") / "run")
+    content = (out / name).read_bytes()
+    # Of weights, the head with its JSON is changed; the checksums of other parts have tests of their own.
+    head, rest = (content[:2000], content[2000:]) if name == "state.safetensors" else (content, b"")
+    (out / name).write_bytes(data.draw(damaged(head)) + rest)
+    command(*resume(out))
+    shutil.rmtree(out.parent)
+
+
+SHA = "0" * 40
+SOUND_RESPONSES = {
+    "whoami": {"name": "me", "orgs": [{"name": "org"}], "type": "user", "auth": {"type": "access_token"}},
+    "tree": [{"type": "file", "path": "README.md", "oid": SHA, "size": 3}],
+    "preupload": {"files": [{"path": "README.md", "uploadMode": "regular", "shouldIgnore": False}]},
+    "commit": {"commitOid": SHA, "commitUrl": "https://hub/commit", "pullRequestUrl": None},
+    "batch": {"transfer": "basic", "objects": []},
+    "info": {"id": "me/it", "sha": SHA, "private": False, "siblings": [{"rfilename": "README.md"}]},
+    "resolve": "---\ntags: [attn2mask]\n---\n",
+}
+RESPONSE_KINDS = {"whoami": "whoami", "/tree/": "tree", "preupload": "preupload", "/commit/": "commit"}
+RESPONSE_KINDS |= {"objects/batch": "batch", "/resolve/": "resolve"}
+
+
+@st.composite
+def responses(draw: st.DrawFn) -> dict[str, tuple[int, dict[str, str], bytes]]:
+    """Status, headers and content of the response to each kind of request; most of them are sound."""
+    found = {}
+    for kind, sound in SOUND_RESPONSES.items():
+        content = sound.encode() if isinstance(sound, str) else json.dumps(sound).encode()
+        status, headers = 200, {"ETag": f'"{SHA}"', "X-Repo-Commit": SHA, "Content-Type": "application/json"}
+        match draw(st.sampled_from(["sound", "sound", "sound", "changed", "status", "header"])):
+            case "changed":
+                content = draw(damaged(content) if isinstance(sound, str) else changed(content))
+            case "status":
+                status = draw(st.sampled_from([201, 204, 400, 401, 403, 404, 409, 412, 418, 429, 500, 503]))
+            case "header":
+                name = draw(
+                    st.sampled_from(["Retry-After", "X-Error-Message", "X-Error-Code", "ETag", "Link"])
+                )
+                headers[name] = draw(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12))
+        found[kind] = (status, headers, content)
+    return found
+
+
+@examples(40, 500)
+@given(responses(), st.booleans())
+def test_any_responses_of_a_hub_end_with_0_or_one_line(whole, tmp_path, answers, dry_run):
+    def respond(request: httpx.Request) -> httpx.Response:
+        kind = next((kind for part, kind in RESPONSE_KINDS.items() if part in request.url.path), "info")
+        status, headers, content = answers[kind]
+        if kind == "preupload" and json.dumps(SOUND_RESPONSES[kind]).encode() == content:
+            sent = [file["path"] for file in json.loads(request.content)["files"]]
+            files = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in sent]
+            content = json.dumps({"files": files}).encode()
+        return httpx.Response(status, headers=headers, content=content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", "hf_token")
+        patch.setattr("attn2mask.hub.hub_client.time.sleep", lambda seconds: None)
+        for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_XET"):
+            patch.setattr(huggingface_hub.constants, name, name == "HF_HUB_DISABLE_XET")
+        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        patch.setattr("attn2mask.hub.cards.dataset.png_bytes", lambda image: b"")
+        factory = huggingface_hub.utils._http._GLOBAL_CLIENT_FACTORY
+        huggingface_hub.set_client_factory(lambda: httpx.Client(transport=httpx.MockTransport(respond)))
+        try:
+            command("publish", "dataset", str(whole[0]), "me/it", *(["--dry-run"] if dry_run else []))
+        finally:
+            huggingface_hub.set_client_factory(factory)
 
 
 # The command line.

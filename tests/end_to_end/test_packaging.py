@@ -152,6 +152,10 @@ def test_every_module_imports_without_torchvision_and_fcntl():
     )
 
 
+# Calls that run the code of a model, or ask for it on the terminal, unless they are told not to.
+_LOADS = re.compile(r"(Auto(?!encoder)\w+|DiffusionPipeline)\.(from_pretrained|from_config|download)")
+
+
 def dangers(tree: ast.AST) -> list[str]:
     """Ways by which a file from elsewhere would be run as code."""
     found = []
@@ -175,6 +179,9 @@ def dangers(tree: ast.AST) -> list[str]:
             ]
         elif isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load" and node not in safe:
             found.append("torch.load")
+        elif isinstance(node, ast.Call) and _LOADS.fullmatch(ast.unparse(node.func)):
+            if "trust_remote_code" not in [keyword.arg for keyword in node.keywords]:
+                found.append(f"{ast.unparse(node.func)} without trust_remote_code")
         elif isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "allow_pickle"):
             found.append(f"{node.arg}={ast.unparse(node.value)}")
     # What passes on what the user gave, which is off by default.
@@ -187,6 +194,8 @@ def test_dangers_are_found():
     assert dangers(ast.parse(code)) == ["pickle", "torch.load", "torch.load", "trust_remote_code=True"]
     assert dangers(ast.parse("torch.load(f, weights_only=False)")) == ["torch.load"]
     assert dangers(ast.parse("x(trust_remote_code=False, y=z(trust_remote_code=trust_remote_code))")) == []
+    code = "AutoConfig.from_pretrained(x)\nDiffusionPipeline.download(x, trust_remote_code=False)"
+    assert dangers(ast.parse(code)) == ["AutoConfig.from_pretrained without trust_remote_code"]
     assert dangers(ast.parse("from pickle import UnpicklingError\ntorch.load(f, weights_only=True)")) == []
 
 
@@ -213,3 +222,14 @@ def test_every_direct_dependency_is_pinned():
     missing = [r.name for r in wanted if canonicalize_name(r.name) not in pins]
     assert missing == []
     assert [str(r) for r in wanted if pins[canonicalize_name(r.name)] not in r.specifier] == []
+
+
+def test_every_promise_about_security_names_tests_that_exist():
+    text = (ROOT / "SECURITY.md").read_text()
+    named = re.findall(r"`(tests/\S+)`", text)
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    promising = [section for section in sections if re.match("Where|Text|Files|What", section)]
+    assert len(promising) == 5
+    assert all(re.search(r"Tests?:\s+`tests/", section) for section in promising)

@@ -324,8 +324,8 @@ def test_foreign_text_is_escaped(tmp_path):
     out = tmp_path / "table.md"
     assert compare(file, "--out", str(out)) == 0
     text = out.read_text()
-    assert [line["method"] for line in lines_of(text)] == ["&lt;b>$x$\\|y z"]
-    assert "## a\\|b, 2 images" in text
+    assert [line["method"] for line in lines_of(text)] == ["&lt;b&gt;&#36;x&#36;&#124;y z"]
+    assert "## a&#124;b, 2 images" in text
 
 
 def test_the_sheet_has_a_column_for_each_method(three, tmp_path, capsys):

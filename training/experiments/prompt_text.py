@@ -79,7 +79,9 @@ def draw(
     table: ClassTable, captions: Sequence[Caption], count: int, seed: int
 ) -> Iterator[tuple[int, Caption, str]]:
     """Number from 1, caption, and prompt of `count` captions whose prompt differs. Classes take turns."""
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "tokenizer", model_max_length=77)
+    tokenizer = AutoTokenizer.from_pretrained(
+        EMBEDDED / "tokenizer", model_max_length=77, trust_remote_code=False
+    )
     source = PromptSource(table, captions, [tokenizer], seed=seed, alias_probability=0.0, balance=True)
     index, number, seen = 0, 1, set()
     while number <= count:

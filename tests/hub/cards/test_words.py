@@ -25,7 +25,8 @@ NAMES = sorted(file.name for file in TEMPLATES.glob("*.md"))
 @pytest.fixture
 def strict_templates(monkeypatch) -> None:
     """A value that a template uses and that Python does not give is an error."""
-    monkeypatch.setattr("jinja2.Template", partial(jinja2.Template, undefined=jinja2.StrictUndefined))
+    strict = partial(jinja2.Environment, undefined=jinja2.StrictUndefined)
+    monkeypatch.setattr("attn2mask.hub.cards.markdown.Environment", strict)
 
 
 @pytest.fixture
