@@ -11,9 +11,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shlex
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +28,7 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.counts import prompt_counts, rows_text, table_text
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
+from attn2mask.builders.locks import run_name
 from attn2mask.builders.options import (
     SAME_COMMAND,
     LaunchOptions,
@@ -474,13 +473,6 @@ def make_dataset(
         f" attempts and dropped classes of {len(report['dropped'])} rows. The reasons are in report.json"
     )
     print(f"next: attn2mask show {shlex.quote(str(directory.path))} --out sheet.png")
-
-
-def run_name(processes: int) -> str:
-    """A name of this run, the same for all processes of one launch."""
-    if processes > 1:
-        return f"launched from {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _digest(text: str) -> str:

@@ -4,7 +4,7 @@
     data/train-00000.parquet    a shard; written under a hidden name, synced and renamed
     manifest/00000.json         its checksum and its report, with their own checksum; written after the shard
     report.json, README.md      totals and a short text; only if the build is complete
-    .lock-0, .held-by-0         the lock of the process of rank 0, and the name of the run that holds it
+    .lock-0, .held-by-0         locks of the processes (see `locks.py`)
 
 A shard counts as made if its manifest is valid and its checksum is right. So after `kill -9` at any moment,
 each shard is either complete or made again.
@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import pyarrow
-from filelock import Timeout
 from pyarrow.parquet import ParquetFile
 
 from attn2mask.builders.classes import CaptionStyle, ClassTable, LabelClass
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import lock_of, refuse_link, refuse_pattern, replacing, write_file
+from attn2mask.builders.locks import locked
 from attn2mask.builders.rules import Rules
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Seconds that a process waits for other processes to name their locks, and for process 0 to write build.json.
-PATIENCE, START = 2, 600
+START = 600  # seconds that a process waits for process 0 to write build.json
 MOST_SHARDS = 100_000  # the numbers in their names have five digits
 
 
@@ -154,21 +153,8 @@ class BuildDirectory:
 
         All processes of one run give the same name `run`. Raises UserError if another run is working there.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        own = self.path / f".lock-{rank}"
-        try:
-            lock = lock_of(own).acquire(timeout=PATIENCE)
-        except Timeout:
-            raise self._busy(own) from None
-        with lock:
-            write_file(_holder_file(own), run.encode())
-            for other in self.path.glob(".lock-*"):
-                if other != own and not _free_or_held_by(run, other):
-                    raise self._busy(other)
+        with locked(self.path, rank, run, "build"):
             yield
-
-    def _busy(self, lock: Path) -> UserError:
-        return UserError(f"another build is working in {self.path}: {_holder(lock)}")
 
     def claim(self, record: dict[str, Any], options: Mapping[str, str], rank: int) -> None:
         """Write `record` as build.json and `options`, texts by file name, beside it. Process 0 writes; the
@@ -330,30 +316,6 @@ def _with_arrays(value: pyarrow.Scalar) -> Any:
 
 def _seal(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
-
-
-def _free_or_held_by(run: str, lock: Path) -> bool:
-    """Whether a lock is free, or a process of `run` holds it, which may write its name a moment later."""
-    deadline = time.monotonic() + PATIENCE
-    while _holder(lock) != run:
-        with suppress(Timeout), lock_of(lock).acquire(timeout=0):
-            return True
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def _holder_file(lock: Path) -> Path:
-    # Not the lock itself, which Windows lets nobody read.
-    return lock.with_name(lock.name.replace(".lock-", ".held-by-"))
-
-
-def _holder(lock: Path) -> str:
-    try:
-        return _holder_file(lock).read_text()
-    except OSError:
-        return "its name is not known yet"
 
 
 def _tuples(value: Any) -> Any:
