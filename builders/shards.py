@@ -28,6 +28,7 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import lock_of, refuse_link, refuse_pattern, replacing, write_file
 from attn2mask.builders.locks import locked
 from attn2mask.builders.rules import Rules
+from attn2mask.builders.seals import seal_of
 
 if TYPE_CHECKING:
     import datasets
@@ -228,7 +229,7 @@ class BuildDirectory:
         """The manifest of a shard; None if it is missing, damaged, or has another number of rows."""
         try:
             manifest = json.loads(self.manifest_file(shard).read_bytes())
-            sound = manifest.pop("seal") == _seal(manifest)
+            sound = manifest.pop("seal") == seal_of(manifest)
         except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError):
             return None
         return manifest if sound and manifest["rows"] == len(shard.rows) else None
@@ -275,7 +276,7 @@ class BuildDirectory:
             checksum = hashlib.file_digest(stream, "sha256").hexdigest()
             size = stream.tell()
         manifest = {"rows": len(shard.rows), "bytes": size, "sha256": checksum, **report}
-        manifest["seal"] = _seal(manifest)
+        manifest["seal"] = seal_of(manifest)
         write_file(self.manifest_file(shard), json.dumps(manifest, indent=1).encode())
 
     def manifests(self, shards: Iterable[Shard]) -> list[dict[str, Any]] | None:
@@ -312,10 +313,6 @@ def _with_arrays(value: pyarrow.Scalar) -> Any:
     if pyarrow.types.is_list(kind.value_type) and pyarrow.types.is_float16(kind.value_type.value_type):
         return value.values.flatten().to_numpy().reshape(len(value), -1)
     return [_with_arrays(inner) for inner in value]
-
-
-def _seal(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 
 def _tuples(value: Any) -> Any:

@@ -36,6 +36,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ResNetConfig, SwinConfig
 
 from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.files import digest
 
 EMBEDDED_BACKBONE = Path(__file__).parents[1] / "builders" / "embedded" / "backbone"
 
@@ -139,6 +140,17 @@ def find_backbone(source: str) -> Backbone:
         config.name_or_path = ""  # a checkpoint should not contain a path of this machine
     pretrained = not path.is_dir() or any((path / file).exists() for file in _WEIGHTS)
     return Backbone(source, config, pretrained=pretrained)
+
+
+def backbone_digest(source: str) -> str:
+    """What identifies a backbone wherever it lies: the SHA-256 of its file, of the files in its folder, or of
+    its weights on the Hub; the source itself for random weights. Raises UserError as `find_backbone`.
+    """
+    if (path := _local(source)).exists():
+        return digest(path)
+    found = find_backbone(source)
+    weights = found.record()["sha256"] if found.pretrained else None
+    return source if weights is None else f"sha256:{weights}"
 
 
 def load_weights(module: PreTrainedModel, backbone: Backbone) -> None:

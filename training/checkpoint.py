@@ -4,7 +4,7 @@
     pipeline("image-segmentation", model="runs/r50")    # network A, by plain transformers
 
 A checkpoint is replaced as a whole: if the process is killed while it saves, the folder holds the old one or
-the new one.
+the new one. Its record holds the SHA-256 of all weights and of itself (see `seals.py`).
 """
 
 import json
@@ -27,9 +27,10 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 import attn2mask.training.deeplabv3plus  # noqa: F401 (registers DeepLabv3+)
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import set_usual_mode
+from attn2mask.builders.seals import RECORD, check_weights, with_weights
 from attn2mask.training.backbones import quiet
 
-PEER, RECORD, OPTIONS = "peer", "training_config.json", "train.yaml"
+PEER, OPTIONS = "peer", "train.yaml"
 _WRITING, _WRITTEN = ".checkpoint-writing", ".checkpoint-written"
 
 
@@ -74,7 +75,8 @@ def save_checkpoint(
         processor.save_pretrained(writing)
         if peer is not None:
             peer.save_pretrained(writing / PEER)
-    (writing / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    weights = sorted(file.relative_to(writing).as_posix() for file in writing.rglob("*.safetensors"))
+    (writing / RECORD).write_text(json.dumps(with_weights(record, writing, weights), indent=2) + "\n")
     if options:
         (writing / OPTIONS).write_text(options)
     set_usual_mode(writing)
@@ -82,14 +84,17 @@ def save_checkpoint(
     _settle(folder)
 
 
-def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False) -> Checkpoint:
+def load_checkpoint(
+    path_or_hub_id: str | Path, trust_remote_code: bool = False, verify: bool = True
+) -> Checkpoint:
     """Read a checkpoint. Its networks are in float32, on the CPU, in evaluation mode.
 
     With `trust_remote_code`, Python modules of the checkpoint may run, if its records name them. DeepLabv3+
-    needs none: its own code is that of this package.
+    needs none: its own code is that of this package. With `verify`, weights and record are compared with the
+    checksums in the record, if it has any.
 
     Raises UserError if it is neither a folder nor on the Hub, if it holds no segmentation network with all of
-    its weights, and if it needs code of its own that it may not run.
+    its weights, if it needs code of its own that it may not run, and as `check_weights`.
     """
     folder = _local(path_or_hub_id, ["*.py"] if trust_remote_code else [])
     _settle(folder)
@@ -97,6 +102,8 @@ def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False)
         raise UserError(
             f"checkpoint {path_or_hub_id} holds no config.json: give a folder that training wrote"
         )
+    if verify:
+        check_weights(folder)
     load = partial(_load_network, source=path_or_hub_id, trust_remote_code=trust_remote_code)
     network = load(folder)
     peer = load(folder / PEER) if (folder / PEER).is_dir() else None
@@ -105,16 +112,24 @@ def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False)
             folder, backend="pil", trust_remote_code=trust_remote_code
         )
         record = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _not_loaded(path_or_hub_id, error) from error
+    if not isinstance(record, dict):
+        raise UserError(f"checkpoint {path_or_hub_id}: its {RECORD} is damaged: restore it from a copy")
     names = tuple(network.config.id2label[index] for index in range(network.config.num_labels))
     return Checkpoint(network, peer, processor, getattr(network.config, "class_table", ""), names, record)
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint. One that a killed process moved in part is moved first."""
+    """Whether a folder holds a checkpoint as it was written. One that a killed process moved in part is moved
+    first.
+    """
     _settle(folder)
-    return (folder / "config.json").is_file()
+    try:
+        check_weights(folder)
+    except UserError:
+        return False
+    return (folder / "config.json").is_file() and (folder / RECORD).is_file()
 
 
 def _settle(folder: Path) -> None:

@@ -1,0 +1,87 @@
+"""Seals: SHA-256 of records and of the weights beside them, compared wherever they are read.
+
+The record of a checkpoint or of a LoRA, `training_config.json`, holds the SHA-256 of each file of weights as
+`weights`, and its own as `seal`. Folders without such a record are not compared.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from attn2mask.builders.errors import UserError
+from attn2mask.builders.files import write_file
+
+RECORD = "training_config.json"
+SEAL, WEIGHTS = "seal", "weights"
+
+
+def seal_of(record: dict[str, Any]) -> str:
+    """SHA-256 of a record of JSON values, in the order of its keys, without its own seal."""
+    values = {name: value for name, value in record.items() if name != SEAL}
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with its seal as its last value."""
+    values = {name: value for name, value in record.items() if name != SEAL}
+    return values | {SEAL: seal_of(values)}
+
+
+def write_sealed(file: Path, record: dict[str, Any]) -> None:
+    """Write a record with its seal, in one step."""
+    write_file(file, (json.dumps(sealed(record), indent=2) + "\n").encode())
+
+
+def read_sealed(file: Path, advice: str) -> dict[str, Any]:
+    """A record that `write_sealed` wrote. Raises UserError with the `advice` if it differs from that."""
+    try:
+        record = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or record.get(SEAL) != seal_of(record):
+        raise UserError(f"{file} is damaged, or was changed after it was written: {advice}")
+    return record
+
+
+def with_weights(record: dict[str, Any], folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """The record with the SHA-256 of files of weights, by their names in `folder`, sealed."""
+    return sealed(record | {WEIGHTS: {name: _sha256(folder / name) for name in names}})
+
+
+def check_weights(folder: Path) -> None:
+    """Raises UserError if the record in a folder, or a file of weights that it names, is not as it was
+    written. A folder without a record, or with one that has no seal, passes.
+    """
+    file = folder / RECORD
+    if not file.is_file():
+        return
+    try:
+        record = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        raise UserError(f"{file} is damaged: {_ADVICE}") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{file} is damaged: {_ADVICE}")
+    if SEAL not in record:
+        return
+    if record[SEAL] != seal_of(record):
+        raise UserError(
+            f"{file} is damaged, or was changed after it was written: {_ADVICE}; if you changed it, delete"
+            f" {SEAL!r} in it"
+        )
+    weights = record.get(WEIGHTS)
+    for name, checksum in (weights if isinstance(weights, dict) else {}).items():
+        if not (folder / name).is_file() or _sha256(folder / name) != checksum:
+            raise UserError(
+                f"{folder / name} is missing, is damaged, or was changed after it was written: {_ADVICE}; if"
+                f" you changed it, delete {WEIGHTS!r} and {SEAL!r} in {file}"
+            )
+
+
+_ADVICE = "restore it from a copy, or run the command that made it with --resume"
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
