@@ -15,6 +15,7 @@ from attn2mask.builders.files import write_file
 
 RECORD = "training_config.json"
 SEAL, WEIGHTS = "seal", "weights"
+_ADVICE = "restore it from a copy, or run the command that made it with --resume"
 
 
 def seal_of(record: dict[str, Any]) -> str:
@@ -41,7 +42,7 @@ def read_sealed(file: Path, advice: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or record.get(SEAL) != seal_of(record):
-        raise UserError(f"{file} is damaged, or was changed after it was written: {advice}")
+        raise UserError(f"{file} is not as it was written: {advice}")
     return record
 
 
@@ -52,7 +53,7 @@ def with_weights(record: dict[str, Any], folder: Path, names: Iterable[str]) -> 
 
 def check_weights(folder: Path) -> None:
     """Raises UserError if the record in a folder, or a file of weights that it names, is not as it was
-    written. A folder without a record, or with one that has no seal, passes.
+    written. A folder without a record, or with one without checksums, passes.
     """
     file = folder / RECORD
     if not file.is_file():
@@ -60,26 +61,20 @@ def check_weights(folder: Path) -> None:
     try:
         record = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
-        raise UserError(f"{file} is damaged: {_ADVICE}") from None
+        record = None
     if not isinstance(record, dict):
         raise UserError(f"{file} is damaged: {_ADVICE}")
-    if SEAL not in record:
-        return
-    if record[SEAL] != seal_of(record):
+    if SEAL in record and record[SEAL] != seal_of(record):
         raise UserError(
-            f"{file} is damaged, or was changed after it was written: {_ADVICE}; if you changed it, delete"
-            f" {SEAL!r} in it"
+            f"{file} is not as it was written: {_ADVICE}; if you changed it, delete {SEAL!r} in it"
         )
     weights = record.get(WEIGHTS)
     for name, checksum in (weights if isinstance(weights, dict) else {}).items():
         if not (folder / name).is_file() or _sha256(folder / name) != checksum:
             raise UserError(
-                f"{folder / name} is missing, is damaged, or was changed after it was written: {_ADVICE}; if"
-                f" you changed it, delete {WEIGHTS!r} and {SEAL!r} in {file}"
+                f"{folder / name} is missing, or is not as it was written: {_ADVICE}; if you"
+                f" changed it, delete {WEIGHTS!r} and {SEAL!r} in {file}"
             )
-
-
-_ADVICE = "restore it from a copy, or run the command that made it with --resume"
 
 
 def _sha256(file: Path) -> str:
