@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, count, islice
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -362,7 +363,14 @@ def loading(batches: DataLoader) -> Iterator[Iterator[dict[str, Any]]]:
 
 def _loading_fault(workers: Sequence["BaseProcess"], error: Exception) -> str | None:
     """What to do about an error if it comes from the death of a loading process; else None."""
-    dead = [worker.exitcode for worker in workers if worker.exitcode]
+    dead = None if workers else []
+    while dead is None:
+        with suppress(RuntimeError):  # torch reports a dead process once, whatever this process does then
+            ended = wait([worker.sentinel for worker in workers], 1)  # a pipe breaks before its process ends
+            for worker in workers:
+                if worker.sentinel in ended:
+                    worker.join()
+            dead = [worker.exitcode for worker in workers if worker.exitcode]
     if -signal.SIGBUS in dead or "shared memory" in str(error):
         return (
             "the processes that load rows have too little shared memory (/dev/shm): give --workers 0, or"

@@ -29,7 +29,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from tqdm import tqdm
 
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import write_file
 from attn2mask.builders.locks import locked, run_name
 from attn2mask.builders.options import stored_options
@@ -250,7 +250,16 @@ class Run:
             mininterval=1,
         )
         with bar as self._bar, noted_signals(self._signals):
-            yield
+            try:
+                yield
+            except (MemoryError, RuntimeError) as error:
+                full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+                if not full and "can't allocate memory" not in str(error):  # as torch says it on CPUs
+                    raise
+                raise UserError(
+                    f"memory was full at step {self.step + 1}: lower --micro-batch, which accumulates"
+                    f" gradients, or --crop-size ({first_line(error)})"
+                ) from error
 
     def must_stop(self) -> bool:
         """Whether a process of the unfinished run got a signal to end. All processes get the same answer."""

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from streets import png, street
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.locks import locked
 from attn2mask.builders.options import parse
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.provenance import LORA_WEIGHTS, fingerprint
@@ -230,6 +231,43 @@ def test_an_interrupt_keeps_the_step_that_was_made(config, monkeypatch, capsys, 
     assert "holds step 3" in capsys.readouterr().err
     assert run_module.saved_step(Path(config.output_dir)) == 3
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_damaged_files_of_a_run_end_in_one_line(config):
+    """The same command goes on when the file that is named has been deleted."""
+    config, output = replace(config, max_steps=2, resume=True), Path(config.output_dir)
+    module.adapt(config)
+    written = {name: (output / name).read_bytes() for name in ("training_config.json", LORA_WEIGHTS)}
+    latents = bytearray((output / "latents.safetensors").read_bytes())
+    latents[-2] ^= 4
+    for name, content, message in (
+        ("training_config.json", b"[]", "is not as it was written: delete it"),
+        ("training_config.json", b"{}", "is not as it was written: delete it"),
+        ("latents.safetensors", b"x", "is damaged: delete it, and the same command encodes the images again"),
+        ("latents.safetensors", latents, "is damaged: delete it"),
+    ):
+        (output / "training_config.json").unlink()  # as if it had been killed before its end
+        (output / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} {message}"):
+            module.adapt(config)
+        (output / name).unlink()
+        module.adapt(config)
+    weights = bytearray(written[LORA_WEIGHTS])
+    weights[-2] ^= 64
+    (output / LORA_WEIGHTS).write_bytes(weights)
+    assert main(["build", "cityscapes", f"--model={config.model}", f"--lora={output}", "--num-images=1"]) == 2
+    module.adapt(config)
+    assert (output / LORA_WEIGHTS).read_bytes() == written[LORA_WEIGHTS]
+
+
+def test_two_runs_in_one_directory(config, monkeypatch):
+    monkeypatch.setattr(run_module, "PATIENCE", 0.1)
+    with (
+        locked(Path(config.output_dir), 0, "process 1 on a machine", "run"),
+        pytest.raises(UserError, match=r"another run is working in .*: process 1 on a machine; wait"),
+    ):
+        module.adapt(config)
+    assert not (Path(config.output_dir) / "run.json").exists()
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(config, monkeypatch):

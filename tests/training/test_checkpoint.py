@@ -46,7 +46,7 @@ def test_both_networks_come_back(build, architecture, tmp_path):
     found = load_checkpoint(str(tmp_path))
     torch.testing.assert_close(logits(found.network), logits(first))
     torch.testing.assert_close(logits(found.peer), logits(second))
-    assert (found.table_name, found.names, found.record) == ("voc", TABLE.names, {"steps": 7})
+    assert (found.table_name, found.names, found.record["steps"]) == ("voc", TABLE.names, 7)
     assert not found.network.training
     assert not found.peer.training
     assert found.processor.size == {"shortest_edge": 64}
