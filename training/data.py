@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,6 @@ from attn2mask.training.benchmarks import recorded_table
 from attn2mask.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-
     import datasets
 
 logger = logging.getLogger(__name__)
@@ -337,7 +336,9 @@ def loading(batches: DataLoader) -> Iterator[Iterator[dict[str, Any]]]:
     Raises UserError as a loading process raised it, with its one line, and if a loading process died.
     """
     loaded = iter(batches)
-    workers = getattr(loaded, "_workers", [])  # private to torch, as the others; a test checks them
+    workers: Sequence[BaseProcess] = getattr(
+        loaded, "_workers", []
+    )  # private to torch, as the others; a test checks them
     ended, fault = threading.Event(), None
     if workers:
         queue = loaded._worker_result_queue  # type: ignore[attr-defined]
@@ -361,9 +362,9 @@ def loading(batches: DataLoader) -> Iterator[Iterator[dict[str, Any]]]:
                 loaded._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def _loading_fault(workers: Sequence["BaseProcess"], error: Exception) -> str | None:
+def _loading_fault(workers: Sequence[BaseProcess], error: Exception) -> str | None:
     """What to do about an error if it comes from the death of a loading process; else None."""
-    dead = None if workers else []
+    dead: list[int] | None = None if workers else []
     while dead is None:
         with suppress(RuntimeError):  # torch reports a dead process once, whatever this process does then
             ended = wait([worker.sentinel for worker in workers], 1)  # a pipe breaks before its process ends
@@ -385,7 +386,7 @@ def _loading_fault(workers: Sequence["BaseProcess"], error: Exception) -> str | 
     )
 
 
-def _watch(workers: Sequence["BaseProcess"], queue: Any, ended: threading.Event) -> None:
+def _watch(workers: Sequence[BaseProcess], queue: Any, ended: threading.Event) -> None:
     """Free the reader of `queue` from a wait for the rest of a batch whose process died."""
     while not ended.wait(1):
         if any(worker.exitcode for worker in workers) and not ended.wait(2):

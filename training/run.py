@@ -201,7 +201,7 @@ class Run:
 
     def _load(self) -> None:
         note = saved_note(self.output)
-        weights, optimizer = load_state(self.output / STATE)
+        weights, optimizer, _ = load_state(self.output / STATE)
         try:
             with torch.no_grad():
                 for name, weight in self.weights().items():
@@ -342,18 +342,20 @@ def save_state(file: Path, weights: Mapping[str, torch.Tensor], optimizer: Any, 
     write_tensors(file, tensors, note)
 
 
-def load_state(file: Path) -> tuple[dict[str, torch.Tensor], dict[int, dict[str, torch.Tensor]]]:
-    """What `save_state` wrote, on the CPU: the weights, and the optimizer's state by number of the parameter.
-    Raises UserError if the file is not as it was written.
+def load_state(
+    file: Path,
+) -> tuple[dict[str, torch.Tensor], dict[int, dict[str, torch.Tensor]], dict[str, Any]]:
+    """What `save_state` wrote, on the CPU: the weights, the optimizer's state by number of the parameter, the
+    note. Raises UserError if the file is not as it was written.
     """
-    stored, _ = open_tensors(file, START_AGAIN)
+    stored, note = open_tensors(file, START_AGAIN)
     tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
     weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
     optimizer: dict[int, dict[str, torch.Tensor]] = {}
     for name in tensors.keys() - {f"model/{name}" for name in weights}:
         _, index, key = name.split("/")
         optimizer.setdefault(int(index), {})[key] = tensors[name]
-    return weights, optimizer
+    return weights, optimizer, note
 
 
 def trim_log(file: Path, step: int) -> None:

@@ -54,5 +54,5 @@ def _checksum(note: str, names: Iterable[str], tensor: Callable[[str], torch.Ten
     for name in sorted(names):
         values = tensor(name)
         total.update(f"\n{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        total.update(values.reshape(-1).view(torch.uint8).numpy())
+        total.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
