@@ -355,8 +355,9 @@ def loading(batches: DataLoader) -> Iterator[Iterator[dict[str, Any]]]:
     finally:
         ended.set()
         with suppress(RuntimeError):  # torch raises it again for each process that is found dead
-            for worker in workers if fault else ():
-                worker.kill()
+            for worker in workers:
+                if fault:
+                    worker.kill()
         if workers:
             with suppress(RuntimeError):
                 loaded._shutdown_workers()  # type: ignore[attr-defined]
