@@ -18,9 +18,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shlex
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +35,7 @@ from attn2mask.builders.conditions import painting_conditions, several_condition
 from attn2mask.builders.counts import prompt_counts, rows_text, table_text
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
+from attn2mask.builders.locks import run_name
 from attn2mask.builders.options import (
     SAME_COMMAND,
     LaunchOptions,
@@ -60,7 +59,8 @@ from attn2mask.builders.rules import (
     rules_of,
     rules_preset,
 )
-from attn2mask.builders.shards import BuildDirectory, Shard, plan, sealed
+from attn2mask.builders.seals import sealed
+from attn2mask.builders.shards import BuildDirectory, Shard, plan
 from attn2mask.builders.table_reader import TABLES, load_table
 from attn2mask.builders.words.captions import Caption, read_captions
 from attn2mask.builders.words.context import LISTS
@@ -526,13 +526,6 @@ def make_dataset(
     if message := several_conditions(directory.path, report["made_under"]):
         logger.warning(message)
     print(f"next: attn2mask show {shlex.quote(str(directory.path))} --out sheet.png")
-
-
-def run_name(processes: int) -> str:
-    """A name of this run, the same for all processes of one launch."""
-    if processes > 1:
-        return f"launched from {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _digest(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.seals import RECORD, check_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2  # of build.json and training_config.json
 LIBRARIES = "attn2mask torch diffusers transformers accelerate peft datasets pillow scipy pydensecrf2".split()
 # The file of a LoRA in diffusers' format, and the record that `attn2mask adapt` writes beside it.
-LORA_WEIGHTS, LORA_RECORD = "pytorch_lora_weights.safetensors", "training_config.json"
+LORA_WEIGHTS, LORA_RECORD = "pytorch_lora_weights.safetensors", RECORD
 
 
 def provenance() -> dict[str, Any]:
@@ -63,7 +64,11 @@ def fingerprint(network: "nn.Module") -> str:
 
 
 def check_base(lora: str, unet: "nn.Module", model: str) -> None:
-    """Raises UserError if the record beside a LoRA, if there is one, names another painter than `model`."""
+    """Raises UserError if the record beside a LoRA, if there is one, names another painter than `model`, and
+    as `check_weights`.
+    """
+    if Path(lora).is_dir():
+        check_weights(Path(lora))
     record = lora_record(lora)
     if "base_fingerprint" in record and record["base_fingerprint"] != fingerprint(unet):
         base = f"{record.get('base_model')} ({str(record.get('base_version'))[:14]})"

@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from attn2mask.builders.build import RUN, local_option, make_dataset, run_name
+from attn2mask.builders.build import RUN, local_option, make_dataset
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.locks import run_name
 from attn2mask.builders.options import SAME_COMMAND, fill, flag_of, option, to_yaml
 from attn2mask.builders.provenance import provenance
 from attn2mask.builders.rules import (

@@ -23,8 +23,8 @@ def incomplete_option(group: str) -> Any:
 
 
 def no_verify_option(group: str) -> Any:
-    """The option that leaves out the check of the hashes of a build's shards."""
-    return option("do not compare the shards of a build with the hashes in its manifests", False, group)
+    """The option that leaves out the check of the hashes of shards and of weights."""
+    return option("do not compare shards and weights with the hashes in their records", False, group)
 
 
 def is_build(path: str | Path) -> bool:

@@ -4,7 +4,7 @@
     data/train-00000.parquet    a shard; written under a hidden name, synced and renamed
     manifest/00000.json         its size, its checksum and its report; written after the shard
     report.json, README.md      totals and a short text; only if the build is complete
-    .lock-0, .held-by-0         the lock of the process of rank 0, and the name of the run that holds it
+    .lock-0, .held-by-0         locks of the processes (see `locks.py`)
 
 A shard counts as made if its manifest is valid and its checksum is right. So after `kill -9` at any moment,
 each shard is either complete or made again.
@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import pyarrow
-from filelock import Timeout
 from pyarrow.parquet import ParquetFile, read_metadata
 from tqdm import tqdm
 
@@ -35,15 +34,16 @@ from attn2mask.builders.classes import CaptionStyle, ClassTable, LabelClass
 from attn2mask.builders.conditions import last_bit_warning, rows_by_conditions
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import lock_of, refuse_link, refuse_pattern, replacing, write_file
+from attn2mask.builders.locks import locked
 from attn2mask.builders.rules import Rules
+from attn2mask.builders.seals import sealed, unsealed
 
 if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
 
-# Seconds that a process waits for other processes to name their locks, and for process 0 to write build.json.
-PATIENCE, START = 2, 600
+START = 600  # seconds that a process waits for process 0 to write build.json
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # other errors hide a file that is there
 MOST_SHARDS = 100_000  # the numbers in their names have five digits
 RECORD, DRAWN_RECORD = "build.json", "draw.json"  # the records of builds and of drawn rows
@@ -257,21 +257,8 @@ class BuildDirectory:
 
         All processes of one run give the same name `run`. Raises UserError if another run is working there.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        own = self.path / f".lock-{rank}"
-        try:
-            lock = lock_of(own).acquire(timeout=PATIENCE)
-        except Timeout:
-            raise self._busy(own) from None
-        with lock:
-            write_file(_holder_file(own), run.encode())
-            for other in self.path.glob(".lock-*"):
-                if other != own and not _free_or_held_by(run, other):
-                    raise self._busy(other)
+        with locked(self.path, rank, run, "build"):
             yield
-
-    def _busy(self, lock: Path) -> UserError:
-        return UserError(f"another run is working in {self.path}: {_holder(lock)}")
 
     def claim(
         self, record: dict[str, Any], options: Mapping[str, str], rank: int, exact: bool = False
@@ -527,50 +514,8 @@ def _with_arrays(value: pyarrow.Scalar) -> Any:
     return [_with_arrays(inner) for inner in value]
 
 
-def sealed(values: Mapping[str, Any]) -> bytes:
-    """A JSON file of `values` with a seal, by which `unsealed` notices a change."""
-    return json.dumps({**values, "seal": _seal(values)}, indent=1).encode()
-
-
-def unsealed(content: bytes) -> dict[str, Any] | None:
-    """The values of a file that `sealed` made; None if the file is another one, or if a value has changed."""
-    try:
-        values = json.loads(content)
-        return values if values.pop("seal") == _seal(values) else None
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        return None
-
-
-def _seal(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
-
-
 def _unreadable(file: Path, error: OSError) -> UserError:
     return UserError(f"{file} cannot be read: {error.strerror or error}")
-
-
-def _free_or_held_by(run: str, lock: Path) -> bool:
-    """Whether a lock is free, or a process of `run` holds it, which may write its name a moment later."""
-    deadline = time.monotonic() + PATIENCE
-    while _holder(lock) != run:
-        with suppress(Timeout), lock_of(lock).acquire(timeout=0):
-            return True
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def _holder_file(lock: Path) -> Path:
-    # Not the lock itself, which Windows lets nobody read.
-    return lock.with_name(lock.name.replace(".lock-", ".held-by-"))
-
-
-def _holder(lock: Path) -> str:
-    try:
-        return _holder_file(lock).read_text()
-    except OSError:
-        return "its name is not known yet"
 
 
 def _tuples(value: Any) -> Any:

@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
 
 import torch
 
@@ -78,11 +79,19 @@ def _watch(pool: ProcessPoolExecutor, ended: threading.Event) -> None:
             if not pool._broken:
                 for process in processes:
                     process.kill()
-                # The pool closes the writer as well, possibly at the same time. A handle must be closed once.
-                writer = pool._result_queue._writer  # type: ignore[attr-defined]
-                own, writer._handle = type(writer)(writer._handle, readable=False), None
-                own.close()
+                break_off(pool._result_queue)  # type: ignore[attr-defined]
             return
+
+
+def break_off(queue: Any) -> None:
+    """Close this process's end for writing of a queue whose other writers are dead. Then its reader, which
+    may wait for the rest of an answer, gets an EOFError.
+    """
+    # The owner of the queue closes the writer as well, possibly at the same time. A handle must be closed
+    # once.
+    writer = queue._writer
+    own, writer._handle = type(writer)(writer._handle, readable=False), None
+    own.close()
 
 
 def _start() -> None:

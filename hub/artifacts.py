@@ -18,6 +18,7 @@ import yaml
 
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.records import BuildRecord, checked, read_record
+from attn2mask.builders.seals import RECORD, SEAL, check_weights, with_seal
 from attn2mask.builders.yaml_reader import load_yaml
 from attn2mask.hub.cards.markdown import public_path
 from attn2mask.hub.hub_client import Kind
@@ -154,7 +155,7 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
     from attn2mask.builders.provenance import LORA_WEIGHTS
     from attn2mask.hub.cards.adapter import adapter_card
     from attn2mask.hub.cards.segmenter import model_card, reports
-    from attn2mask.training.checkpoint import PEER, RECORD
+    from attn2mask.training.checkpoint import PEER
 
     folder = Path(folder)
     check_inside(folder, folder.rglob("*"))
@@ -168,7 +169,8 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
     records = {name: path for name, path in paths.items() if name in (RECORD, "adapter_config.json")}
     records |= {f"metrics/{name}.json": path for name, path in evaluations.items()}
     for name, path in records.items():
-        files[name] = f"{json.dumps(without_paths(read_record(path)), indent=2)}\n".encode()
+        record = without_paths(read_record(path))
+        files[name] = f"{json.dumps(with_seal(record) if SEAL in record else record, indent=2)}\n".encode()
     files |= options_in(folder, MODEL_OPTIONS)
     for name, path in evaluations.items():
         for content in options_in(path.parent, [f"{path.stem}.yaml"]).values():
@@ -243,7 +245,7 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
     are left out. Raises UserError for a checkpoint that does not load, and for one whose code or weights have
     other names than those of this project's checkpoints.
     """
-    from attn2mask.training.checkpoint import PEER, RECORD, load_checkpoint
+    from attn2mask.training.checkpoint import PEER, load_checkpoint
 
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give one that `attn2mask train` or `adapt` wrote")
@@ -299,10 +301,13 @@ def weight_files(network: Path) -> list[str]:
 
 
 def adapter_files(folder: Path) -> dict[str, Path]:
-    """The LoRA of a painter in diffusers' format, with its records. Raises UserError if it does not load."""
+    """The LoRA of a painter in diffusers' format, with its records. Raises UserError if it does not load, and
+    as `check_weights`.
+    """
     from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
     from attn2mask.hub.cards.statistics import tensor_shapes
 
+    check_weights(folder)
     if not any("lora" in name for name in tensor_shapes(folder / LORA_WEIGHTS)):
         raise UserError(f"{folder / LORA_WEIGHTS} holds no LoRA weights")
     names = (LORA_WEIGHTS, "adapter_config.json", LORA_RECORD)

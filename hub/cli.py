@@ -117,7 +117,7 @@ def find_command(argv: Sequence[str]) -> tuple[str | None, list[str]]:
 def run_as(name: str, argv: Sequence[str]) -> int:
     """Run the command `name` with the options in `argv`. Returns and raises as `main`."""
     from attn2mask.builders.command import run_command
-    from attn2mask.hub.launch import is_launched, launch, logs_start, run_launched
+    from attn2mask.hub.launch import end_with_launcher, is_launched, launch, logs_start, run_launched
 
     command = COMMANDS[name]
 
@@ -132,6 +132,7 @@ def run_as(name: str, argv: Sequence[str]) -> int:
             launch([*name.split(), *argv], processes, file)
         run_launched(partial(run_here, command, config))
 
+    end_with_launcher()
     summary = f"{command.summary[0].upper()}{command.summary[1:]}."
     return run_command(load(command.options), run, argv, f"attn2mask {name}", summary)
 

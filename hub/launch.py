@@ -11,6 +11,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,12 +26,33 @@ from attn2mask.builders.yaml_reader import load_yaml
 
 logger = logging.getLogger(__name__)
 
+GRACE = 30  # seconds that processes have to save their work after SIGTERM, as with torchrun
 _MISTAKE = "attn2mask_user_error"  # in a process's file of errors: the one line of its UserError
 
 
 def is_launched() -> bool:
     """Whether this process is one of several that a launcher started: `launch`, accelerate, or torchrun."""
     return _MARK in os.environ or "LOCAL_RANK" in os.environ
+
+
+def end_with_launcher() -> None:
+    """If a launcher started this process, let it end soon after the launcher: by SIGTERM, after which a run
+    saves its state, and by force `GRACE` seconds later. Otherwise a launcher that is killed would leave
+    processes that go on beside those of the next launch.
+    """
+    # accelerate names one process that it starts alone in no other way.
+    if not is_launched() and "ACCELERATE_DYNAMO_MODE" not in os.environ:
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def logs_start() -> bool:
@@ -79,8 +102,11 @@ def launch(argv: Sequence[str], num_processes: int | None, config_file: str | No
     except (ValueError, ImportError, OSError, AssertionError) as error:
         raise UserError(f"accelerate cannot start the processes: {first_line(error)}") from error
     finally:
-        for child in psutil.Process().children():
+        children = psutil.Process().children()
+        for child in children:
             child.terminate()
+        for child in psutil.wait_procs(children, GRACE)[1]:
+            child.kill()
     sys.exit(0)
 
 

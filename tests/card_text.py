@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 
-from attn2mask.builders.shards import sealed, unsealed
+from attn2mask.builders.seals import sealed, unsealed
 
 REPO = "someone/attn2mask-things"
 ABORTED = "terminate called without an active exception"  # what a C++ library prints before it aborts

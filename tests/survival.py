@@ -1,12 +1,14 @@
-"""Kills builds, trainings, adaptations and publishes at random moments, and does to their output what
-machines do to it: what comes of it in the end must be what comes of a run that nothing happened to.
+"""Ends builds, trainings, adaptations and publishes at random moments, by SIGKILL, SIGTERM and SIGINT, and
+does to their output what machines do to it: what comes of it in the end must be what comes of a run that
+nothing happened to. Trainings and adaptations are also started by `accelerate launch`, which is then ended.
 
     make survival                                        # 50 kills of each, ten minutes of two cores
     python tests/survival.py --kills 300 --seed 1       # at other moments, an hour
 
 It goes on where it was stopped. Each attempt is a process of its own, forked from one that has imported all,
-so that kills fall into work. Half of them come by the clock. The others come by steps: at the n-th time that
-the process opens, renames or removes a file of its output, or at its n-th request of a Hub on this machine.
+so that kills fall into work. Half of them come by the clock, with a random signal. The others are SIGKILL
+and come by steps: at the n-th time that the process opens, renames or removes a file of its output, or at its
+n-th request of a Hub on this machine. Those of launchers come by the clock alone.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import psutil
 from loopback_hub import LoopbackHub
@@ -34,6 +36,12 @@ from tqdm import tqdm
 LIMIT = 900  # seconds after which an attempt hangs
 IN_A_ROW = 6  # kills of one output, before it is finished and looked at
 ROWS, SHARD = 16, 2
+# The exit statuses that a signal may end in.
+STATUSES = {
+    signal.SIGKILL: {-signal.SIGKILL},
+    signal.SIGTERM: {-signal.SIGTERM, 128 + signal.SIGTERM},
+    signal.SIGINT: {128 + signal.SIGINT},
+}
 STEPS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")  # as Python's audit hooks call them
 
 # In processes that are killed. Imports stand inside: this file is read anew by every process.
@@ -50,18 +58,42 @@ def build(inputs: Path, out: Path) -> int:
 def train(inputs: Path, out: Path) -> int:
     from attn2mask.hub.cli import main
 
+    return main(training(inputs, out))
+
+
+def training(inputs: Path, out: Path) -> list[str]:
     options = "--max-steps 12 --batch-size 4 --crop-size 32 --checkpoint-every 3 --eval-every 6 --workers 0"
     given = [f"--dataset={inputs / 'rows'}", f"--eval-dataset={inputs / 'rows'}", f"--output-dir={out}"]
     given += [f"--backbone={inputs / 'backbone'}", "--resume"]
-    return main(["train", *given, *options.split()])
+    return ["train", *given, *options.split()]
 
 
 def adapt(inputs: Path, out: Path) -> int:
     from attn2mask.hub.cli import main
 
+    return main(adaptation(inputs, out))
+
+
+def adaptation(inputs: Path, out: Path) -> list[str]:
     options = "--max-steps 12 --batch-size 2 --rank 2 --crop-size 64 --checkpoint-every 3 --sample-every 0"
     given = [f"--data={inputs / 'frames'}", f"--model={inputs / 'model'}", f"--output-dir={out}"]
-    return main(["adapt", *given, *options.split(), "--resume"])
+    return ["adapt", *given, *options.split(), "--resume"]
+
+
+def launched_train(inputs: Path, out: Path) -> NoReturn:
+    """In two processes."""
+    launch(["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"], training(inputs, out))
+
+
+def launched_adapt(inputs: Path, out: Path) -> NoReturn:
+    launch(["--num_processes", "1"], adaptation(inputs, out))
+
+
+def launch(options: list[str], command: list[str]) -> NoReturn:
+    """Become accelerate's launcher of a command."""
+    options += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *options]
+    os.execv(sys.executable, [*launcher, "--module", "attn2mask", *command])
 
 
 def publish_dataset(inputs: Path, out: Path) -> int:
@@ -107,7 +139,7 @@ def built(stage: "Stage", out: Path) -> dict[str, Any]:
 
 
 def trained(stage: "Stage", out: Path) -> dict[str, Any]:
-    """Names of files, all tensors, scores, and the losses of all steps; not how long it took."""
+    """Names of files, all tensors and scores, and the last step; not how long it took."""
     from safetensors.numpy import load_file
 
     found: dict[str, Any] = {"names": names(out)}
@@ -116,11 +148,14 @@ def trained(stage: "Stage", out: Path) -> dict[str, Any]:
         found |= {f"{file.relative_to(out)}: {name}": array.tobytes() for name, array in tensors}
     for file in out.rglob("metrics.json"):
         found[f"{file.relative_to(out)}"] = json.loads(file.read_text())
+    steps = []
     for line in map(json.loads, (out / "log.jsonl").read_text().splitlines()):
-        for name in ("images_per_second", "loss"):  # adapt's loss is a mean since its start
-            line.pop(name, None)
-        found.setdefault(f"log of step {line['step']}", []).append(line)
-    return found
+        if "eval_mean_iou" in line:
+            found[f"evaluation at step {line['step']}"] = line
+        else:  # losses are means since the last line, and a run that must stop writes one
+            steps.append(line["step"])
+    assert steps == sorted(set(steps))
+    return found | {"last step": steps[-1]}
 
 
 def published(kind: str) -> Callable[["Stage", Path], dict[str, Any]]:
@@ -176,7 +211,7 @@ class Victim:
     run: Callable[[Path, Path], int]
     result: Callable[["Stage", Path], dict[str, Any]]
     check: Callable[["Stage", Path], None]
-    steps: Literal["files", "requests"]
+    steps: Literal["files", "requests", "none"]
     share: float = 1.0
 
     @property
@@ -188,6 +223,8 @@ VICTIMS = (
     Victim(build, built, whole_shards, "files"),
     Victim(train, trained, whole_states, "files"),
     Victim(adapt, trained, whole_states, "files"),
+    Victim(launched_train, trained, whole_states, "none", 0.1),
+    Victim(launched_adapt, trained, whole_states, "none", 0.1),
     Victim(publish_dataset, published("dataset"), all_or_nothing("dataset"), "requests", 0.5),
     Victim(publish_model, published("model"), all_or_nothing("model"), "requests", 0.5),
 )
@@ -229,7 +266,10 @@ def attempt_inside(
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(step)
-    status = run(inputs, out)
+    try:
+        status = run(inputs, out)
+    except KeyboardInterrupt:  # before the command took over
+        status = 130
     log.with_suffix(".steps").write_text(str(seen))
     sys.stdout.flush()
     sys.exit(status)
@@ -317,8 +357,8 @@ class Stage:
         if process.is_alive():
             process.kill()
             raise AssertionError(f"not done after {seconds:.0f} seconds:\n{self.tail()}")
-        deadline = time.monotonic() + 30
-        while left := session(process.pid):
+        deadline = time.monotonic() + 60
+        while left := session(process.pid, self.folder):
             assert time.monotonic() < deadline, f"{left} live on"
             time.sleep(0.1)
         return process.exitcode
@@ -327,11 +367,12 @@ class Stage:
         """The exit status of an attempt."""
         return self.end(self.start(victim, out, **options))
 
-    def kill_by_clock(self, victim: Victim, out: Path, seconds: float) -> int:
-        """The exit status of an attempt that is killed after `seconds`, unless it has ended."""
+    def end_by_clock(self, victim: Victim, out: Path, seconds: float, which: signal.Signals) -> int:
+        """The exit status of an attempt that gets a signal after `seconds`, unless it has ended."""
         process = self.start(victim, out)
         process.join(seconds)
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, which)
         return self.end(process)
 
     def finish(self, victim: Victim, out: Path) -> None:
@@ -350,8 +391,9 @@ class Stage:
             began = time.monotonic()
             status = self.attempt(victim, out)
             assert status == 0, self.tail()
-            seconds, written = time.monotonic() - began, int(self.log.with_suffix(".steps").read_text())
-            steps = written if victim.steps == "files" else self.requests
+            seconds, steps = time.monotonic() - began, self.requests
+            if victim.steps == "files":
+                steps = int(self.log.with_suffix(".steps").read_text())
             self.whole[victim.name] = Whole(victim.result(self, out), seconds, steps)
         return self.whole[victim.name]
 
@@ -372,14 +414,27 @@ class Stage:
         return self.log.read_text(errors="replace")[-3000:]
 
 
-def session(leader: int) -> list[str]:
-    """The processes of a session that still run."""
+def session(leader: int, folder: Path) -> list[str]:
+    """The processes of a session that still run, and those that a launcher started in sessions of their own,
+    whose options name files in `folder`.
+    """
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline()))
+            command = " ".join(process.cmdline())
+            launched = f"--output-dir={folder}" in command
+            if (launched or os.getsid(process.pid) == leader) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(command)
     return found
+
+
+def free_locks(out: Path) -> None:
+    """No process holds a lock of an output."""
+    from filelock import FileLock
+
+    for file in out.glob(".lock-*"):
+        with FileLock(file).acquire(timeout=0):
+            pass
 
 
 def torture(stage: Stage, victim: Victim, kills: int, tally: Tally, kept: Callable[[], None]) -> None:
@@ -389,13 +444,17 @@ def torture(stage: Stage, victim: Victim, kills: int, tally: Tally, kept: Callab
         out, began = stage.folder / f"{victim.name}-{tally.rounds}", time.monotonic()
         for _ in range(IN_A_ROW):
             rng = random.Random(f"{stage.seed} {victim.name} {tally.rounds} {tally.kills}")
-            if rng.random() < 0.5:
-                status = stage.kill_by_clock(victim, out, rng.uniform(0, whole.seconds))
+            which = signal.SIGKILL
+            if victim.steps == "none" or rng.random() < 0.5:
+                which = rng.choice(list(STATUSES))
+                status = stage.end_by_clock(victim, out, rng.uniform(0, whole.seconds), which)
             else:
                 status = stage.attempt(victim, out, last=rng.randint(1, whole.steps))
             if status == 0:
                 break
-            assert status == -signal.SIGKILL, stage.tail()
+            # Launchers have statuses of their own.
+            assert victim.steps == "none" or status in STATUSES[which], f"{status}: {stage.tail()}"
+            free_locks(out)
             tally.kills += 1
             victim.check(stage, out)
             kept()

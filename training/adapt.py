@@ -28,10 +28,8 @@ import json
 import logging
 import os
 import shlex
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +37,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import set_usual_mode, write_file
 from attn2mask.builders.images import encode_png, read_image
 from attn2mask.builders.options import to_yaml
 from attn2mask.builders.painter import Painter, load_painter
 from attn2mask.builders.prompts import image_seed
 from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS, fingerprint, license_of
+from attn2mask.builders.seals import check_weights, read_sealed, with_weights
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words.grammar import caption
 from attn2mask.training.adaptation import lora
@@ -61,8 +61,9 @@ from attn2mask.training.adaptation.images import (
     paint_class_images,
 )
 from attn2mask.training.charts import strip_sheet
+from attn2mask.training.config import BatchPlan
 from attn2mask.training.data import Positions
-from attn2mask.training.run import Run, end, make_accelerator, recorded_run, write_identity
+from attn2mask.training.run import Run, end, make_accelerator, recorded_run, working_in, write_identity
 
 logger = logging.getLogger(__name__)
 
@@ -86,51 +87,26 @@ def adapt(config: AdaptConfig) -> None:
     lora.check_pipeline(painter.pipe, config.model)
     crop = make_crop(config, painter.pipe.vae_scale_factor)
     facts = {"painter": fingerprint(painter.pipe.unet), "images": images_digest(images)}
-    recorded_run(output, config.identity() | facts, config.resume)
-    if exported_step(output) == config.max_steps:
+    identity = config.identity() | facts
+    recorded_run(output, identity, config.resume)
+    if is_exported(output, config.max_steps):
         logger.info("%s is finished: all %d steps are done", output, config.max_steps)
         return
     warn_of_unknown_words(painter, config.instance_prompt)
-    accelerator.wait_for_everyone()  # before the first process writes, all have checked the directory
-    batches = make_batches(config, accelerator, painter, images, crop, config.identity() | facts)
-    run = Adaptation(config, accelerator, painter, batches, images, facts)
-    run.begin(started)
-    sample_every = max(1, config.max_steps // 5) if config.sample_every is None else config.sample_every
-    if sample_every and run.step == 0:
-        run.sample(prompts)
-
-    parameters = list(run.weights().values())
-    schedule = lora.make_schedule(painter.pipe)
-    positions = iter(Positions(len(batches.latents), config.seed, run.share()))
-    logger.info("%s, %s precision: %s", accelerator.device, accelerator.mixed_precision, batch_plan)
-    with stop_requests() as stop_requested, run.progress("adapting"):
-        while not run.finished:
-            run.set_rate()
-            total = torch.zeros((), device=accelerator.device)
-            for _ in range(batch_plan.accumulation):
-                batch = batches([next(positions) for _ in range(batch_plan.per_process)])
-                with accelerator.accumulate():
-                    with accelerator.autocast():
-                        loss = lora.batch_loss(painter.pipe, schedule, batch, config)
-                    accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        average_gradients(accelerator, parameters)
-                        if config.clip:
-                            accelerator.clip_grad_norm_(parameters, config.clip)
-                    run.optimizer.step()
-                    run.optimizer.zero_grad()
-                total += loss.detach() / batch_plan.accumulation
-            run.count({"loss": total})
-            stop = stop_requested() and accelerator.is_main_process and not run.finished
-            if run.step % config.checkpoint_every == 0 or run.finished or stop:
-                run.save()
-            if stop:
-                logger.info("%s holds step %d: --resume continues from there", output, run.step)
-                raise KeyboardInterrupt
-            if sample_every and (run.step % sample_every == 0 or run.finished):
-                run.sample(prompts)
-    run.finish()
-    end(accelerator)
+    with working_in(output, accelerator):
+        recorded_run(output, identity, config.resume)  # another run may have started or gone on
+        accelerator.wait_for_everyone()  # before the first process writes, all have checked the directory
+        batches = make_batches(config, accelerator, painter, images, crop, identity)
+        run = Adaptation(config, accelerator, painter, batches, images, facts)
+        run.begin(started)
+        sample_every = max(1, config.max_steps // 5) if config.sample_every is None else config.sample_every
+        logger.info("%s, %s precision: %s", accelerator.device, accelerator.mixed_precision, batch_plan)
+        if sample_every and run.step == 0:
+            run.sample(prompts)
+        with run.progress("adapting"):
+            run.train(batch_plan, sample_every, prompts)
+        run.finish()
+        end(accelerator)
 
 
 def average_gradients(accelerator: Accelerator, weights: Sequence[torch.Tensor]) -> None:
@@ -163,7 +139,7 @@ def make_batches(
             write_identity(output, identity)
             Latents.write(file, latents, skipped)
         accelerator.wait_for_everyone()
-        return Latents(file)
+        return Latents(file, verify=not config.no_verify and accelerator.is_main_process)
 
     latents, class_latents = encoded("latents.safetensors", images), None
     if config.prior_preservation:
@@ -203,6 +179,37 @@ class Adaptation(Run):
         super().__init__(config, accelerator, lambda: weights, accelerator.prepare(optimizer))
         self.painter, self.batches, self.images, self.facts = painter, batches, images, facts
 
+    def train(self, batch_plan: BatchPlan, sample_every: int, prompts: Sequence[str]) -> None:
+        """Train to the last step. Raises KeyboardInterrupt and SystemExit as `stop`."""
+        config, accelerator, pipe = self.config, self.accelerator, self.painter.pipe
+        parameters = list(self.weights().values())
+        schedule = lora.make_schedule(pipe)
+        positions = iter(Positions(len(self.batches.latents), config.seed, self.share()))
+        while not self.finished:
+            self.set_rate()
+            total = torch.zeros((), device=accelerator.device)
+            for _ in range(batch_plan.accumulation):
+                batch = self.batches([next(positions) for _ in range(batch_plan.per_process)])
+                with accelerator.accumulate():
+                    with accelerator.autocast():
+                        loss = lora.batch_loss(pipe, schedule, batch, config)
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        average_gradients(accelerator, parameters)
+                        if config.clip:
+                            accelerator.clip_grad_norm_(parameters, config.clip)
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+                total += loss.detach() / batch_plan.accumulation
+            self.count({"loss": total})
+            stop = self.must_stop()
+            if self.step % config.checkpoint_every == 0 or self.finished or stop:
+                self.save()
+            if sample_every and (self.step % sample_every == 0 or self.finished):
+                self.sample(prompts)
+            if stop:
+                self.stop()
+
     def save(self) -> None:
         """Write the state, then the adapter."""
         super().save()
@@ -218,7 +225,8 @@ class Adaptation(Run):
         writing.rmdir()
         options = to_yaml(self.config, "attn2mask adapt --config adapt.yaml")
         write_file(self.output / "adapt.yaml", options.encode())
-        write_file(self.output / LORA_RECORD, json.dumps(self.adapter_record(), indent=2).encode())
+        record = with_weights(self.adapter_record(), self.output, [LORA_WEIGHTS])
+        write_file(self.output / LORA_RECORD, json.dumps(record, indent=2).encode())
 
     def adapter_record(self) -> dict[str, Any]:
         """What training_config.json holds."""
@@ -278,7 +286,7 @@ class Adaptation(Run):
         """Print what was made and how to use it."""
         if not self.accelerator.is_main_process:
             return
-        if exported_step(self.output) < self.step:  # killed between the last checkpoint and its export
+        if not is_exported(self.output, self.step):  # killed between the last checkpoint and its export
             self.export()
         config = self.config
         sheet = self.output / "samples.png"
@@ -291,10 +299,19 @@ class Adaptation(Run):
         print(f"next: attn2mask build {shlex.join(options)}")
 
 
-def exported_step(output: Path) -> int:
-    """The step of the adapter in a directory; 0 if there is none."""
-    record = output / LORA_RECORD
-    return json.loads(record.read_text())["step"] if record.exists() else 0
+def is_exported(output: Path, step: int) -> bool:
+    """Whether a directory holds the adapter of a step as it was written. Raises UserError for a record that
+    is not as it was written.
+    """
+    file = output / LORA_RECORD
+    if not file.exists():
+        return False
+    record = read_sealed(file, "delete it, and the same command with --resume writes it again")
+    try:
+        check_weights(output)
+    except UserError:  # killed between the weights and their record, or damaged
+        return False
+    return record.get("step") == step
 
 
 def sample_prompts(config: AdaptConfig) -> list[str]:
@@ -316,18 +333,3 @@ def warn_of_unknown_words(painter: Painter, prompt: str) -> None:
             "the painter does not know %s in --instance-prompt and cannot learn it; it can learn sks",
             ", ".join(words),
         )
-
-
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Whether an interrupt (Ctrl-C or SIGTERM) came. Inside, an interrupt does not end the program."""
-    received: list[int] = []
-    before = {
-        which: signal.signal(which, lambda number, frame: received.append(number))
-        for which in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield lambda: bool(received)
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)

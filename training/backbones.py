@@ -44,6 +44,7 @@ from transformers import (
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from attn2mask.builders.errors import UserError, first_line
+from attn2mask.builders.files import digest
 
 EMBEDDED_BACKBONE = Path(__file__).parents[1] / "builders" / "embedded" / "backbone"
 
@@ -158,6 +159,17 @@ def _register(config: PreTrainedConfig, place: str) -> None:
         kind = get_class_from_dynamic_module(reference, place)
         AutoConfig.register(config.model_type, type(config), exist_ok=True)
         AutoBackbone.register(type(config), kind, exist_ok=True)
+
+
+def backbone_digest(source: str) -> str:
+    """What identifies a backbone wherever it lies: the SHA-256 of its file, of the files in its folder, or of
+    its weights on the Hub; the source itself for random weights. Raises UserError as `find_backbone`.
+    """
+    if (path := _local(source)).exists():
+        return digest(path)
+    found = find_backbone(source)
+    weights = found.record()["sha256"] if found.pretrained else None
+    return source if weights is None else f"sha256:{weights}"
 
 
 def load_weights(module: PreTrainedModel, backbone: Backbone) -> None:

@@ -4,7 +4,7 @@
     pipeline("image-segmentation", model="runs/r50")    # network A, by plain transformers
 
 A checkpoint is replaced as a whole: if the process is killed while it saves, the folder holds the old one or
-the new one.
+the new one. Its record holds the SHA-256 of all weights and of itself (see `seals.py`).
 """
 
 import json
@@ -28,11 +28,12 @@ import attn2mask.training.deeplabv3plus  # noqa: F401 (registers DeepLabv3+)
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import set_usual_mode
 from attn2mask.builders.records import read_record
+from attn2mask.builders.seals import RECORD, check_weights, with_weights
 from attn2mask.training.backbones import find_backbone, quiet
 from attn2mask.training.inference import LONGEST, SHORTEST, pixels_of
 from attn2mask.training.records import TrainingRecord
 
-PEER, RECORD, OPTIONS = "peer", "training_config.json", "train.yaml"
+PEER, OPTIONS = "peer", "train.yaml"
 _WRITING, _WRITTEN = ".checkpoint-writing", ".checkpoint-written"
 
 
@@ -77,7 +78,8 @@ def save_checkpoint(
         processor.save_pretrained(writing)
         if peer is not None:
             peer.save_pretrained(writing / PEER)
-    (writing / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    weights = sorted(file.relative_to(writing).as_posix() for file in writing.rglob("*.safetensors"))
+    (writing / RECORD).write_text(json.dumps(with_weights(record, writing, weights), indent=2) + "\n")
     if options:
         (writing / OPTIONS).write_text(options)
     set_usual_mode(writing)
@@ -85,14 +87,17 @@ def save_checkpoint(
     _settle(folder)
 
 
-def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False) -> Checkpoint:
+def load_checkpoint(
+    path_or_hub_id: str | Path, trust_remote_code: bool = False, verify: bool = True
+) -> Checkpoint:
     """Read a checkpoint. Its networks are in float32, on the CPU, in evaluation mode.
 
     With `trust_remote_code`, Python modules of the checkpoint may run, if its records name them. DeepLabv3+
-    needs none: its own code is that of this package.
+    needs none: its own code is that of this package. With `verify`, weights and record are compared with the
+    checksums in the record, if it has any.
 
     Raises UserError if it is neither a folder nor on the Hub, if it holds no segmentation network with all of
-    its weights, and if it needs code of its own that it may not run.
+    its weights, if it needs code of its own that it may not run, and as `check_weights`.
     """
     folder = _local(path_or_hub_id, ["*.py"] if trust_remote_code else [])
     _settle(folder)
@@ -100,6 +105,8 @@ def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False)
         raise UserError(
             f"checkpoint {path_or_hub_id} holds no config.json: give a folder that training wrote"
         )
+    if verify:
+        check_weights(folder)
     record = read_record(folder / RECORD, TrainingRecord)
     options = record.get("options", {})
     if options.get("trust_remote_code"):
@@ -121,9 +128,15 @@ def load_checkpoint(path_or_hub_id: str | Path, trust_remote_code: bool = False)
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint. One that a killed process moved in part is moved first."""
+    """Whether a folder holds a checkpoint as it was written. One that a killed process moved in part is moved
+    first.
+    """
     _settle(folder)
-    return (folder / "config.json").is_file()
+    try:
+        check_weights(folder)
+    except UserError:
+        return False
+    return (folder / "config.json").is_file() and (folder / RECORD).is_file()
 
 
 def _settle(folder: Path) -> None:

@@ -112,7 +112,6 @@ class TrainConfig(RunOptions):
         "rows to learn from: a directory that build made, or a dataset of the Hub",
         "",
         DATA,
-        identity=True,
         required=True,
     )
     num_rows: int | None = option(
@@ -148,6 +147,7 @@ class TrainConfig(RunOptions):
     )
     backbone: str | None = method_option(
         "backbone: a model of the Hub, a folder, scratch:NAME for random weights, or embedded",
+        identity=False,  # a run compares its weights
         card="backbone",
     )
     trust_remote_code: bool = option(

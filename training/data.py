@@ -7,9 +7,14 @@ process loads them. Rows are read through Arrow's memory map and decoded in the 
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, count, islice
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +34,7 @@ from attn2mask.builders.reliability import RELIABLE
 from attn2mask.builders.row_images import encoded_columns, image_content
 from attn2mask.builders.row_reader import load_rows
 from attn2mask.builders.table_reader import bare_table
+from attn2mask.builders.workers import break_off
 from attn2mask.training.benchmarks import names_in, recorded_table
 from attn2mask.training.config import TrainConfig
 
@@ -318,7 +324,11 @@ def loader(
 
     if workers is None:
         workers = min(max(usable_cores() // local_processes(), 1), MOST_WORKERS)
-    common: dict[str, Any] = {"drop_last": True, "pin_memory": torch.cuda.is_available()}
+    common: dict[str, Any] = {
+        "drop_last": True,
+        "pin_memory": torch.cuda.is_available(),
+        "worker_init_fn": _leave_signals,
+    }
     if isinstance(rows, MapDataset):
         positions = Positions(len(rows), crops.config.seed, share)
         return _Loader(CroppedRows(rows, crops), per_process, False, positions, num_workers=workers, **common)
@@ -329,3 +339,77 @@ class _Loader(DataLoader):
     def __iter__(self) -> Any:
         with starting_processes():
             return super().__iter__()
+
+
+def _leave_signals(worker: int) -> None:
+    # A terminal and a scheduler also signal the processes that load rows. The run decides when these end.
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, signal.SIG_IGN)
+
+
+@contextmanager
+def loading(batches: DataLoader) -> Iterator[Iterator[dict[str, Any]]]:
+    """The batches of a loader, whose processes end with the block.
+
+    Raises UserError as a loading process raised it, with its one line, and if a loading process died.
+    """
+    loaded = iter(batches)
+    workers: Sequence[BaseProcess] = getattr(
+        loaded, "_workers", []
+    )  # private to torch, as the others; a test checks them
+    ended, fault = threading.Event(), None
+    if workers:
+        queue = loaded._worker_result_queue  # type: ignore[attr-defined]
+        threading.Thread(target=_watch, args=(workers, queue, ended), daemon=True).start()
+    try:
+        yield loaded
+    except UserError as error:
+        raise UserError(str(error).split("UserError: ")[-1]) from error.__cause__
+    except Exception as error:
+        fault = _loading_fault(workers, error)
+        if fault is None:
+            raise
+        raise UserError(fault) from error
+    finally:
+        ended.set()
+        with suppress(RuntimeError):  # torch raises it again for each process that is found dead
+            for worker in workers:
+                if fault:
+                    worker.kill()
+        if workers:
+            with suppress(RuntimeError):
+                loaded._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _loading_fault(workers: Sequence[BaseProcess], error: Exception) -> str | None:
+    """What to do about an error if it comes from the death of a loading process; else None."""
+    dead: list[int] | None = None if workers else []
+    while dead is None:
+        with suppress(RuntimeError):  # torch reports a dead process once, whatever this process does then
+            ended = wait([worker.sentinel for worker in workers], 1)  # a pipe breaks before its process ends
+            for worker in workers:
+                if worker.sentinel in ended:
+                    worker.join()
+            dead = [worker.exitcode for worker in workers if worker.exitcode]
+    if -signal.SIGBUS in dead or "shared memory" in str(error):
+        return (
+            "the processes that load rows have too little shared memory (/dev/shm): give --workers 0, or"
+            " start the container with more (docker run --shm-size 8g)"
+        )
+    if not dead:
+        return None
+    how = f"by signal {-dead[0]}" if dead[0] < 0 else f"with exit status {dead[0]}"
+    return (
+        f"a process that loads rows died ({how}), most likely because memory was full: run the same command"
+        " again with --resume and fewer --workers"
+    )
+
+
+def _watch(workers: Sequence[BaseProcess], queue: Any, ended: threading.Event) -> None:
+    """Free the reader of `queue` from a wait for the rest of a batch whose process died."""
+    while not ended.wait(1):
+        if any(worker.exitcode for worker in workers) and not ended.wait(2):
+            for worker in workers:
+                worker.kill()
+            break_off(queue)
+            return

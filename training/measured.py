@@ -53,7 +53,7 @@ def measured_checkpoint(config: EvaluateConfig) -> Measured:
     images, and if it was chosen on these images.
     """
     logger.info("Loading the checkpoint %s", config.checkpoint)
-    checkpoint = load_checkpoint(config.checkpoint, config.trust_remote_code)
+    checkpoint = load_checkpoint(config.checkpoint, config.trust_remote_code, not config.no_verify)
     check_choices(config, checkpoint.record)
     networks = [network for network in (checkpoint.network, checkpoint.peer) if network is not None]
     overlap = {} if config.overlap is None else {"overlap": config.overlap}

@@ -1,41 +1,54 @@
 """One run of training or adaptation: its directory, state, log and progress.
 
 The directory of a run holds `run.json` (what a resumed run must have in common with it), `state.safetensors`
-(weights, the optimizer's state and the step) and `log.jsonl` (the losses). Every random choice of a run is a
-function of (seed, step, process), so that a resumed run needs no state of a random generator, and ends with
-the same weights bit for bit.
+(weights, the optimizer's state and the step) and `log.jsonl` (the losses). The first two hold checksums.
+Every random choice of a run is a function of (seed, step, process), so that a resumed run needs no state of a
+random generator. On a CPU it ends with the same weights bit for bit. On a GPU some operations of torch are
+not deterministic.
+
+Only one run at a time works in a directory (see `builders/locks.py`). On Ctrl-C or SIGTERM a run saves its
+state after the present step, and ends.
 """
 
 import gc
 import json
 import logging
 import platform
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from tqdm import tqdm
 
-from attn2mask.builders.errors import UserError
+from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import write_file
+from attn2mask.builders.locks import locked, run_name
 from attn2mask.builders.options import stored_options
 from attn2mask.builders.provenance import FORMAT_VERSION, provenance
+from attn2mask.builders.seals import SEAL, read_sealed, write_sealed
 from attn2mask.training.config import BatchPlan, RunOptions, plan_batches
 from attn2mask.training.data import Share
+from attn2mask.training.tensor_file import open_tensors, write_tensors
+
+logger = logging.getLogger(__name__)
 
 # How long processes wait for one that encodes, paints or evaluates alone.
 PROCESS_TIMEOUT = timedelta(hours=4)
+# Seconds that a run waits for another one in its directory to end: a launcher gives its processes this long
+# to save after SIGTERM, and a scheduler may start them again at once.
+PATIENCE = 30
 CHECK_EVERY = 20  # steps between two checks of the losses, each of which waits for the GPU
 IDENTITY, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
+START_AGAIN = "delete it, and the same command starts again"
 
 
 def make_accelerator(config: RunOptions, mixing: bool) -> tuple[Accelerator, BatchPlan]:
@@ -74,10 +87,9 @@ def recorded_run(output: Path, identity: dict[str, Any], resume: bool) -> dict[s
         if output.exists() and any(path.name[0] != "." for path in output.iterdir()):
             raise UserError(f"{output} is not empty and holds no run: choose another --output-dir")
         return {}
-    try:
-        was, now = json.loads(file.read_bytes()), json.loads(json.dumps(identity))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: choose another --output-dir") from error
+    was, now = read_sealed(file, "choose another --output-dir"), json.loads(json.dumps(identity))
+    if None in (was.get("revision"), now.get("revision")):  # the Hub could not be asked
+        now.pop("revision", None)
     differ = [f"{k} ({was.get(k)} there, {v} now)" for k, v in now.items() if was.get(k) != v]
     if differ:
         raise UserError(f"{output} holds another run: {', '.join(differ)}; choose another --output-dir")
@@ -86,22 +98,37 @@ def recorded_run(output: Path, identity: dict[str, Any], resume: bool) -> dict[s
     return was
 
 
+@contextmanager
+def working_in(output: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Keep other runs out of the directory of a run. Raises UserError if another one is working there."""
+    processes = accelerator.num_processes
+    with locked(output, accelerator.process_index, run_name(processes), "run", PATIENCE):
+        yield
+
+
 def write_identity(output: Path, identity: dict[str, Any]) -> None:
-    """Make the directory of a run, with its `run.json`."""
-    output.mkdir(parents=True, exist_ok=True)
-    write_file(output / IDENTITY, (json.dumps(identity, indent=2) + "\n").encode())
+    """Write `run.json` into the directory of a run, unless it is there."""
+    if not (output / IDENTITY).exists():
+        write_sealed(output / IDENTITY, identity)
 
 
 def saved_step(output: Path) -> int:
-    """The step of the last checkpoint; 0 without one. Raises UserError for a damaged checkpoint."""
-    state = output / STATE
-    if not state.exists():
-        return 0
-    try:
-        with safe_open(state, "pt") as file:
-            return json.loads(file.metadata()["state"])["step"]
-    except (SafetensorError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{state} is damaged: delete it, and the same command starts again") from error
+    """The step of the last checkpoint; 0 without one. Raises UserError as `saved_note`."""
+    return saved_note(output)["step"] if (output / STATE).exists() else 0
+
+
+def saved_note(output: Path) -> dict[str, Any]:
+    """What is stored beside the tensors of the last checkpoint, whose checksum is not compared. Raises
+    UserError for a damaged checkpoint, and for one of another run.
+    """
+    _, note = open_tensors(output / STATE, START_AGAIN, verify=False)
+    match note:
+        case {"run": run, "step": int(step), "loss": float(), "seconds": float(), "kept": dict()}:
+            if run != read_sealed(output / IDENTITY, "choose another --output-dir")[SEAL]:
+                raise UserError(f"{output / STATE} is of another run than {IDENTITY}: {START_AGAIN}")
+            if step > 0:
+                return note
+    raise UserError(f"{output / STATE} is damaged: {START_AGAIN}")
 
 
 class Run:
@@ -125,6 +152,10 @@ class Run:
         self._pending: list[tuple[int, dict[str, torch.Tensor], Sequence[str]]] = []
         self._seconds, self._started = 0.0, time.monotonic()
         self._checked = (self._started, 0)
+        self._signals: list[int] = []  # that this process got
+        self._group = None  # of processes that agree to stop; not that of GPUs, which would wait for them
+        if accelerator.num_processes > 1:
+            self._group = torch.distributed.new_group(timeout=PROCESS_TIMEOUT, backend="gloo")
 
     @property
     def finished(self) -> bool:
@@ -159,6 +190,7 @@ class Run:
             return
         scaler = self.accelerator.scaler
         note = {
+            "run": read_sealed(self.output / IDENTITY, "choose another --output-dir")[SEAL],
             "step": self.step,
             "loss": self.loss,
             "seconds": self.seconds,
@@ -168,13 +200,17 @@ class Run:
         save_state(self.output / STATE, self.weights(), self.optimizer, note)
 
     def _load(self) -> None:
-        weights, optimizer, note = load_state(self.output / STATE, self.accelerator.device)
-        with torch.no_grad():
-            for name, weight in self.weights().items():
-                weight.copy_(weights[name])
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": optimizer})
-        if note["scaler"]:
-            self.accelerator.scaler.load_state_dict(note["scaler"])
+        note = saved_note(self.output)
+        weights, optimizer, _ = load_state(self.output / STATE)
+        try:
+            with torch.no_grad():
+                for name, weight in self.weights().items():
+                    weight.copy_(weights[name])
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": optimizer})
+            if note["scaler"]:
+                self.accelerator.scaler.load_state_dict(note["scaler"])
+        except (LookupError, RuntimeError, ValueError) as error:
+            raise UserError(f"{self.output / STATE} does not fit this run: {START_AGAIN}") from error
         self.step, self.loss, self._seconds = note["step"], note["loss"], note["seconds"]
         self.kept |= note["kept"]
 
@@ -201,17 +237,49 @@ class Run:
 
     @contextmanager
     def progress(self, doing: str) -> Iterator[None]:
-        """A progress bar over the steps, in the main process."""
+        """A progress bar over the steps, in the main process. Inside, Ctrl-C and SIGTERM do not end the
+        program; `must_stop` tells that they came.
+        """
         hidden = not self.accelerator.is_main_process
-        with tqdm(
+        bar = tqdm(
             total=self.config.max_steps,
             initial=self.step,
             desc=doing,
             unit="step",
             disable=hidden,
             mininterval=1,
-        ) as self._bar:
-            yield
+        )
+        with bar as self._bar, noted_signals(self._signals):
+            try:
+                yield
+            except (MemoryError, RuntimeError) as error:
+                full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+                if not full and "can't allocate memory" not in str(error):  # as torch says it on CPUs
+                    raise
+                raise UserError(
+                    f"memory was full at step {self.step + 1}: lower --micro-batch, which accumulates"
+                    f" gradients, or --crop-size ({first_line(error)})"
+                ) from error
+
+    def must_stop(self) -> bool:
+        """Whether a process of the unfinished run got a signal to end. All processes get the same answer."""
+        if self.finished:
+            return False
+        which = torch.tensor(max(self._signals, default=0))
+        if self._group is not None:
+            torch.distributed.all_reduce(which, torch.distributed.ReduceOp.MAX, self._group)
+            self._signals[:] = [int(which)] if which else []
+        return bool(which)
+
+    def stop(self) -> NoReturn:
+        """End the processes of a run that must stop, whose state is saved. Raises KeyboardInterrupt after
+        Ctrl-C, and SystemExit with status 143 after SIGTERM.
+        """
+        logger.info("%s holds step %d: --resume continues from there", self.output, self.step)
+        end(self.accelerator)
+        if signal.SIGTERM in self._signals:
+            sys.exit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
 
     def set_rate(self) -> None:
         """Give the optimizer the learning rate of the next step."""
@@ -271,18 +339,17 @@ def save_state(file: Path, weights: Mapping[str, torch.Tensor], optimizer: Any, 
     tensors = {f"model/{name}": tensor for name, tensor in weights.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items() if value is not None}
-    tensors = {name: torch.as_tensor(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_file(file, save(tensors, {"state": json.dumps(note)}))  # `save_file` would hide a full disk
+    write_tensors(file, tensors, note)
 
 
 def load_state(
-    file: Path, device: torch.device
+    file: Path,
 ) -> tuple[dict[str, torch.Tensor], dict[int, dict[str, torch.Tensor]], dict[str, Any]]:
-    """What `save_state` wrote: the weights, the optimizer's state by number of the parameter, the note."""
-    place = "cpu" if device.type == "cpu" else str(device)  # of several processes on CPUs it is cpu:0
-    with safe_open(file, "pt", device=place) as stored:
-        note = json.loads(stored.metadata()["state"])
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+    """What `save_state` wrote, on the CPU: the weights, the optimizer's state by number of the parameter, the
+    note. Raises UserError if the file is not as it was written.
+    """
+    stored, note = open_tensors(file, START_AGAIN)
+    tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
     weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
     optimizer: dict[int, dict[str, torch.Tensor]] = {}
     for name in tensors.keys() - {f"model/{name}" for name in weights}:
@@ -292,14 +359,38 @@ def load_state(
 
 
 def trim_log(file: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, which will be made again."""
+    """Drop the lines of steps after `step`, which will be made again, and a last line that was cut off.
+
+    Raises UserError for a line that is damaged.
+    """
     if not file.exists():
         return
     kept = []
-    for line in file.read_text().splitlines():
-        with suppress(ValueError):  # a full disk may have cut off the last line
-            kept += [line] if json.loads(line)["step"] <= step else []
-    write_file(file, "".join(f"{line}\n" for line in kept).encode())
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
+        try:
+            logged = json.loads(line)["step"]
+            if not isinstance(logged, int):
+                raise TypeError("the step is not a number")
+        except (LookupError, RecursionError, TypeError, ValueError) as error:
+            if not line.endswith(b"\n"):  # a full disk, or a kill
+                continue
+            raise UserError(f"{file}, line {number} is damaged: delete this line") from error
+        kept += [line] if logged <= step else []
+    write_file(file, b"".join(line.rstrip(b"\n") + b"\n" for line in kept))
+
+
+@contextmanager
+def noted_signals(received: list[int]) -> Iterator[None]:
+    """Append the number of each SIGINT and SIGTERM to `received`, instead of ending the program."""
+    before = {
+        which: signal.signal(which, lambda number, frame: received.append(number))
+        for which in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 def hardware(accelerator: Accelerator) -> str:

@@ -33,19 +33,31 @@ from torch import nn
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.files import write_file
+from attn2mask.builders.files import digest, write_file
 from attn2mask.builders.options import identity_of, to_yaml
 from attn2mask.builders.row_reader import is_build, rows_in
+from attn2mask.builders.seals import seal_of
 from attn2mask.builders.shards import BuildDirectory
+from attn2mask.training.backbones import backbone_digest
 from attn2mask.training.benchmarks import hub_name, open_images
 from attn2mask.training.checkpoint import is_exported, make_processor, save_checkpoint
 from attn2mask.training.config import BatchPlan, TrainConfig
 from attn2mask.training.cotraining import Pair, cotraining_losses
-from attn2mask.training.data import Crops, loader, number_of_rows, open_rows
+from attn2mask.training.data import Crops, loader, loading, number_of_rows, open_rows
 from attn2mask.training.models import build_network, split_parameters
-from attn2mask.training.run import Run, end, make_accelerator, recorded_run, saved_step, write_identity
+from attn2mask.training.run import (
+    Run,
+    end,
+    make_accelerator,
+    recorded_run,
+    saved_step,
+    working_in,
+    write_identity,
+)
 
 logger = logging.getLogger(__name__)
+
+ENDS = 2**16  # bytes at both ends of a file of rows that identify its content
 
 
 def train(config: TrainConfig) -> None:
@@ -65,7 +77,9 @@ def train(config: TrainConfig) -> None:
         verify=not config.no_verify and accelerator.is_main_process,
     )
     origin = rows_record(config.dataset)
-    if check_directory(config, origin) == config.max_steps and is_exported(output):
+    identity = run_identity(config, origin)
+    recorded_run(output, identity, config.resume)
+    if saved_step(output) == config.max_steps and is_exported(output):
         logger.info("%s is finished: all %d steps are done", output, config.max_steps)
         return
     images = open_images(config.eval_dataset, config.eval_split, table) if config.eval_dataset else None
@@ -73,46 +87,22 @@ def train(config: TrainConfig) -> None:
     pair = make_pair(config, table, batches, accelerator)
     optimizer = make_optimizer(pair, config)
     pair, optimizer = accelerator.prepare(pair, optimizer)
-    if accelerator.is_main_process:
-        write_identity(output, identity_of(config) | {"rows": origin})
-    accelerator.wait_for_everyone()
     warmup = config.warmup_steps(number_of_rows(rows)) if config.mixing and config.warmup_epochs else 0
     run = Training(config, accelerator, pair, optimizer, table, origin, warmup)
-    run.begin()
-
-    loaded = iter(loader(rows, Crops(config, table), run.share(), batches.per_process, config.workers))
-    eval_every = config.eval_every or max(1, config.max_steps // 10)
-    background = 0 if table.background is not None else None
-    logger.info("%s, %s precision: %s", accelerator.device, accelerator.mixed_precision, batches)
-    pair.train()
-    with run.progress("training"):
-        while not run.finished:
-            entropy = [config.seed, run.step, accelerator.process_index]
-            set_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
-            run.set_rate()
-            online = run.pair.online if run.step >= run.warmup else None
-            total, names = torch.zeros(len(run.networks), device=accelerator.device), []
-            for _ in range(batches.accumulation):
-                batch = next_batch(loaded)
-                names += batch.pop("sample_id")
-                batch = {name: part.to(accelerator.device, non_blocking=True) for name, part in batch.items()}
-                with accelerator.accumulate(pair):
-                    # Accelerate gave the pair an autocast context, which each forward pass enters anew.
-                    losses = cotraining_losses(pair, online, batch, config, table.ignore_index, background)
-                    accelerator.backward(sum(losses))
-                    if accelerator.sync_gradients and config.clip:
-                        accelerator.clip_grad_norm_(pair.parameters(), config.clip)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                total += torch.stack(losses).detach() / batches.accumulation
-            run.count(dict(zip(("loss_a", "loss_b"), total, strict=False)), names)
-            if images is not None and (run.step % eval_every == 0 or run.finished):
-                run.evaluate(images)
-            if run.step % config.checkpoint_every == 0 or run.finished:
-                run.save()  # after the evaluation, whose result it holds
-    run.finish()
-    del loaded, pair, optimizer
-    end(accelerator)
+    with working_in(output, accelerator):
+        recorded_run(output, identity, config.resume)  # another run may have started or gone on
+        accelerator.wait_for_everyone()  # before the first process writes, all have checked the directory
+        if accelerator.is_main_process:
+            write_identity(output, identity)
+        accelerator.wait_for_everyone()
+        run.begin()
+        crops = loader(rows, Crops(config, table), run.share(), batches.per_process, config.workers)
+        logger.info("%s, %s precision: %s", accelerator.device, accelerator.mixed_precision, batches)
+        with run.progress("training"), loading(crops) as loaded:
+            run.train(loaded, batches, images)
+        run.finish()
+        del loaded, crops, run, pair, optimizer
+        end(accelerator)
 
 
 class Training(Run):
@@ -135,9 +125,45 @@ class Training(Run):
         self.pair = accelerator.unwrap_model(pair, keep_torch_compile=False)
         self.networks = self.pair.networks
         super().__init__(config, accelerator, self.pair.state_dict, optimizer)
-        self.table, self.rows, self.warmup = table, rows, warmup
+        self.wrapped, self.table, self.rows, self.warmup = pair, table, rows, warmup
         self.processor = make_processor(config.resize or None)
         self.kept = {"best": -1.0, "metrics": {}}
+
+    def train(self, loaded: Iterator[dict[str, Any]], batches: BatchPlan, images: Sequence | None) -> None:
+        """Train to the last step. Raises KeyboardInterrupt and SystemExit as `stop`."""
+        config, table, accelerator = self.config, self.table, self.accelerator
+        eval_every = config.eval_every or max(1, config.max_steps // 10)
+        background = 0 if table.background is not None else None
+        self.pair.train()
+        while not self.finished:
+            entropy = [config.seed, self.step, accelerator.process_index]
+            set_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+            self.set_rate()
+            online = self.pair.online if self.step >= self.warmup else None
+            total, names = torch.zeros(len(self.networks), device=accelerator.device), []
+            for _ in range(batches.accumulation):
+                batch = next(loaded)
+                names += batch.pop("sample_id")
+                batch = {name: part.to(accelerator.device, non_blocking=True) for name, part in batch.items()}
+                with accelerator.accumulate(self.wrapped):
+                    # Accelerate gave the pair an autocast context, which each forward pass enters anew.
+                    losses = cotraining_losses(
+                        self.wrapped, online, batch, config, table.ignore_index, background
+                    )
+                    accelerator.backward(sum(losses))
+                    if accelerator.sync_gradients and config.clip:
+                        accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip)
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+                total += torch.stack(losses).detach() / batches.accumulation
+            self.count(dict(zip(("loss_a", "loss_b"), total, strict=False)), names)
+            if images is not None and (self.step % eval_every == 0 or self.finished):
+                self.evaluate(images)
+            stop = self.must_stop()
+            if self.step % config.checkpoint_every == 0 or self.finished or stop:
+                self.save()  # after the evaluation, whose result it holds
+            if stop:
+                self.stop()
 
     def evaluate(self, images: Sequence) -> None:
         """Measure the networks, draw some predictions, and export the best networks so far to `best/`."""
@@ -210,14 +236,6 @@ class Training(Run):
         print(f"next: attn2mask evaluate --checkpoint {checkpoint} --dataset VOCdevkit/VOC2012 --split val")
 
 
-def next_batch(loaded: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    """The next batch. If a loading process raised UserError, raises it with its original one-line message."""
-    try:
-        return next(loaded)
-    except UserError as error:
-        raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
-
-
 def rows_record(dataset: str) -> dict[str, Any]:
     """What identifies the rows, for the card and for `--resume`: `num_images` (those that are there),
     `identity` and `license` of a build on this machine; the `revision` of a dataset of the Hub, or None if
@@ -240,18 +258,28 @@ def rows_record(dataset: str) -> dict[str, Any]:
         return {"revision": None}
 
 
-def check_directory(config: TrainConfig, rows: dict[str, Any]) -> int:
-    """The step to resume from; 0 for a new run. Raises UserError for a directory that holds something else,
-    or a run on other rows.
+def run_identity(config: TrainConfig, rows: dict[str, Any]) -> dict[str, Any]:
+    """What must not change when a run resumes: options, the content of the rows and the weights of the
+    backbone, wherever they lie. `rows` is what `rows_record` returns.
     """
-    output = Path(config.output_dir)
-    before = recorded_run(output, identity_of(config), config.resume).get("rows", rows)
-    if any(before.get(k) != rows.get(k) for k in ("num_images", "identity")):
-        raise UserError(
-            f"{output} was started with other rows: {config.dataset} was built again or has grown; choose"
-            " another --output-dir"
-        )
-    return saved_step(output)
+    return identity_of(config) | {
+        "rows": rows_digest(config.dataset),
+        "revision": rows.get("revision"),
+        "backbone": backbone_digest(config.backbone),
+    }
+
+
+def rows_digest(dataset: str) -> str:
+    """What identifies the content of rows: for a build, SHA-256 over its identity and the checksums of its
+    whole shards; for other folders, SHA-256 over names, sizes, and first and last `ENDS` bytes of the files,
+    which is quick for large folders; the name of a dataset of the Hub.
+    """
+    if is_build(dataset):
+        directory = BuildDirectory(Path(dataset))
+        manifests = filter(None, map(directory.manifest, directory.shards))
+        shards = [manifest["sha256"] for manifest in manifests]
+        return f"sha256:{seal_of({'identity': directory.record()['identity'], 'shards': shards})}"
+    return digest(Path(dataset), ends=ENDS) if Path(dataset).exists() else dataset
 
 
 def make_pair(config: TrainConfig, table: ClassTable, batches: BatchPlan, accelerator: Accelerator) -> Pair:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attn2mask.builders.errors import UserError, printable
 from attn2mask.builders.provenance import LORA_WEIGHTS
+from attn2mask.builders.seals import check_weights
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.hub.preview.card import card_of, card_parts
 from attn2mask.hub.preview.guard import LARGEST_UPLOAD, guarded
@@ -45,6 +46,7 @@ def make_app(folder: str | Path, repo: str | None = None) -> "gradio.Blocks":
         title, facts = folder.resolve().name, checkpoint_facts(checkpoint)
         first_tab = partial(_predictions_tab, checkpoint)
     elif (folder / LORA_WEIGHTS).is_file():
+        check_weights(folder)
         title, facts = folder.resolve().name, ["LoRA adapter of a painter"]
     else:
         raise UserError(

@@ -26,7 +26,8 @@ from attn2mask.builders.label import rescored
 from attn2mask.builders.painter import Painter, Painting
 from attn2mask.builders.provenance import LORA_RECORD
 from attn2mask.builders.rules import load_rules
-from attn2mask.builders.shards import BuildDirectory, plan, sealed, unsealed
+from attn2mask.builders.seals import sealed, unsealed
+from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.hub.cli import main
 
 CAPTIONS = [

@@ -69,3 +69,17 @@ def test_a_path_that_datasets_would_read_as_a_pattern_is_refused(path):
         refuse_pattern(Path(path), f"--out {path}")
     assert path in str(caught.value)
     refuse_pattern(Path("my data/voc (2)~"), "--out")
+
+
+def test_a_digest_of_the_ends_of_files(tmp_path):
+    """It is that of the first and last bytes and the size, wherever the folder lies."""
+    folders = [tmp_path / name for name in ("a", "b")]
+    contents = [b"0123456789", b"01xxxxxx89", b"01234567x9", b"0123456789 "]
+    digests = []
+    for folder, content in zip([*folders, *folders], contents, strict=True):
+        folder.mkdir(exist_ok=True)
+        (folder / "file").write_bytes(content)
+        digests.append(digest(folder, ends=2))
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+    assert digest(folders[0], ends=100) != digest(folders[1], ends=100)

@@ -10,7 +10,8 @@ from attn2mask.builders.command import run_command
 from attn2mask.builders.imagenet_s import ImageNetSConfig, in_colors, run
 from attn2mask.builders.images import encode_png
 from attn2mask.builders.sample import features
-from attn2mask.builders.shards import BuildDirectory, plan, sealed
+from attn2mask.builders.seals import sealed
+from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table, wordnet_ids
 from attn2mask.training.benchmarks import open_images
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from datasets import Features, Value, load_dataset
 
-from attn2mask.builders import shards
+from attn2mask.builders import locks, shards
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.shards import BuildDirectory, Shard, plan
 
@@ -184,7 +184,7 @@ def test_a_directory_that_no_build_made_is_refused(tmp_path):
 
 
 def test_the_lock_keeps_other_runs_out_and_lets_the_own_run_in(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "PATIENCE", 0.1)
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
     directory = BuildDirectory(tmp_path)
     with directory.locked(0, "run a"), directory.locked(1, "run a"):
         for rank in (0, 2):
@@ -198,7 +198,7 @@ def test_the_lock_keeps_other_runs_out_and_lets_the_own_run_in(tmp_path, monkeyp
 
 
 def test_the_lock_dies_with_its_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "PATIENCE", 0.1)
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom attn2mask.builders.shards import BuildDirectory\n"
         "with BuildDirectory(Path(sys.argv[1])).locked(0, 'other'):\n"

@@ -11,7 +11,8 @@ from PIL import Image
 from attn2mask.builders.images import OPACITY, decode_png, encode_png, heat_map, overlay
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.sample import features
-from attn2mask.builders.shards import BuildDirectory, plan, sealed
+from attn2mask.builders.seals import sealed
+from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.show import GAP, LINE, TILE, save, sheet, token_sheet
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main

@@ -37,7 +37,8 @@ from attn2mask.builders.classes import ClassTable, LabelClass, spelling
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import flag_of, parse
 from attn2mask.builders.prompts import PromptSource, find_occurrences
-from attn2mask.builders.shards import BuildDirectory, sealed
+from attn2mask.builders.seals import sealed
+from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import load_table, parse_table
 from attn2mask.builders.words.captions import read_captions
 from attn2mask.builders.words.english import plural

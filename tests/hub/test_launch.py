@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.locks import locked
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.hub.cli import main
 from attn2mask.hub.launch import launcher_options
+from attn2mask.training.run import saved_step
 
 TINY = ("voc", "--num-images", "4", "--shard-size", "1", "--steps", "2", "--workers", "1")
 COMMAND = (sys.executable, "-m", "attn2mask")
@@ -177,3 +179,31 @@ def test_one_process_and_processes_of_a_launcher_start_no_more(monkeypatch, tmp_
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert main(["build", "voc", "--model", "./missing", "--num-processes", "2"]) == 2
     assert capsys.readouterr().err.count("no model './missing'") == 2
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_training_ends_with_its_launcher_and_loses_nothing(built, tmp_path, processes):
+    """accelerate's launcher is killed. The training saves its state, and leaves no process and no lock."""
+    options = ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", "0"]
+    options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    options += ["--multi_gpu"] if processes > 1 else []
+    given = ["--dataset", str(built), "--batch-size", "4", "--workers", "0", "--output-dir", "run"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--module", "attn2mask", "train"]
+    with subprocess.Popen(
+        [*command, *given, "--max-steps", "10000", "--checkpoint-every", "10000"],
+        stderr=subprocess.DEVNULL,
+        env=ONE_THREAD | {"ACCELERATE_USE_CPU": "true"},
+        cwd=tmp_path,
+    ) as launcher:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "log.jsonl").exists():  # after the first 20 steps
+            assert launcher.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        started = psutil.Process(launcher.pid).children(recursive=True)
+        assert len(started) >= processes
+        launcher.kill()
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert not alive
+    with locked(tmp_path / "run", 0, "the next run", "run"):
+        assert saved_step(tmp_path / "run") >= 20

@@ -24,7 +24,8 @@ from transformers import ResNetConfig
 from attn2mask.builders import build
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.provenance import license_of
-from attn2mask.builders.shards import BuildDirectory, plan, sealed
+from attn2mask.builders.seals import sealed
+from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cards.markdown import Card, split
 from attn2mask.hub.cli import main
@@ -265,6 +266,9 @@ def split_weights(folder: Path) -> tuple[dict[str, str], set[str]]:
     for file, part in parts.items():
         save_file({name: weights[name] for name in part}, folder / file, metadata={"format": "pt"})
     (folder / "model.safetensors").unlink()
+    record = json.loads((folder / "training_config.json").read_text())
+    del record["weights"], record["seal"]
+    (folder / "training_config.json").write_text(json.dumps(record))
     places = {name: file for file, part in parts.items() for name in part}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     return places, {*parts, "model.safetensors.index.json"}
@@ -946,12 +950,12 @@ def test_the_same_checkpoint_twice(hub, publish, trained):
     [
         ("config.json", None, "holds no config.json"),
         ("model.safetensors", b"broken", "checkpoint"),
-        ("peer/model.safetensors", None, "no file named model.safetensors"),
+        ("peer/model.safetensors", None, "peer/model.safetensors is missing, or is not as it was written"),
         ("deeplabv3plus.py", None, "lacks deeplabv3plus.py, without which others cannot load it"),
         ("metrics.json", b"{", "metrics.json cannot be read: Expecting property name"),
         ("metrics.json", b"[]", "metrics.json cannot be read: it is not a mapping of names to values"),
         ("metrics.json", b"{}", "metrics.json is not a report of `attn2mask evaluate`"),
-        ("training_config.json", b"{", "Expecting property name"),
+        ("training_config.json", b"{", "training_config.json is damaged"),
     ],
 )
 def test_checkpoints_that_do_not_load(hub, publish, trained, tmp_path, file, content, message):

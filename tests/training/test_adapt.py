@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,11 +17,11 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from places import ROOT
-from safetensors import safe_open
 from safetensors.torch import load_file
 from streets import png, street
 
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.locks import locked
 from attn2mask.builders.options import parse
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.provenance import LORA_WEIGHTS, fingerprint
@@ -207,13 +208,16 @@ def test_a_run_killed_while_it_encodes_or_exports_goes_on(config, monkeypatch):
             with pytest.raises(Killed):
                 module.adapt(replace(config, max_steps=2, resume=True))
     with monkeypatch.context() as patched:
-        patched.setattr(module, "exported_step", lambda output: 0)  # as if its record had not been written
+        patched.setattr(
+            module, "is_exported", lambda output, step: False
+        )  # as if its record had not been written
         module.adapt(replace(config, max_steps=2, resume=True))
     assert json.loads((Path(config.output_dir) / "training_config.json").read_text())["loss"] > 0
 
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupt_keeps_the_step_that_was_made(config, monkeypatch, capsys, which):
+    monkeypatch.setattr(run_module, "end", lambda accelerator: None)
     count = module.Adaptation.count
 
     def interrupted(run, losses):
@@ -222,11 +226,48 @@ def test_an_interrupt_keeps_the_step_that_was_made(config, monkeypatch, capsys, 
             os.kill(os.getpid(), which)
 
     monkeypatch.setattr(module.Adaptation, "count", interrupted)
-    assert main(command(replace(config, checkpoint_every=100))) == 130
+    with pytest.raises(SystemExit, match="143") if which == signal.SIGTERM else nullcontext():
+        assert main(command(replace(config, checkpoint_every=100))) == 130
     assert "holds step 3" in capsys.readouterr().err
-    with safe_open(Path(config.output_dir) / "state.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["state"])["step"] == 3
+    assert run_module.saved_step(Path(config.output_dir)) == 3
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_damaged_files_of_a_run_end_in_one_line(config):
+    """The same command goes on when the file that is named has been deleted."""
+    config, output = replace(config, max_steps=2, resume=True), Path(config.output_dir)
+    module.adapt(config)
+    found = lora(config)
+    latents = bytearray((output / "latents.safetensors").read_bytes())
+    latents[-2] ^= 4
+    for name, content, message in (
+        ("training_config.json", b"[]", "is not as it was written: delete it"),
+        ("training_config.json", b"{}", "is not as it was written: delete it"),
+        ("latents.safetensors", b"x", "is damaged: delete it, and the same command encodes the images again"),
+        ("latents.safetensors", latents, "is damaged: delete it"),
+    ):
+        (output / "training_config.json").unlink()  # as if it had been killed before its end
+        (output / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} {message}"):
+            module.adapt(config)
+        (output / name).unlink()
+        module.adapt(config)
+    weights = bytearray((output / LORA_WEIGHTS).read_bytes())
+    weights[-2] ^= 64
+    (output / LORA_WEIGHTS).write_bytes(weights)
+    assert main(["build", "cityscapes", f"--model={config.model}", f"--lora={output}", "--num-images=1"]) == 2
+    module.adapt(config)
+    assert all(torch.equal(weight, found[name]) for name, weight in lora(config).items())
+
+
+def test_two_runs_in_one_directory(config, monkeypatch):
+    monkeypatch.setattr(run_module, "PATIENCE", 0.1)
+    with (
+        locked(Path(config.output_dir), 0, "process 1 on a machine", "run"),
+        pytest.raises(UserError, match=r"another run is working in .*: process 1 on a machine; wait"),
+    ):
+        module.adapt(config)
+    assert not (Path(config.output_dir) / "run.json").exists()
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(config, monkeypatch):
@@ -251,7 +292,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(config, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "there")
 
-    monkeypatch.setattr(module, "exported_step", lambda output: 0)
+    monkeypatch.setattr(module, "is_exported", lambda output, step: False)
     monkeypatch.setattr(run_module, "save_state", full)
     monkeypatch.setattr(run_module, "saved_step", lambda output: 0)
     assert main(command(replace(config, max_steps=2, resume=True))) == 2
@@ -291,7 +332,7 @@ def test_images_that_cannot_be_used(config, tmp_path, files, message):
     with pytest.raises(UserError, match=message) as found:
         module.adapt(replace(config, data=str(data)))
     assert "\n" not in str(found.value)
-    assert not Path(config.output_dir).exists()
+    assert not list(Path(config.output_dir).glob("[!.]*"))  # nothing but the lock
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_png
 from attn2mask.builders.mask_ids import CITYSCAPES_IDS, ids_of
 from attn2mask.builders.sample import features
-from attn2mask.builders.shards import BuildDirectory, plan, sealed
+from attn2mask.builders.seals import sealed
+from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.benchmarks import open_images, recorded_table
 

@@ -1,5 +1,6 @@
 """Checkpoints: both networks come back, whenever a save is killed, and anyone's transformers loads them."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from transformers import AutoImageProcessor, ResNetConfig, SegformerConfig, Segf
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training import checkpoint as checkpoint_module
-from attn2mask.training.checkpoint import load_checkpoint, make_processor, save_checkpoint
+from attn2mask.training.checkpoint import is_exported, load_checkpoint, make_processor, save_checkpoint
 from attn2mask.training.models import build_network
 
 TABLE = load_table("voc")
@@ -45,7 +46,7 @@ def test_both_networks_come_back(build, architecture, tmp_path):
     found = load_checkpoint(str(tmp_path))
     torch.testing.assert_close(logits(found.network), logits(first))
     torch.testing.assert_close(logits(found.peer), logits(second))
-    assert (found.table_name, found.names, found.record) == ("voc", TABLE.names, {"steps": 7})
+    assert (found.table_name, found.names, found.record["steps"]) == ("voc", TABLE.names, 7)
     assert not found.network.training
     assert not found.peer.training
     assert found.processor.size == {"shortest_edge": 64}
@@ -112,7 +113,7 @@ def test_whenever_a_save_is_killed_one_checkpoint_is_whole(build, step, tmp_path
         if finished:
             break
         save_checkpoint(folder, *networks[0], make_processor(), {"save": 0})
-        assert json.loads((folder / "training_config.json").read_text()) == {"save": 0}
+        assert json.loads((folder / "training_config.json").read_text())["save"] == 0
     assert finished
     assert seen == {0, 1}
 
@@ -215,13 +216,15 @@ def test_networks_of_others_load_as_well(tmp_path):
         ("model.safetensors", None, "no file named model.safetensors"),
         ("model.safetensors", "broken", "header"),
         ("preprocessor_config.json", None, "image processor"),
-        ("training_config.json", "{", "Expecting property name"),
+        ("training_config.json", "{", "is damaged"),
+        ("training_config.json", "[]", "is damaged"),
     ],
 )
 def test_damaged_checkpoints_end_in_one_line(build, file, text, message, tmp_path):
     folder = tmp_path / "run"
     save_checkpoint(folder, build(), None, make_processor(), {})
-    (folder / file).unlink()
+    (folder / "training_config.json").unlink()  # without the checksums in it
+    (folder / file).unlink(missing_ok=True)
     if text is not None:
         (folder / file).write_text(text)
     with pytest.raises(UserError, match=message) as raised:
@@ -236,10 +239,33 @@ def test_weights_that_lack_a_part_are_refused(build, tmp_path):
     weights = {name: tensor for name, tensor in network.state_dict().items() if "classifier" not in name}
     save_checkpoint(tmp_path, network, None, make_processor(), {})
     network.save_pretrained(tmp_path, state_dict=weights)
+    (tmp_path / "training_config.json").unlink()
     with pytest.raises(
         UserError, match=r"lack 2 tensors of a DeepLabV3Plus.*, such as decode_head.classifier"
     ):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "peer/model.safetensors", "training_config.json"])
+def test_a_bit_that_flipped_is_found(build, name, tmp_path):
+    """Every checksum is that of the file; `verify` leaves the comparison out."""
+    save_checkpoint(tmp_path, build(), build(seed=1), make_processor(), {"note": "mine"})
+    record = json.loads((tmp_path / "training_config.json").read_text())
+    for weights in ("model.safetensors", "peer/model.safetensors"):
+        assert record["weights"][weights] == hashlib.sha256((tmp_path / weights).read_bytes()).hexdigest()
+    content = bytearray((tmp_path / name).read_bytes())
+    place = content.index(b"mine") if name == "training_config.json" else len(content) - 2
+    content[place] ^= 2
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        UserError, match=rf"{tmp_path / name} is .*not as it was written: .*if you changed it"
+    ):
+        load_checkpoint(tmp_path)
+    assert not is_exported(tmp_path)
+    assert load_checkpoint(tmp_path, verify=False).peer is not None
+    del record["seal"], record["weights"]
+    (tmp_path / "training_config.json").write_text(json.dumps(record))
+    assert load_checkpoint(tmp_path).record == {"note": "mine"}
 
 
 @pytest.mark.parametrize("path", ["no/such/folder", "/no/such", "./none"])

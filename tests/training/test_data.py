@@ -1,17 +1,31 @@
 """Rows as crops: image, labels and trust stay together; the seed decides every place of every batch."""
 
 import io
+import os
+import signal
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.sample import features
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.config import TrainConfig
-from attn2mask.training.data import Crops, Positions, Share, crop_box, loader, number_of_rows, open_rows
+from attn2mask.training.data import (
+    Crops,
+    Positions,
+    Share,
+    crop_box,
+    loader,
+    loading,
+    number_of_rows,
+    open_rows,
+)
 
 TABLE = load_table("voc")
 
@@ -269,3 +283,66 @@ def test_images_are_brought_to_a_size_before_they_are_scaled():
     small = [crops(crop_size=64, resize=20, **SCALED)(row(2), p)["label"] for p in range(20)]
     areas = [sum(int((label != 255).sum()) for label in labels) for labels in (whole, small)]
     assert areas[1] < 0.5 * areas[0]
+
+
+class Deadly(Dataset):
+    """Its process dies at item 9: by a signal, or while it sends a batch ("torn")."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 9:
+            if self.how == "torn":
+                frame = sys._getframe()
+                while "data_queue" not in frame.f_locals:
+                    frame = frame.f_back
+                pipe = frame.f_locals["data_queue"]._writer.fileno()
+                os.write(pipe, (1000).to_bytes(4, "big") + b"half of it")
+            os.kill(os.getpid(), signal.SIGBUS if self.how == "bus error" else signal.SIGKILL)
+        return torch.zeros(3)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("bus error", r"give --workers 0, or start the container with more \(docker run --shm-size"),
+        ("killed", r"a process that loads rows died \(by signal 9\), .* with --resume and fewer --workers"),
+        ("torn", r"a process that loads rows died \(by signal 9\)"),
+    ],
+)
+def test_a_loading_process_that_dies_ends_in_one_line(how, message, workers):
+    began = time.monotonic()
+    with (
+        pytest.raises(UserError, match=message),
+        loading(DataLoader(Deadly(how), 2, num_workers=workers)) as it,
+    ):
+        for _ in it:
+            pass
+    assert time.monotonic() - began < 30
+
+
+def test_too_little_shared_memory_is_named():
+    """As torch says it where the file system of shared memory can be asked for room."""
+    message = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+    with pytest.raises(UserError, match="--workers 0"), loading(DataLoader([0])):
+        raise RuntimeError(message)
+    with pytest.raises(RuntimeError, match="other"), loading(DataLoader([0])):
+        raise RuntimeError("other")
+
+
+def test_loading_processes_leave_signals_to_the_run(dataset):
+    """A terminal sends Ctrl-C to them, too."""
+    rows, table = open_rows(dataset([row(index) for index in range(8)]), False, True)
+    batches = loader(rows, crops(table), Share(4, 0, 20), 4, 1)
+    with loading(batches) as loaded:
+        next(loaded)
+        (worker,) = loaded._workers
+        for which in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker.pid, which)
+        assert len(list(loaded)) == 19
+    assert not worker.is_alive()

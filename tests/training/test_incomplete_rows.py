@@ -13,7 +13,8 @@ from loopback_hub import LoopbackHub
 from attn2mask.builders.drawn import rows as drawn_rows
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.row_reader import directory_of, load_rows, whole_shards
-from attn2mask.builders.shards import BuildDirectory, sealed, unsealed
+from attn2mask.builders.seals import sealed, unsealed
+from attn2mask.builders.shards import BuildDirectory
 from attn2mask.hub.cli import main
 from attn2mask.hub.preview.page import make_app
 from attn2mask.hub.preview.rows import read_row

@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +16,20 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from places import ROOT
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, ResNetConfig, pipeline
 
 from attn2mask.builders.drawn.rows import draw_rows, exact_row, write_rows
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.locks import locked
 from attn2mask.builders.options import parse
+from attn2mask.hub.cli import main
+from attn2mask.training import run as run_module
 from attn2mask.training import train as module
 from attn2mask.training.checkpoint import load_checkpoint
 from attn2mask.training.config import TrainConfig
+from attn2mask.training.tensor_file import write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +142,160 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(config, changed,
     steps = [json.loads(line)["step"] for line in (Path(config.output_dir) / "log.jsonl").open()]
     assert steps == sorted(set(steps))
     module.train(replace(config, resume=True))  # finished: nothing to do
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_that_was_made(config, tmp_path, monkeypatch, capsys, which):
+    """Then the same command with --resume ends with the weights of a run that was not disturbed."""
+    config = replace(config, checkpoint_every=100, workers=1)
+    straight = replace(config, output_dir=str(tmp_path / "straight"))
+    module.train(straight)
+    count = module.Training.count
+
+    def interrupted(run, *rest):
+        count(run, *rest)
+        if run.step == 3:
+            os.kill(os.getpid(), which)
+
+    monkeypatch.setattr(run_module, "end", lambda accelerator: None)
+    given = {name: getattr(config, name) for name in ("preset", "checkpoint_every", "workers")}
+    options = arguments(config, **{"max-steps": 6}, **{k.replace("_", "-"): v for k, v in given.items()})
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Training, "count", interrupted)
+        with pytest.raises(SystemExit, match="143") if which == signal.SIGTERM else nullcontext():
+            assert main(["train", *options]) == 130
+    assert f"{config.output_dir} holds step 3" in capsys.readouterr().err
+    assert run_module.saved_step(Path(config.output_dir)) == 3
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert main(["train", *options, "--resume"]) == 0
+    one, two = (load_file(f"{c.output_dir}/state.safetensors") for c in (straight, config))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def killed(data, backbone, tmp_path_factory) -> TrainConfig:
+    """A run of 6 steps with a checkpoint of step 2, which was killed after step 3."""
+    config = TrainConfig(
+        dataset=str(data),
+        output_dir=str(tmp_path_factory.mktemp("killed") / "run"),
+        backbone=backbone,
+        max_steps=6,
+        batch_size=4,
+        crop_size=48,
+        checkpoint_every=2,
+        workers=0,
+        no_co_training=True,
+        resume=True,
+    )
+    count = module.Training.count
+
+    def dying(run, *rest):
+        count(run, *rest)
+        if run.step == 3:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.Training, "count", dying)
+        with pytest.raises(Killed):
+            module.train(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        *(
+            ("run.json", text, "run.json is not as it was written: choose")
+            for text in ("[]", "null", "1", "{}")
+        ),
+        *(("log.jsonl", text, "log.jsonl, line 1 is damaged: delete") for text in ("[]\n", "{}\n", "null\n")),
+        ("state.safetensors", "x", "state.safetensors is damaged: delete it"),
+    ],
+)
+def test_damaged_files_of_a_run_end_in_one_line(killed, file, content, message, tmp_path):
+    run = replace(killed, output_dir=str(shutil.copytree(killed.output_dir, tmp_path / "run")))
+    (tmp_path / "run" / file).write_text(content)
+    with pytest.raises(UserError, match=message):
+        module.train(run)
+
+
+def test_a_state_that_is_not_the_last_one_of_this_run_is_refused(killed, tmp_path):
+    output = shutil.copytree(killed.output_dir, tmp_path / "run")
+    run, state = replace(killed, output_dir=str(output)), output / "state.safetensors"
+    with safe_open(state, "pt") as stored:
+        note = json.loads(stored.metadata()["note"])
+    assert note["step"] == 2
+    tensors = load_file(state)
+    for changed, message in (
+        ({"step": -5}, "is damaged"),
+        ({"step": 1.5}, "is damaged"),
+        ({"run": "0" * 64}, "is of another run than run.json"),
+    ):
+        write_tensors(state, tensors, note | changed)
+        with pytest.raises(UserError, match=rf"state.safetensors {message}: delete it"):
+            module.train(run)
+    write_tensors(state, {**tensors, next(iter(tensors)): torch.zeros(1, 2, 3)}, note)
+    with pytest.raises(UserError, match=r"state.safetensors does not fit this run: delete it"):
+        module.train(run)
+    content = bytearray((Path(killed.output_dir) / "state.safetensors").read_bytes())
+    content[-2] ^= 64
+    state.write_bytes(content)
+    with pytest.raises(UserError, match=r"state.safetensors is damaged: delete it"):
+        module.train(run)
+    state.unlink()
+    module.train(run)  # it starts again, as the message says
+    assert run_module.saved_step(output) == 6
+
+
+def test_a_run_resumes_from_another_folder_with_the_same_content_alone(killed, data, backbone, tmp_path):
+    output = shutil.copytree(killed.output_dir, tmp_path / "run")
+    rows, weights = shutil.copytree(data, tmp_path / "a"), shutil.copytree(backbone, tmp_path / "b")
+    run = replace(killed, output_dir=str(output), dataset=str(rows), backbone=str(weights))
+    write_rows(draw_rows("objects", 12, 5, 64), rows)
+    with pytest.raises(UserError, match=r"holds another run: rows \(sha256:\w+ there, sha256:\w+ now\);"):
+        module.train(run)
+    shutil.copytree(data, rows, dirs_exist_ok=True)
+    (weights / "config.json").write_text((weights / "config.json").read_text() + " ")
+    with pytest.raises(UserError, match=r"holds another run: backbone \(sha256:\w+ there"):
+        module.train(run)
+    shutil.copy(Path(backbone) / "config.json", weights)
+    module.train(run)
+    assert run_module.saved_step(output) == 6
+
+
+def test_two_runs_in_one_directory(killed, tmp_path, monkeypatch):
+    output = shutil.copytree(killed.output_dir, tmp_path / "run")
+    monkeypatch.setattr(run_module, "PATIENCE", 0.1)
+    before = {name: (output / name).read_bytes() for name in ("run.json", "state.safetensors", "log.jsonl")}
+    with (
+        locked(output, 0, "process 1 on a machine", "run"),
+        pytest.raises(UserError, match=r"another run is working in .*: process 1 on a machine; wait"),
+    ):
+        module.train(replace(killed, output_dir=str(output)))
+    assert {name: (output / name).read_bytes() for name in before} == before
+
+
+def test_damaged_weights_of_a_finished_run_are_written_again(killed, tmp_path):
+    output = shutil.copytree(killed.output_dir, tmp_path / "run")
+    run = replace(killed, output_dir=str(output))
+    module.train(run)
+    content = (output / "model.safetensors").read_bytes()
+    (output / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 64]))
+    with pytest.raises(UserError, match=r"model.safetensors is .*run the command that made it with --resume"):
+        load_checkpoint(output)
+    module.train(run)
+    assert (output / "model.safetensors").read_bytes() == content
+
+
+def test_full_memory_ends_in_one_line(config, monkeypatch):
+    for error in (torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("can't allocate memory")):
+
+        def full(*rest, error=error):
+            raise error
+
+        monkeypatch.setattr(module, "cotraining_losses", full)
+        with pytest.raises(UserError, match=r"memory was full at step 1: lower --micro-batch, .*memory"):
+            module.train(replace(config, resume=True))
 
 
 def test_a_compiled_run_goes_on_without_a_compiler(config, tmp_path, monkeypatch):

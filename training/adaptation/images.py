@@ -24,8 +24,6 @@ from unicodedata import normalize
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from tqdm import tqdm
 
 from attn2mask.builders.errors import UserError, first_line
@@ -44,6 +42,7 @@ from attn2mask.builders.prompts import image_seed
 from attn2mask.builders.row_images import encoded_columns, image_content
 from attn2mask.builders.row_reader import directory_of, load_rows
 from attn2mask.training.adaptation.config import AdaptConfig
+from attn2mask.training.tensor_file import open_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -281,15 +280,20 @@ class Latents:
     encoded, and the names of those that were `skipped` because they could not be read.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = safe_open(file, "pt")
-        self.places = sorted(map(int, self._file.keys()))
-        self.skipped: list[str] = json.loads(self._file.metadata()["skipped"])
+    def __init__(self, file: Path, verify: bool = True) -> None:
+        """Raises UserError if the file is damaged. Without `verify`, its checksum is not compared."""
+        advice = "delete it, and the same command encodes the images again"
+        self._file, note = open_tensors(file, advice, verify)
+        try:
+            self.places = sorted(map(int, self._file.keys()))
+            self.skipped: list[str] = note["skipped"]
+        except (LookupError, ValueError) as error:
+            raise UserError(f"{file} holds no encoded images: {advice}") from error
 
     @staticmethod
     def write(file: Path, latents: Mapping[str, torch.Tensor], skipped: Sequence[str]) -> None:
         """Write what `encode_images` returns."""
-        write_file(file, save(dict(latents), {"skipped": json.dumps(list(skipped))}))
+        write_tensors(file, latents, {"skipped": list(skipped)})
 
     def __len__(self) -> int:
         return len(self.places)

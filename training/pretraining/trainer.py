@@ -172,7 +172,7 @@ class Trainer:
         save_state(self.path, self._weights(), self.optimizer, {"step": self.step})
 
     def _load(self) -> None:
-        weights, moments, note = load_state(self.path, self.state.device)
+        weights, moments, note = load_state(self.path)
         for name, tensor in self._weights().items():
             tensor.copy_(weights[name])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})

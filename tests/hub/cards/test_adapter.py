@@ -138,5 +138,6 @@ def test_a_real_adaptation_records_what_the_card_reads(adapter, tiny_model, tmp_
         json.loads((folder / "training_config.json").read_text()) for folder in (output, adapter)
     )
     expected["data"]["skipped"] = 0
+    del found["weights"], found["seal"]  # checksums, which no card shows
     assert {keys for keys, _ in leaves(found)} == {keys for keys, _ in leaves(expected)}
     assert links_of(adapter_card(output, REPO).text) == {"adapt.yaml"}

@@ -31,7 +31,8 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import parse, to_yaml
 from attn2mask.builders.remask import RemaskConfig
 from attn2mask.builders.sample import OPTIONAL, features
-from attn2mask.builders.shards import BuildDirectory, sealed, write_parquet
+from attn2mask.builders.seals import sealed
+from attn2mask.builders.shards import BuildDirectory, write_parquet
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cards.dataset import dataset_card
 from attn2mask.hub.cards.markdown import split

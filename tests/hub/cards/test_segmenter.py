@@ -195,7 +195,7 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
     # With a backbone of our own, the license of the rows counts.
     local = training | {"on_hub": {}}
     silent = re.compile(
-        "format_version|command|table|on_hub/eval_dataset|(num_images|networks/b/num_images)"
+        "format_version|command|table|seal|weights/.*|on_hub/eval_dataset|(num_images|networks/b/num_images)"
         "|evaluated/(format_version|table|seconds|checkpoint_chosen_on|options/(checkpoint|table|out))"
         "|evaluated/(classes_scored|method|fixed_images/.*)|boundary_iou_given_labels"
         "|evaluated/options/(allow_incomplete|no_verify|trust_remote_code|method|weights|protocol|background|threshold|words|size)"

@@ -12,7 +12,8 @@ from attn2mask.builders.options import parse
 from attn2mask.builders.remask import RemaskConfig
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.sample import features
-from attn2mask.builders.shards import BuildDirectory, plan, sealed
+from attn2mask.builders.seals import sealed
+from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.preview.rows import chosen_rules, read_row, remask_command, row_page
 
