@@ -6,6 +6,7 @@ process.
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -300,7 +301,9 @@ def load_painter(
         raise
     except Exception as error:  # diffusers, transformers and the Hub's client raise errors of many types
         raise _not_loaded(model, error) from error
-    settings = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
+    settings = {
+        key: _in_json(value) for key, value in pipe.scheduler.config.items() if not key.startswith("_")
+    }
     facts: dict[str, Any] = {
         "model": folder.resolve().name if folder and model != "embedded" else model,
         # The cache of the Hub's client names snapshots by their commit.
@@ -337,6 +340,11 @@ def load_painter(
         pipe.enable_group_offload(torch.device(device), torch.device("cpu"), offload_type="leaf_level")
     pipe.set_progress_bar_config(disable=True)
     return Painter(pipe, _defaults(pipe, model, family), facts, family, device)
+
+
+def _in_json(value: Any) -> Any:
+    """A value that JSON can hold: numbers that are not finite as text, such as "-inf"."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _family(model: str, snapshot: Path) -> Family:

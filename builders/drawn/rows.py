@@ -8,12 +8,11 @@ the table of Cityscapes, and have captions; those of the other worlds belong to 
 has the files of a build (see `shards.py`), with the record draw.json, and the same command resumes.
 """
 
-import logging
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -22,7 +21,7 @@ from attn2mask.builders.build import run_name
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_png
-from attn2mask.builders.options import CheckedOptions, option, to_yaml
+from attn2mask.builders.options import SAME_COMMAND, CheckedOptions, option, to_yaml
 from attn2mask.builders.provenance import FORMAT_VERSION, provenance
 from attn2mask.builders.sample import features, png_columns
 from attn2mask.builders.shards import DRAWN_RECORD, BuildDirectory
@@ -31,8 +30,6 @@ from attn2mask.builders.words import grammar
 
 if TYPE_CHECKING:
     from attn2mask.builders.drawn.scenes import DrawnScene
-
-logger = logging.getLogger(__name__)
 
 TABLE_OF = {"objects": "voc", "variety": "voc", "shifted": "voc", "streets": "cityscapes"}  # by world
 SHARD_SIZE = 1_000  # rows in a Parquet file
@@ -43,6 +40,8 @@ HELD_OUT = 77_000_000  # seeds from here on are for evaluation alone: nothing is
 @dataclass(frozen=True)
 class DrawConfig(CheckedOptions):
     """The options of `attn2mask draw`. Raises UserError for an unknown world and numbers out of range."""
+
+    RESUMES: ClassVar = SAME_COMMAND
 
     world: str = option("world of the scenes: objects, variety, shifted, or streets", positional=True)
     out: str = option("directory of the rows", "runs/drawn", stored=False, metavar="DIR")
@@ -77,7 +76,6 @@ def run(config: DrawConfig) -> None:
         directory.claim(_record(config.num_images, identity), options, rank=0)
         shards = directory.shards
         directory.check_data(shards)
-        logger.info("Drawing %d scenes of the world %s", config.num_images, config.world)
         for shard in directory.missing(shards):
             rows = draw_rows(config.world, shard.rows, config.seed, size)
             directory.write_shard(shard, features(table), rows, {})

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import pyarrow.parquet as parquet
 
@@ -19,7 +19,7 @@ from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.markdown import Markdown, code, link, url
-from attn2mask.builders.records import BuildRecord, ReportRecord, checked
+from attn2mask.builders.records import BuildRecord, ReportRecord, Text, checked
 from attn2mask.builders.sample import OPTIONAL
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES
@@ -50,7 +50,37 @@ SHEET_ROWS = 6  # rows of the sheet
 MAX_REJECTIONS = 40  # rows of the table of rejections
 MAX_MISSING = 20  # names in the list of classes without a row
 # The Hub's words for the number of rows: up to three digits, four digits, and so on.
-SIZE_CATEGORIES = "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M".split()
+SIZE_CATEGORIES = "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M 100M<n<1B".split()
+
+
+class OldSplit(TypedDict, total=False):
+    """A split in the metadata of a card."""
+
+    num_examples: Required[int]
+
+
+class OldFeature(TypedDict, total=False):
+    """A column in the metadata of a card."""
+
+    name: Required[str]
+
+
+class OldInfo(TypedDict, total=False):
+    """A configuration in the metadata of a card."""
+
+    config_name: str
+    splits: list[OldSplit]
+    features: list[OldFeature]
+    download_size: int
+
+
+class OldMetadata(TypedDict, total=False):
+    """What is read of the metadata of a card that the repository has already."""
+
+    license: Text
+    source_models: Text
+    dataset_info: OldInfo | list[OldInfo]
+    configs: dict[str, Any] | list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +112,8 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
     from attn2mask.builders.show import sheet
 
     read = [_read_build(name, Path(path)) for name, path in builds.items()]
-    data = _dataset_metadata(read, repo_id, split(old)[0] if old else {})
+    before = checked(split(old)[0], OldMetadata, "README.md of the repository") if old else {}
+    data = _dataset_metadata(read, repo_id, before)
     figures: dict[str, bytes] = {}
     for build in read:
         rows = sampled_rows(build.files, SHEET_ROWS)
@@ -165,7 +196,7 @@ def _dataset_metadata(builds: Sequence[Build], repo_id: str, before: Mapping[str
         source_datasets=["original"] if is_grammar else None,
         task_categories=["image-segmentation"],
         task_ids=["semantic-segmentation"],
-        size_categories=[SIZE_CATEGORIES[max(len(str(rows)) - 3, 0)]],
+        size_categories=[SIZE_CATEGORIES[min(max(len(str(rows)) - 3, 0), len(SIZE_CATEGORIES) - 1)]],
         tags=["attn2mask", "synthetic", "pseudo-labels", "weakly-supervised-segmentation", "diffusion"],
         source_models=models,
     )
@@ -178,17 +209,19 @@ def _dataset_metadata(builds: Sequence[Build], repo_id: str, before: Mapping[str
     return merge_data(values, {key: before[key] for key in ("dataset_info", "configs") if key in before})
 
 
-def _num_rows(info: Mapping[str, Any]) -> int:
+def _num_rows(info: OldInfo) -> int:
     return sum(part["num_examples"] for part in info.get("splits", []))
 
 
 # Values of the template
 
 
-def _configuration(info: Mapping[str, Any]) -> tuple[str, str, int, str]:
+def _configuration(info: OldInfo) -> tuple[str, str, int, str]:
     """The name, the rows, the number of class names and the megabytes of a `dataset_info`."""
-    classes = next((feature for feature in info.get("features", []) if feature["name"] == "classes"), None)
-    names = classes["list"]["class_label"]["names"] if classes else {}
+    features = (feature for feature in info.get("features", []) if feature["name"] == "classes")
+    names: Any = next(features, {})
+    for key in ("list", "class_label", "names"):
+        names = names.get(key, {}) if isinstance(names, Mapping) else {}
     size = info.get("download_size", 0) / 1e6
     return code(info.get("config_name", "default")), f"{_num_rows(info):,}", len(names), f"{size:,.1f}"
 

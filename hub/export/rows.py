@@ -12,6 +12,7 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_png, read_image, read_mask
 from attn2mask.builders.reliability import RELIABLE
+from attn2mask.builders.row_images import image_content
 from attn2mask.training.data import open_rows
 
 _FILE_NAME = re.compile(r"\w[\w.-]*")  # a sample id that can be the name of a file everywhere
@@ -23,17 +24,19 @@ class LabeledImage:
 
     Attributes:
         row: the encoded columns `image` and `mask`, and `reliability` if the dataset has it.
+        dataset: the directory of the rows, or their name on the Hub.
     """
 
     name: str
     split: str
     row: dict[str, Any]
+    dataset: str
     table: ClassTable
 
     @property
     def image(self) -> np.ndarray:
         """The image, (H, W, 3) uint8. Raises UserError if it cannot be read."""
-        return read_image(self.row["image"], f"row {self.name}: its image")
+        return read_image(*self._source("image"))
 
     @property
     def png(self) -> bytes:
@@ -46,13 +49,18 @@ class LabeledImage:
 
         Raises UserError if a column cannot be read, or if the columns differ in size.
         """
-        ids = read_mask(self.row["mask"], f"row {self.name}: its mask", self.table)
+        ids = read_mask(*self._source("mask"), self.table)
         if self.row.get("reliability") is None:
             return ids
-        levels = read_image(self.row["reliability"], f"row {self.name}: its reliability")[..., 0]
+        levels = read_image(*self._source("reliability"))[..., 0]
         if levels.shape != ids.shape:
             raise UserError(f"row {self.name}: its mask and its reliability differ in size")
         return np.where(levels >= RELIABLE, ids, self.table.ignore_index)
+
+    def _source(self, column: str) -> tuple[bytes, str]:
+        """The content of a column, and its name in messages."""
+        name = f"row {self.name}: its {column}"
+        return image_content(self.row[column], name, self.dataset), name
 
 
 def labeled_images(
@@ -65,12 +73,13 @@ def labeled_images(
     rows, table = open_rows(dataset, False, not ignore_reliability, num_rows, **opening)
     if val_rows > len(rows):
         raise UserError(f"--val-rows {val_rows}: --dataset {dataset} has only {len(rows)} rows")
-    return _Images(rows, table, len(rows) - val_rows), table
+    return _Images(rows, dataset, table, len(rows) - val_rows), table
 
 
 @dataclass(frozen=True)
 class _Images(Sequence[LabeledImage]):
     rows: Any
+    dataset: str
     table: ClassTable
     training: int
 
@@ -82,7 +91,8 @@ class _Images(Sequence[LabeledImage]):
             raise IndexError(index)
         row, split = self.rows[index], "train" if index < self.training else "val"
         name = str(row.get("sample_id") or "")
-        return LabeledImage(name if _FILE_NAME.fullmatch(name) else f"{index:08d}", split, row, self.table)
+        name = name if _FILE_NAME.fullmatch(name) else f"{index:08d}"
+        return LabeledImage(name, split, row, self.dataset, self.table)
 
 
 def parts_of(ids: np.ndarray, table: ClassTable, instances: bool) -> list[tuple[int, np.ndarray]]:

@@ -189,7 +189,7 @@ def test_the_lock_keeps_other_runs_out_and_lets_the_own_run_in(tmp_path, monkeyp
     with directory.locked(0, "run a"), directory.locked(1, "run a"):
         for rank in (0, 2):
             with (
-                pytest.raises(UserError, match=r"another run is working in .*: run a"),
+                pytest.raises(UserError, match=r"another build is working in .*: run a"),
                 directory.locked(rank, "run b"),
             ):
                 pass
@@ -206,7 +206,7 @@ def test_the_lock_dies_with_its_process(tmp_path, monkeypatch):
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"held\n"
-    with pytest.raises(UserError, match="another run"), BuildDirectory(tmp_path).locked(0, "own"):
+    with pytest.raises(UserError, match="another build"), BuildDirectory(tmp_path).locked(0, "own"):
         pass
     other.kill()
     other.wait()

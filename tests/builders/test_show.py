@@ -120,9 +120,9 @@ def test_show_names_the_rows_and_the_shards_that_it_leaves_out(tmp_path, capsys)
     directory.manifest_file(plan(8, 2)[2]).unlink()
     show = ["show", str(directory.path), "--out", str(tmp_path / "sheet.png")]
     for options, said, warned in (
-        (["--start", "0", "--rows", "1"], "1 rows of {}, 2 to 2", "rows 0 to 1, whose shard is damaged\n"),
+        (["--start", "0", "--rows", "1"], "1 rows of {}, 2 to 2", "rows 0 to 1, whose shard is missing\n"),
         (["--start", "3", "--rows", "2"], "2 rows of {}, 3 to 6", "rows 4 to 5, whose shard is missing\n"),
-        (["--start", "1"], "4 rows of {}, 2 to 7", "0 to 1, whose shard is damaged, and 1 more shards\n"),
+        (["--start", "1"], "4 rows of {}, 2 to 7", "0 to 1, whose shard is missing, and 1 more shards\n"),
         (["--start", "6"], "2 rows of {}, 6 to 7", ""),
     ):
         assert main([*show, *options]) == 0

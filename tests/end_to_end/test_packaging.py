@@ -109,6 +109,9 @@ def imported(names: Iterable[str]) -> set[str]:
     return {canonicalize_name(distributions.get(module, [module])[0]) for module in third_party}
 
 
+EXPORT = {"datumaro", "pycocotools"}  # what only the extra attn2mask[export] installs
+
+
 def declared(*extras: str) -> set[str]:
     """The distributions that the package requires, with its extras."""
     lists = [
@@ -123,10 +126,12 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     # huggingface_hub renders the templates of the cards with jinja2. transformers reads the tokenizers of
     # PixArt and Kolors with sentencepiece and protobuf.
     unseen = {"jinja2", "sentencepiece", "protobuf"}
-    assert imported(shipped_sources) | unseen == declared() | {"gradio", "pydensecrf2"}
+    assert imported(shipped_sources) | unseen == declared() | {"gradio", "pydensecrf2"} | EXPORT
     preview = [name for name in shipped_sources if name.startswith("hub/preview/")]
     assert "gradio" not in imported(set(shipped_sources) - set(preview))
-    assert imported(sources()) <= declared("dev", "preview", "pydensecrf")
+    export = [name for name in shipped_sources if name.startswith("hub/export/")]
+    assert not imported(set(shipped_sources) - set(export)) & EXPORT
+    assert imported(sources()) <= declared("dev", "export", "preview", "pydensecrf")
     # `make bench-peers` installs daam in an environment of its own.
     tests = [name for name in repository() if name.startswith("tests/") and name.endswith(".py")]
     assert imported(tests) - {"daam"} <= declared("dev", "preview", "pydensecrf", "tensorboard")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from card_text import (
     REPO,
     blocks_of,
@@ -50,6 +51,33 @@ RECORDED = ("painting", "option", "library", "reason", "row")
 @pytest.fixture(scope="module")
 def card(voc):
     return dataset_card({"voc": voc}, REPO)
+
+
+OTHER = {"config_name": "streets", "features": [{"name": "classes"}], "splits": [{"num_examples": 5}]}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "fault"),
+    [
+        ({"license": 3}, "license is not"),
+        ({"dataset_info": [3]}, r"dataset_info\[0\] is not a mapping"),
+        ({"dataset_info": {**OTHER, "splits": [{}]}}, r"splits\[0\] has no num_examples"),
+        ({"dataset_info": {**OTHER, "features": ["classes"]}}, r"features\[0\] is not a mapping"),
+        ({"configs": "voc"}, "configs is not"),
+    ],
+)
+def test_damaged_metadata_of_an_old_card_are_one_line(voc, no_figures, metadata, fault):
+    old = f"---\n{yaml.safe_dump(metadata)}---\n# A card\n"
+    with pytest.raises(UserError, match=f"README.md of the repository is damaged, .*{fault}"):
+        dataset_card({"voc": voc}, REPO, old)
+
+
+def test_other_configurations_may_have_any_columns_and_many_rows(voc, no_figures):
+    many = {**OTHER, "splits": [{"num_examples": 10**12}]}
+    old = f"---\n{yaml.safe_dump({'dataset_info': many})}---\n# A card\n"
+    text = dataset_card({"voc": voc}, REPO, old).text
+    assert f"{10**12:,}" in text
+    assert DatasetCard(text).data.size_categories == ["100M<n<1B"]
 
 
 def stage(folder: Path, made, **builds: Path) -> Path:
