@@ -134,7 +134,8 @@ def _fault(value: Any, kind: Any, key: str) -> str | None:
     name, origin, inner = key or "it", get_origin(kind), get_args(kind)
     if origin is UnionType:
         faults = [_fault(value, choice, key) for choice in inner]
-        return None if None in faults else faults[0]
+        # Of several faults, the one inside the value says most.
+        return None if None in faults else max(faults, key=lambda fault: not fault.startswith(f"{name} is"))
     if is_typeddict(kind) or origin is dict:
         if not isinstance(value, dict):
             return f"{name} is not a mapping of names to values"

@@ -144,11 +144,11 @@ def test_a_process_of_other_conditions_is_told_so_or_refused(directory, caplog):
 
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("hidden", ["manifest_file", "shard_file"])
-def test_a_file_that_may_not_be_read_is_not_called_missing_or_damaged(directory, monkeypatch, hidden, verify):
+def test_a_file_that_may_not_be_read_is_not_called_missing_or_damaged(claimed, monkeypatch, hidden, verify):
     """The message names the file, and what the system says; nothing is removed."""
     (shard,) = plan(2, 2)
-    directory.write_shard(shard, FEATURES, rows(shard), {})
-    closed, ordinary = getattr(directory, hidden)(shard), open
+    claimed.write_shard(shard, FEATURES, rows(shard), {})
+    closed, ordinary = getattr(claimed, hidden)(shard), open
 
     def refuse(file, *mode, **options):
         if str(file) == str(closed):
@@ -158,14 +158,14 @@ def test_a_file_that_may_not_be_read_is_not_called_missing_or_damaged(directory,
     monkeypatch.setattr("io.open", refuse)
     monkeypatch.setattr("builtins.open", refuse)
     if (hidden, verify) == ("shard_file", False):  # only its size is looked at
-        assert directory.state(shard, verify) == "made"
+        assert claimed.state(shard, verify) == "made"
         return
     with pytest.raises(UserError) as error:
-        directory.state(shard, verify)
+        claimed.state(shard, verify)
     assert str(error.value) == f"{closed} cannot be read: {os.strerror(errno.EACCES)}"
     with pytest.raises(UserError, match="cannot be read"):
-        directory.missing([shard])
-    assert directory.shard_file(shard).exists()
+        claimed.missing([shard])
+    assert claimed.shard_file(shard).exists()
 
 
 def test_a_directory_that_no_build_made_is_refused(tmp_path):
