@@ -129,7 +129,7 @@ def _cell(image: np.ndarray, label: str) -> Image.Image:
     tile, font = _fit(image), ImageFont.load_default(14)
     cell = Image.new("RGB", (GAP + tile.width, tile.height + LINE + GAP), "white")
     cell.paste(tile, (GAP, 0))
-    while font.getlength(label) > tile.width:
+    while len(label) > 1 and font.getlength(label) > tile.width:
         label = label.removesuffix("…")[:-1] + "…"
     ImageDraw.Draw(cell).text((GAP, tile.height), label, "black", font)
     return cell

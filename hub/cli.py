@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from attn2mask import __version__
+from attn2mask.builders.errors import printable
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +102,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"usage: attn2mask {argv[0]} ... [--option VALUE ...]\n{overview(family)}")
         return 0
     wrong = " ".join(argv[:2]) if family else argv[0]
+    near = get_close_matches(wrong, COMMANDS, n=1)
+    advice = f"did you mean {near[0]!r}? " if near else ""
     commands = ", ".join(family or COMMANDS)
-    print(f"attn2mask: error: there is no command {wrong!r}; the commands are {commands}", file=sys.stderr)
+    message = f"there is no command {wrong!r}; {advice}the commands are {commands}"
+    print(f"attn2mask: error: {printable(message)}", file=sys.stderr)
     return 2
 
 

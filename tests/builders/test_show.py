@@ -67,6 +67,13 @@ def test_the_tiles_of_a_sheet_are_what_the_row_holds():
     assert np.array_equal(tile(4), np.repeat(reliability[..., None], 3, axis=2))
 
 
+@pytest.mark.parametrize("size", [(4096, 8), (8, 4096)])
+def test_a_narrow_image_has_a_tile(size):
+    """Its words may be longer than the tile is wide."""
+    page = sheet([row(size)], TABLE)
+    assert page.height >= LINE + GAP + (TILE if size[0] > size[1] else 1)
+
+
 def test_heat_runs_from_dark_to_light():
     image = np.zeros((32, 48, 3), np.uint8)
     cold, hot = (heat_map(image, np.full((4, 4), value)) for value in (0.0, 1.0))
