@@ -5,8 +5,15 @@ landed, and this becomes the mask. The names below are the public interface. Eac
 used, so that `import attn2mask` loads no heavy library.
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Otherwise the threads of torch wait actively, and take the cores from other processes. torch reads this when
+# it is imported; later it has no effect.
+if "torch" not in sys.modules:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from attn2mask.builders.build import BuildConfig, build_dataset

@@ -51,8 +51,6 @@ def run_command(
     Returns the exit status: 0; 2 after a mistake that the user can correct, which is one line on standard
     error; 130 after Ctrl-C.
     """
-    # Otherwise the threads of torch wait actively, and take the cores from the labeling processes.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     handler = _Handler()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -186,7 +186,10 @@ STARTS = re.compile("|".join([*STARTED, "Loading the painter .+"]))
     [
         (["nothing"], "no command 'nothing'; the commands are build"),
         (["buld", "voc"], "no command 'buld'; did you mean 'build'? the commands are"),
-        (["publish", "models"], "no command 'publish models'; did you mean 'publish model'? the commands are"),
+        (
+            ["publish", "models"],
+            "no command 'publish models'; did you mean 'publish model'? the commands are",
+        ),
         (["build"], "TABLE is missing"),
         (["build", "voc", "--nothing"], "unrecognized arguments: --nothing"),
         (["build", "vox"], "no class table 'vox'"),
