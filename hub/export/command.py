@@ -21,7 +21,9 @@ class ExportConfig(CheckedOptions):
     """The options of `attn2mask export`."""
 
     dataset: str = option("a dataset: a directory of rows, or a name on the Hub", positional=True)
-    format: str = option("format to write", "voc", choices=tuple(FORMATS))
+    format: str = option(
+        f"format to write: {', '.join(FORMATS)}", "voc", choices=tuple(FORMATS), metavar="FORMAT"
+    )
     out: str | None = option("directory to write", None, default_text="DATASET-FORMAT", metavar="DIR")
     instances: bool = option("split the mask of a class of things into its connected parts", False)
     num_rows: int | None = option("write only the first N rows", None, at_least=1, default_text="all")

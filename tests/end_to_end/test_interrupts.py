@@ -41,7 +41,7 @@ TRAIN = (
 LINES = {
     "build": "attn2mask: interrupted; run the same command again to resume",
     "train": "attn2mask: interrupted; run the same command again with --resume",
-    "draw": "attn2mask: interrupted",
+    "draw": "attn2mask: interrupted; run the same command again to resume",
 }
 
 

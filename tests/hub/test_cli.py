@@ -292,7 +292,7 @@ def test_publishing_is_checked_before_painting(monkeypatch, capsys, tmp_path):
         ("evaluate", "run the same command again to resume"),
         ("train", "run the same command again with --resume"),
         ("adapt", "run the same command again with --resume"),
-        ("draw", ""),
+        ("draw", "run the same command again to resume"),
         ("show", ""),
     ],
 )

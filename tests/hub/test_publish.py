@@ -24,7 +24,7 @@ from transformers import ResNetConfig
 from attn2mask.builders import build
 from attn2mask.builders.build import BuildConfig
 from attn2mask.builders.provenance import license_of
-from attn2mask.builders.seals import sealed
+from attn2mask.builders.seals import sealed, with_seal
 from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cards.markdown import Card, split
@@ -953,7 +953,7 @@ def test_the_same_checkpoint_twice(hub, publish, trained):
         ("peer/model.safetensors", None, "peer/model.safetensors is missing, or is not as it was written"),
         ("deeplabv3plus.py", None, "lacks deeplabv3plus.py, without which others cannot load it"),
         ("metrics.json", b"{", "metrics.json cannot be read: Expecting property name"),
-        ("metrics.json", b"[]", "metrics.json cannot be read: it is not a mapping of names to values"),
+        ("metrics.json", b"[]", "metrics.json is damaged, it is not a mapping of names to values"),
         ("metrics.json", b"{}", "metrics.json is not a report of `attn2mask evaluate`"),
         ("training_config.json", b"{", "training_config.json is damaged"),
     ],
@@ -983,17 +983,15 @@ def test_reports_go_along_and_no_place_of_this_machine(hub, publish, trained, tm
     (folder / "metrics.yaml").write_text(yaml.safe_dump(evaluation))
     config = json.loads((folder / "training_config.json").read_text())
     config["config"] = {"dataset": "/home/me/voc", "output_dir": "~/runs/r50", "eval_dataset": "data/there"}
-    (folder / "training_config.json").write_text(json.dumps(config))
+    (folder / "training_config.json").write_bytes(sealed(config))
     assert (
         publish("model", folder, MODEL, "--metrics", folder / "metrics.json", tmp_path / "metrics.json")[0]
         == 0
     )
     files = hub.files("model", MODEL)
     assert json.loads(files["metrics/metrics.json"])["evaluated"]["dataset"] == "VOC2012"
-    published = json.loads(files["training_config.json"])
-    assert published == config | {
-        "config": {"dataset": "voc", "output_dir": "r50", "eval_dataset": "data/there"}
-    }
+    published = {"dataset": "voc", "output_dir": "r50", "eval_dataset": "data/there"}
+    assert json.loads(files["training_config.json"]) == with_seal(config | {"config": published})
     assert files["train.yaml"].startswith(b"# attn2mask train --config train.yaml\n")
     assert yaml.safe_load(files["train.yaml"]) == options | {"dataset": "voc"}
     assert yaml.safe_load(files["metrics/metrics.yaml"]) == evaluation | {"checkpoint": "r50"}

@@ -47,7 +47,7 @@ def checkpoint(monkeypatch):
         names=TABLE.names,
         record={},
     )
-    monkeypatch.setattr("attn2mask.training.measured.load_checkpoint", lambda path, trust_remote_code: loaded)
+    monkeypatch.setattr("attn2mask.training.measured.load_checkpoint", lambda *_: loaded)
     return loaded
 
 
