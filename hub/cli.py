@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"usage: attn2mask {argv[0]} ... [--option VALUE ...]\n{overview(family)}")
         return 0
     wrong = " ".join(argv[:2]) if family else argv[0]
-    near = get_close_matches(wrong, COMMANDS, n=1)
+    near = get_close_matches(wrong, COMMANDS, n=1, cutoff=0.7)
     advice = f"did you mean {near[0]!r}? " if near else ""
     commands = ", ".join(family or COMMANDS)
     message = f"there is no command {wrong!r}; {advice}the commands are {commands}"

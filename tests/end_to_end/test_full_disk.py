@@ -151,6 +151,7 @@ def test_compare(photos, checkpoint, disk, moments, capsys, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_evaluate_rules(photos, disk, moments, capsys, tmp_path):
     out = tmp_path / "out"
     command = ["evaluate-rules", "--dataset", str(photos), "--num-images", "1", "--presets", "photo"]

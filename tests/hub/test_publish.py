@@ -605,8 +605,16 @@ def requests_of(hub: LoopbackHub, run: Callable[[], object]) -> int:
     return len(hub.log) - seen
 
 
-@pytest.mark.parametrize("kind", ["429", "500", "cut", "lost"])
-@pytest.mark.parametrize("times", [1, 1000])
+@pytest.mark.parametrize(
+    ("times", "kind"),
+    [
+        *((1, "429"), (1, "cut"), (1000, "500"), (1000, "lost")),
+        *(
+            pytest.param(times, kind, marks=pytest.mark.slow)
+            for times, kind in ((1, "500"), (1, "lost"), (1000, "429"), (1000, "cut"))
+        ),
+    ],
+)
 @pytest.mark.usefixtures("plain_card")
 def test_whichever_request_fails_all_is_there_or_nothing_changed(publish, hub, built, kind, times):
     """One failure is got over; where the Hub stays away, the former revision stands, and running the command
@@ -652,7 +660,10 @@ def test_whichever_request_fails_all_is_there_or_nothing_changed(publish, hub, b
         assert len(hub.repos["dataset", repo].commits) == 3, step
 
 
-@pytest.mark.parametrize("kind", ["500", "cut", "lost"])
+@pytest.mark.parametrize(
+    "kind",
+    ["cut", pytest.param("500", marks=pytest.mark.slow), pytest.param("lost", marks=pytest.mark.slow)],
+)
 @pytest.mark.usefixtures("plain_card")
 def test_a_new_repository_and_a_pull_request_survive_failures_too(publish, hub, built, kind):
     total = requests_of(hub, lambda: publish("dataset", built["voc"], DATA, "--revision", "v2"))
