@@ -65,7 +65,23 @@ def render(data: "CardData", template: str, repo_id: str, **values: Any) -> str:
     citation = Markdown((TEMPLATES / "citation.md").read_text("utf-8").strip())
     values |= {"repo_id": repo_id, "title": repo_id.split("/")[-1], "citation": citation}
     page = environment.get_template(f"{template}.md")
-    return f"{page.render(card_data=Markdown(printable(data.to_yaml())), **values)}\n"
+    return f"{page.render(card_data=Markdown(_as_yaml(data.to_dict())), **values)}\n"
+
+
+def _as_yaml(data: Mapping[str, Any]) -> str:
+    """Metadata as YAML that controls no terminal: YAML escapes most control characters, and the others are
+    replaced.
+    """
+    return printable(yaml_dump(_without_next_line(data), sort_keys=False)).strip("\n")
+
+
+def _without_next_line(value: Any) -> Any:
+    """Metadata without U+0085, which YAML writes as a line break, and which `printable` replaces."""
+    if isinstance(value, Mapping):
+        return {_without_next_line(key): _without_next_line(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_next_line(inner) for inner in value]
+    return value.replace("\x85", "\ufffd") if isinstance(value, str) else value
 
 
 def _as_text(value: Any) -> Any:
@@ -120,8 +136,7 @@ def split(text: str) -> tuple[dict[str, Any], str]:
 
 def compose(data: Mapping[str, Any], body: str) -> str:
     """The text of a card from its metadata and its Markdown."""
-    metadata = printable(yaml_dump(dict(data), sort_keys=False)).strip("\n")
-    return f"---\n{metadata}\n---\n\n{body.strip()}\n"
+    return f"---\n{_as_yaml(data)}\n---\n\n{body.strip()}\n"
 
 
 def _parts(body: str) -> list[tuple[str | None, str]]:

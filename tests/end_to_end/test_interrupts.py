@@ -146,12 +146,13 @@ def test_a_script_handles_interrupts_before_its_other_imports(script):
     assert run.stderr == f"['{Path(script).stem}'] []\n"
 
 
-def test_the_entry_point_imports_little_before_it_handles_interrupts():
+def test_the_entry_point_imports_little_before_it_handles_interrupts(tmp_path):
     """The other imports of a command take seconds."""
     code = (
         "import sys\nfrom attn2mask.builders import interrupts\n"
         "stop = lambda: sys.exit(bool({'yaml', 'logging', 'importlib.metadata'} & set(sys.modules)))\n"
         "interrupts.catch_interrupts = stop\nfrom attn2mask.__main__ import main\nmain([])"
     )
-    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)}
+    (tmp_path / "attn2mask").symlink_to(ROOT)  # without `site`, an editable installation is not found
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     assert subprocess.run([sys.executable, "-S", "-c", code], env=environment).returncode == 0

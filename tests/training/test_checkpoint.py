@@ -321,7 +321,7 @@ def with_code(folder: Path, part: str, created: Path) -> None:
     (folder / "own.py").write_text(text)
     record = json.loads((folder / file).read_text())
     record["auto_map"] = {key: "own.Own"}
-    record |= {"image_processor_type": "Own"} if part == "processor" else {"model_type": "own"}
+    record |= {"image_processor_type": "Own"} if part == "processor" else {"model_type": "of_nobody_else"}
     (folder / file).write_text(json.dumps(record))
 
 

@@ -80,6 +80,8 @@ def check(make: Callable[[str, str | None], str], text: str) -> None:
 
 @few
 @given(TEXT)
+@example("\x850")
+@example("a\u2028b")
 @example("cat\n<!-- generated: config:voc -->\ncat")
 def test_the_card_of_a_dataset(voc, no_figures, text):
     assume(not ON_HUB.fullmatch(text))
@@ -112,6 +114,8 @@ def _renamed(statistics: Any, names: tuple[str, ...]) -> Any:
 
 @few
 @given(TEXT)
+@example("\x850")  # for YAML a line break, for a terminal a control character
+@example("a\u2028b")
 def test_the_card_of_a_segmenter(run, report, no_figures, tmp_path_factory, text):
     assume(text.strip())  # without text, values are not recorded
     folder = tmp_path_factory.mktemp("text") / "run"
