@@ -50,6 +50,7 @@ def built(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_two_processes_build_the_rows_of_one(built, tmp_path):
     found = run("build", *TINY, "--out", "data", "--num-processes", 2, folder=tmp_path)
     assert found.returncode == 0, found.stderr
@@ -70,6 +71,7 @@ def test_training_reports_its_two_processes(built, tmp_path):
     assert record["hardware"].startswith("2 x ")
 
 
+@pytest.mark.slow
 def test_a_configuration_of_accelerate_starts_its_processes(tmp_path):
     """Of one process, which passes its exit status and its one line on."""
     config = {

@@ -1,6 +1,7 @@
 """Publishing, against a Hub on this machine: whole or not at all, nothing twice, and loaded by anyone."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -608,10 +609,10 @@ def requests_of(hub: LoopbackHub, run: Callable[[], object]) -> int:
 @pytest.mark.parametrize(
     ("times", "kind"),
     [
-        *((1, "429"), (1, "cut"), (1000, "500"), (1000, "lost")),
+        *((1, "cut"), (1000, "lost")),
         *(
             pytest.param(times, kind, marks=pytest.mark.slow)
-            for times, kind in ((1, "500"), (1, "lost"), (1000, "429"), (1000, "cut"))
+            for times, kind in itertools.product((1, 1000), ("429", "500", "cut", "lost"))
         ),
     ],
 )

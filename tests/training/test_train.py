@@ -298,6 +298,7 @@ def test_full_memory_ends_in_one_line(config, monkeypatch):
             module.train(replace(config, resume=True))
 
 
+@pytest.mark.slow
 def test_a_compiled_run_goes_on_without_a_compiler(config, tmp_path, monkeypatch):
     """As under `accelerate launch --dynamo_backend`; this backend traces, and runs that as it is."""
     straight = replace(config, output_dir=str(tmp_path / "straight"))

@@ -21,7 +21,7 @@ from attn2mask.hub.cli import main
 from attn2mask.hub.preview.card import card_of, card_parts
 from attn2mask.hub.preview.page import make_app
 
-FEW, MANY = 3, 150  # changes of values of a file that every run tries, and the slow run
+FEW, MANY = 2, 150  # changes of values of a file that every run tries, and the slow run
 REMOVED = object()
 DEEP = json.loads("[" * 200 + "]" * 200)
 VALUES = [

@@ -15,6 +15,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "export.md"
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's exporter, about its own code
+@pytest.mark.slow
 def test_the_snippet_exports_a_network_for_any_batch_and_size(tmp_path, monkeypatch):
     runtime = pytest.importorskip("onnxruntime")
     network = build_network("deeplabv3plus", "scratch:small", load_table("voc"), 0).eval()
