@@ -94,10 +94,16 @@ def digest(path: Path, pattern: str = "*", ends: int | None = None) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def _content_digest(file: Path, ends: int | None) -> str:
+def sha256_of(file: Path) -> str:
+    """SHA-256 of the content of a file, in hexadecimal digits. Raises OSError."""
     with open(file, "rb") as content:
-        if ends is None:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _content_digest(file: Path, ends: int | None) -> str:
+    if ends is None:
+        return sha256_of(file)
+    with open(file, "rb") as content:
         size = os.fstat(content.fileno()).st_size
         total = hashlib.sha256(f"{size} ".encode() + content.read(ends))
         content.seek(max(size - ends, 0))

@@ -67,9 +67,14 @@ def encode_mask(ids: np.ndarray, table: ClassTable) -> bytes:
     """
     if len(table.names) > 254:
         return encode_png(ids.astype(np.uint16))
-    image, buffer = Image.fromarray(ids.astype(np.uint8), "L"), io.BytesIO()
     palette = np.full((256, 3), 255, np.uint8)
     palette[: len(table.names)] = table.palette
+    return encode_indices(ids, palette)
+
+
+def encode_indices(indices: np.ndarray, palette: np.ndarray) -> bytes:
+    """Indices (H, W), 0 to 255, as a palette PNG file in the colors of a palette (256, 3) uint8."""
+    image, buffer = Image.fromarray(indices.astype(np.uint8), "L"), io.BytesIO()
     image.putpalette(palette.tobytes())
     image.save(buffer, "PNG")
     return buffer.getvalue()

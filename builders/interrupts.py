@@ -23,7 +23,7 @@ LAUNCHED = "ATTN2MASK_LAUNCHED"  # set in processes of a launcher of this packag
 class _State:
     launched = LAUNCHED in os.environ  # read at the start: the launcher sets it for its processes later
     happened = False  # whether Ctrl-C was pressed
-    told = False  # whether its line was printed
+    printed = False  # whether its line was printed
 
 
 def catch_interrupts() -> None:
@@ -45,13 +45,13 @@ def line(resumes: str = "") -> str | None:
     """
     if _State.launched:
         return None
-    _State.told = True
+    _State.printed = True
     return "attn2mask: interrupted" + (f"; {resumes}" if resumes else "")
 
 
 def end_now() -> None:
     """End this process and those that it started, with the status of Ctrl-C and, once, its line."""
-    if not _State.told and (text := line()):
+    if not _State.printed and (text := line()):
         bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
         os.write(2, f"{os.linesep if bars else ''}{text}{os.linesep}".encode())
     if multiprocessing := sys.modules.get("multiprocessing"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.files import write_file
+from attn2mask.builders.files import sha256_of, write_file
 
 RECORD = "training_config.json"
 SEAL, WEIGHTS = "seal", "weights"
@@ -62,7 +62,7 @@ def read_sealed(file: Path, advice: str) -> dict[str, Any]:
 
 def with_weights(record: dict[str, Any], folder: Path, names: Iterable[str]) -> dict[str, Any]:
     """The record with the SHA-256 of files of weights, by their names in `folder`, sealed."""
-    return with_seal(record | {WEIGHTS: {name: _sha256(folder / name) for name in names}})
+    return with_seal(record | {WEIGHTS: {name: sha256_of(folder / name) for name in names}})
 
 
 def check_weights(folder: Path) -> None:
@@ -84,13 +84,8 @@ def check_weights(folder: Path) -> None:
         )
     weights = record.get(WEIGHTS)
     for name, checksum in (weights if isinstance(weights, dict) else {}).items():
-        if not (folder / name).is_file() or _sha256(folder / name) != checksum:
+        if not (folder / name).is_file() or sha256_of(folder / name) != checksum:
             raise UserError(
                 f"{folder / name} is missing, or is not as it was written: {_ADVICE}; if you"
                 f" changed it, delete {WEIGHTS!r} and {SEAL!r} in {file}"
             )
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -33,7 +33,14 @@ from tqdm import tqdm
 from attn2mask.builders.classes import CaptionStyle, ClassTable, LabelClass
 from attn2mask.builders.conditions import last_bit_warning, rows_by_conditions
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.files import lock_of, refuse_link, refuse_pattern, replacing, write_file
+from attn2mask.builders.files import (
+    lock_of,
+    refuse_link,
+    refuse_pattern,
+    replacing,
+    sha256_of,
+    write_file,
+)
 from attn2mask.builders.locks import locked
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.seals import sealed, unsealed
@@ -362,10 +369,8 @@ class BuildDirectory:
         try:
             if file.stat().st_size != manifest["bytes"]:
                 return "damaged"
-            if verify:
-                with open(file, "rb") as content:
-                    if hashlib.file_digest(content, "sha256").hexdigest() != manifest["sha256"]:
-                        return "damaged"
+            if verify and sha256_of(file) != manifest["sha256"]:
+                return "damaged"
         except (FileNotFoundError, NotADirectoryError):
             return "missing"
         except IsADirectoryError:

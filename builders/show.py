@@ -54,14 +54,15 @@ def run(config: ShowConfig) -> None:
         if shard.rows.stop <= config.start or len(shown) == config.rows:
             continue
         if (state := directory.state(shard)) != "made":
-            skipped.append(f"rows {shard.rows.start} to {shard.rows.stop - 1}, whose shard is {state}")
+            first, last = shard.rows[0], shard.rows[-1]
+            skipped.append(f"rows {first} to {last}, because their shard is {state}")
             continue
         numbered = zip(shard.rows, directory.rows(shard), strict=True)
         after = ((number, row) for number, row in numbered if number >= config.start)
         shown += islice(after, config.rows - len(shown))
     if skipped:
-        more = f", and {len(skipped) - 1} more shards" if len(skipped) > 1 else ""
-        logger.warning("%s: left out are %s%s", directory.path, skipped[0], more)
+        more = f", and the rows of {len(skipped) - 1} more shards" if len(skipped) > 1 else ""
+        logger.warning("%s: the sheet leaves out %s%s", directory.path, skipped[0], more)
     if not shown:
         raise UserError(f"{directory.path} has no row {config.start}")
     numbers, rows = zip(*shown, strict=True)

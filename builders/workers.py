@@ -85,7 +85,7 @@ def _watch(pool: ProcessPoolExecutor, ended: threading.Event) -> None:
 
 def break_off(queue: Any) -> None:
     """Close this process's end for writing of a queue whose other writers are dead. Then its reader, which
-    may wait for the rest of an answer, gets an EOFError.
+    may wait for the rest of a result, gets an EOFError.
     """
     # The owner of the queue closes the writer as well, possibly at the same time. A handle must be closed
     # once.

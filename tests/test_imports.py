@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
-from places import ROOT
+from places import ROOT, syntax_tree
 
 # A package may import itself and the packages before it. The root package re-exports names of the others.
 # Of the root package, every module may import `__version__`.
@@ -53,7 +53,7 @@ def problems(sources: Mapping[str, str]) -> list[str]:
     found = []
     graph: dict[str, set[str]] = {name: set() for name in sources}
     for module, code in sources.items():
-        for statement in ast.parse(code).body:
+        for statement in syntax_tree(code).body:
             for target in imported(statement, set(sources)):
                 if is_script_block(statement) and target == COMMAND_LINE:
                     continue

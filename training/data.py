@@ -354,9 +354,8 @@ def loading(batches: DataLoader) -> Iterator[Iterator[dict[str, Any]]]:
     Raises UserError as a loading process raised it, with its one line, and if a loading process died.
     """
     loaded = iter(batches)
-    workers: Sequence[BaseProcess] = getattr(
-        loaded, "_workers", []
-    )  # private to torch, as the others; a test checks them
+    # These names are private to torch. A test checks them.
+    workers: Sequence[BaseProcess] = getattr(loaded, "_workers", [])
     ended, fault = threading.Event(), None
     if workers:
         queue = loaded._worker_result_queue  # type: ignore[attr-defined]
@@ -372,9 +371,9 @@ def loading(batches: DataLoader) -> Iterator[Iterator[dict[str, Any]]]:
         raise UserError(fault) from error
     finally:
         ended.set()
-        with suppress(RuntimeError):  # torch raises it again for each process that is found dead
+        if fault:
             for worker in workers:
-                if fault:
+                with suppress(RuntimeError):  # torch raises it again for each process that is found dead
                     worker.kill()
         if workers:
             with suppress(RuntimeError):
@@ -385,7 +384,7 @@ def _loading_fault(workers: Sequence[BaseProcess], error: Exception) -> str | No
     """What to do about an error if it comes from the death of a loading process; else None."""
     dead: list[int] | None = None if workers else []
     while dead is None:
-        with suppress(RuntimeError):  # torch reports a dead process once, whatever this process does then
+        with suppress(RuntimeError):  # torch reports each dead process once, at any moment
             ended = wait([worker.sentinel for worker in workers], 1)  # a pipe breaks before its process ends
             for worker in workers:
                 if worker.sentinel in ended:

@@ -70,7 +70,7 @@ def run(config: ExportConfig) -> None:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     print(f"made {out}: {len(rows)} rows of {config.dataset} in the format {form.name}")
-    print(form.fate_of_ignored(config.instances) if not config.no_reliability else "All labels are written.")
+    print(form.fate_of_ignored() if not config.no_reliability else "All labels are written.")
     if form.exporter is None:
         split = rows[len(rows) - 1].split
         print(f"next: attn2mask evaluate --checkpoint DIR --dataset {shlex.quote(str(out))} --split {split}")

@@ -56,14 +56,13 @@ class Format:
                 f"--format {self.name} needs the split {lacking[0]}: set --val-rows, and leave rows to train"
             )
 
-    def fate_of_ignored(self, instances: bool) -> str:
+    def fate_of_ignored(self) -> str:
         """A sentence about what became of the pixels that are ignored or not reliable."""
         return {
             "ignore value": "Unreliable pixels have the ignore value.",
             "label": f"Unreliable pixels have the label {IGNORED!r}.",
             "unlabeled": "Unreliable pixels are in no mask.",
-            "lost": "The format cannot mark unreliable pixels: like the background, they are in no"
-            f" {'thing' if instances else 'mask'}.",
+            "lost": "The format cannot mark unreliable pixels. They are left out, as the background is.",
         }[self.ignored]
 
 

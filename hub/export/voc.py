@@ -16,6 +16,7 @@ from PIL import Image
 
 from attn2mask.builders.classes import ClassTable, default_color
 from attn2mask.builders.files import write_file
+from attn2mask.builders.images import encode_indices
 from attn2mask.builders.mask_ids import VOID
 from attn2mask.hub.export.formats import IGNORED
 from attn2mask.hub.export.rows import LabeledImage, parts_of
@@ -26,24 +27,26 @@ _QUALITY = 95  # of JPEG files; their colors keep their resolution
 
 def write_voc(rows: Iterable[LabeledImage], table: ClassTable, folder: Path, instances: bool = False) -> None:
     """Write rows of a table with at most 254 names. With `instances`, SegmentationObject has a number for
-    each connected part of a class of things, at most 254 in one image.
+    each connected part of a class of things. It ignores the parts of an image after the first 254.
     """
     names: dict[str, list[str]] = defaultdict(list)
     for part in ("JPEGImages", "SegmentationClass", *(["SegmentationObject"] if instances else [])):
         (folder / part).mkdir(parents=True)
+    number_colors = np.array([default_color(number) for number in range(256)], np.uint8)
     colors = np.zeros((256, 3), np.uint8)
     colors[: len(table.names)], colors[_IGNORE] = table.palette, VOID
     for row in rows:
         ids = row.ids
         write_file(folder / "JPEGImages" / f"{row.name}.jpg", _jpeg(row.image))
         labels = np.where(ids == table.ignore_index, _IGNORE, ids)
-        write_file(folder / "SegmentationClass" / f"{row.name}.png", _palette_png(labels, colors))
+        write_file(folder / "SegmentationClass" / f"{row.name}.png", encode_indices(labels, colors))
         if instances:
             numbers = np.where(ids == table.ignore_index, _IGNORE, 0)
             things = [mask for label, mask in parts_of(ids, table, True) if label >= table.first_id]
-            for number, mask in enumerate(things[: _IGNORE - 1], 1):
-                numbers[mask] = number
-            write_file(folder / "SegmentationObject" / f"{row.name}.png", _palette_png(numbers, _numbered()))
+            for number, mask in enumerate(things, 1):
+                numbers[mask] = min(number, _IGNORE)
+            content = encode_indices(numbers, number_colors)
+            write_file(folder / "SegmentationObject" / f"{row.name}.png", content)
         names[row.split].append(row.name)
     lists = folder / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
@@ -52,18 +55,6 @@ def write_voc(rows: Iterable[LabeledImage], table: ClassTable, folder: Path, ins
     entries = zip((*table.names, IGNORED), (*table.palette.tolist(), VOID), strict=True)
     lines = [f"{name}:{','.join(map(str, color))}::\n" for name, color in entries]
     write_file(folder / "labelmap.txt", "".join(["# label:color_rgb:parts:actions\n", *lines]).encode())
-
-
-def _numbered() -> np.ndarray:
-    """VOC's colors of the numbers 0 to 255, (256, 3) uint8."""
-    return np.array([default_color(number) for number in range(256)], np.uint8)
-
-
-def _palette_png(ids: np.ndarray, colors: np.ndarray) -> bytes:
-    image, buffer = Image.fromarray(ids.astype(np.uint8), "L"), io.BytesIO()
-    image.putpalette(colors.tobytes())
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -1,4 +1,4 @@
-"""Caches of Hugging Face that cannot be used are named, whatever the libraries made of the error."""
+"""Caches of Hugging Face that cannot be used are named, in every error that the libraries make of it."""
 
 import errno
 import os

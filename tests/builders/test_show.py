@@ -3,6 +3,7 @@
 import errno
 import os
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,17 @@ def row(size: tuple[int, int] = (128, 128), classes: tuple[int, ...] = (12, 8), 
         "peaks": [0.1] * len(classes),
     }
     return {**columns, "scores": [[[0, 255], [128, 7]]] * len(classes)} if scores else columns
+
+
+def made_directory(path: Path, num_rows: int) -> BuildDirectory:
+    """A build of rows in shards of two."""
+    directory = BuildDirectory(path)
+    path.mkdir()
+    record = {"num_images": num_rows, "identity": {"shard_size": 2}, "versions": {}, "table": asdict(TABLE)}
+    (path / "build.json").write_bytes(sealed(record))
+    for shard in plan(num_rows, 2):
+        directory.write_shard(shard, features(TABLE, ["scores"]), [row() for _ in shard.rows], {})
+    return directory
 
 
 @pytest.mark.parametrize("size", [(128, 128), (512, 512), (64, 96)])
@@ -100,12 +112,7 @@ def test_the_overlay_leaves_background_and_pales_ignored_pixels():
 
 
 def test_show_draws_rows_of_a_directory(tmp_path, capsys):
-    directory = BuildDirectory(tmp_path / "data")
-    directory.path.mkdir()
-    record = {"num_images": 3, "identity": {"shard_size": 2}, "versions": {}, "table": asdict(TABLE)}
-    (directory.path / "build.json").write_bytes(sealed(record))
-    for shard in plan(3, 2):
-        directory.write_shard(shard, features(TABLE, ["scores"]), [row() for _ in shard.rows], {})
+    directory = made_directory(tmp_path / "data", 3)
     out = tmp_path / "figures" / "sheet.png"
     assert main(["show", str(directory.path), "--out", str(out), "--start", "1"]) == 0
     assert f"2 rows of {directory.path}, 1 to 2" in capsys.readouterr().out
@@ -117,26 +124,33 @@ def test_show_draws_rows_of_a_directory(tmp_path, capsys):
 
 
 def test_show_names_the_rows_and_the_shards_that_it_leaves_out(tmp_path, capsys):
-    directory = BuildDirectory(tmp_path / "data")
-    directory.path.mkdir()
-    record = {"num_images": 8, "identity": {"shard_size": 2}, "versions": {}, "table": asdict(TABLE)}
-    (directory.path / "build.json").write_bytes(sealed(record))
-    for shard in plan(8, 2):
-        directory.write_shard(shard, features(TABLE, ["scores"]), [row() for _ in shard.rows], {})
+    directory = made_directory(tmp_path / "data", 8)
     directory.shard_file(plan(8, 2)[0]).unlink()
     directory.manifest_file(plan(8, 2)[2]).unlink()
     show = ["show", str(directory.path), "--out", str(tmp_path / "sheet.png")]
     for options, said, warned in (
-        (["--start", "0", "--rows", "1"], "1 rows of {}, 2 to 2", "rows 0 to 1, whose shard is missing\n"),
-        (["--start", "3", "--rows", "2"], "2 rows of {}, 3 to 6", "rows 4 to 5, whose shard is missing\n"),
-        (["--start", "1"], "4 rows of {}, 2 to 7", "0 to 1, whose shard is missing, and 1 more shards\n"),
+        (
+            ["--start", "0", "--rows", "1"],
+            "1 rows of {}, 2 to 2",
+            "rows 0 to 1, because their shard is missing\n",
+        ),
+        (
+            ["--start", "3", "--rows", "2"],
+            "2 rows of {}, 3 to 6",
+            "rows 4 to 5, because their shard is missing\n",
+        ),
+        (
+            ["--start", "1"],
+            "4 rows of {}, 2 to 7",
+            ", and the rows of 1 more shards\n",
+        ),
         (["--start", "6"], "2 rows of {}, 6 to 7", ""),
     ):
         assert main([*show, *options]) == 0
         out, err = capsys.readouterr()
         assert said.format(directory.path) in out
         assert err.endswith(warned)
-        assert ("left out" in err) == bool(warned)
+        assert ("leaves out" in err) == bool(warned)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])

@@ -988,10 +988,10 @@ def responses(draw: st.DrawFn) -> dict[str, tuple[int, dict[str, str], bytes]]:
 
 @examples(40, 500)
 @given(responses(), st.booleans())
-def test_any_responses_of_a_hub_end_with_0_or_one_line(whole, tmp_path, answers, dry_run):
+def test_any_responses_of_a_hub_end_with_0_or_one_line(whole, tmp_path, responses, dry_run):
     def respond(request: httpx.Request) -> httpx.Response:
         kind = next((kind for part, kind in RESPONSE_KINDS.items() if part in request.url.path), "info")
-        status, headers, content = answers[kind]
+        status, headers, content = responses[kind]
         if kind == "preupload" and json.dumps(SOUND_RESPONSES[kind]).encode() == content:
             sent = [file["path"] for file in json.loads(request.content)["files"]]
             files = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in sent]

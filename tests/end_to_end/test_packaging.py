@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from places import ROOT
+from places import ROOT, syntax_tree
 
 PACKAGES = ("builders", "training", "hub")
 # These folders are for maintainers, and are not in the wheel.
@@ -97,7 +97,7 @@ def imported(names: Iterable[str]) -> set[str]:
     """The distributions whose modules the files import, inside functions too."""
     found = set()
     for name in names:
-        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+        for node in ast.walk(syntax_tree((ROOT / name).read_text(), name)):
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -134,7 +134,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     assert imported(sources()) <= declared("dev", "export", "preview", "pydensecrf")
     # `make bench-peers` installs daam in an environment of its own.
     tests = [name for name in repository() if name.startswith("tests/") and name.endswith(".py")]
-    assert imported(tests) - {"daam"} <= declared("dev", "preview", "pydensecrf", "tensorboard")
+    assert imported(tests) - {"daam"} <= declared("dev", "export", "preview", "pydensecrf", "tensorboard")
 
 
 def test_the_embedded_painter_is_small():
@@ -157,7 +157,7 @@ def test_every_module_imports_without_torchvision_and_fcntl():
     )
 
 
-# Calls that run the code of a model, or ask for it on the terminal, unless they are told not to.
+# Calls that run the code of a model, or ask for it on the terminal, unless an argument forbids it.
 _LOADS = re.compile(r"(Auto(?!encoder)\w+|DiffusionPipeline)\.(from_pretrained|from_config|download)")
 
 
@@ -209,7 +209,7 @@ def test_source(name):
     """Compiles as Python 3.11 without a warning, and runs no code from elsewhere."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tree = ast.parse((ROOT / name).read_text(), name, feature_version=(3, 11))
+        tree = syntax_tree((ROOT / name).read_text(), name)
     assert dangers(tree) == []
 
 

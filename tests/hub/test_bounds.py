@@ -26,12 +26,12 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
 class RawHub:
-    """A server on 127.0.0.1 that answers each request with `answer(send)`, whatever it asks for. `sent`
+    """A server on 127.0.0.1 that sends `respond(send)` for every request. `sent`
     counts the bytes that clients took.
     """
 
-    def __init__(self, answer: Callable[[Callable[[bytes], None]], object]) -> None:
-        self.answer, self.sent, self.connections = answer, 0, 0
+    def __init__(self, respond: Callable[[Callable[[bytes], None]], object]) -> None:
+        self.respond, self.sent, self.connections = respond, 0, 0
         self.ended = threading.Event()
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
@@ -55,7 +55,7 @@ class RawHub:
             with connection:
                 connection.settimeout(30)
                 connection.recv(65536)
-                self.answer(send)
+                self.respond(send)
         except OSError:
             pass  # the client has gone
 
@@ -75,8 +75,8 @@ class RawHub:
 def raw_hub() -> Iterator[Callable[..., RawHub]]:
     started = []
 
-    def start(answer: Callable[[RawHub, Callable[[bytes], None]], object]) -> RawHub:
-        made = RawHub(lambda send: answer(made, send))
+    def start(respond: Callable[[RawHub, Callable[[bytes], None]], object]) -> RawHub:
+        made = RawHub(lambda send: respond(made, send))
         started.append(made)
         return made
 
@@ -134,7 +134,7 @@ def refused(result: tuple[int, list[str], list[str]], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "respond",
     [
         lambda hub, send: hub.ended.wait(30),
         lambda hub, send: hub.slowly(send, OK + b"Content-Length: 1000\r\n\r\n"),
@@ -144,13 +144,13 @@ def refused(result: tuple[int, list[str], list[str]], message: str) -> None:
         ),
         lambda hub, send: hub.slowly(send, b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
     ],
-    ids=["no answer", "slow head", "slow body", "slow chunks", "always more to come"],
+    ids=["no response", "slow head", "slow body", "slow chunks", "always more to come"],
 )
-def test_an_answer_comes_in_time_or_not_at_all(publish_to, raw_hub, monkeypatch, answer):
+def test_a_response_comes_in_time_or_not_at_all(publish_to, raw_hub, monkeypatch, respond):
     """A line says what is waited for."""
     monkeypatch.setattr(bounds, "STALLED", 0.9)
     monkeypatch.setattr(bounds, "SILENT", 0.2)
-    hub = raw_hub(answer)
+    hub = raw_hub(respond)
     started = time.monotonic()
     result = publish_to(hub.url)
     assert 0.9 < time.monotonic() - started < 10
@@ -270,9 +270,9 @@ def large_error(hub: RawHub, send: Callable[[bytes], None]) -> None:
         send(b" " * 1_000_000)
 
 
-@pytest.mark.parametrize("answer", [endless, large, until_closed, large_error])
-def test_a_large_answer_is_not_read_to_its_end(publish_to, raw_hub, answer):
-    hub = raw_hub(answer)
+@pytest.mark.parametrize("respond", [endless, large, until_closed, large_error])
+def test_a_large_response_is_not_read_to_its_end(publish_to, raw_hub, respond):
+    hub = raw_hub(respond)
     publish_to("http://127.0.0.1:9")  # loads the modules
     tracemalloc.start()
     try:
@@ -299,14 +299,14 @@ NEEDED = ("whoami", "info", "tree", "preupload", "batch", "commit")
 
 @pytest.mark.parametrize("route", sorted({name for _, _, name in ROUTES} - {"resolve", "store"}))
 @pytest.mark.parametrize(
-    "answer", [{}, [], None, 5, "text", [{}], [None], {"error": 5}, b"[" * 100_000, b"<html>"], ids=repr
+    "respond", [{}, [], None, 5, "text", [{}], [None], {"error": 5}, b"[" * 100_000, b"<html>"], ids=repr
 )
-def test_answers_without_sense_are_an_error_in_one_line(publish_to, monkeypatch, route, answer):
-    """Where an answer is needed. A publication is complete where not."""
-    monkeypatch.setattr(Handler, route, lambda self, **_: answer)
+def test_responses_without_sense_are_an_error_in_one_line(publish_to, monkeypatch, route, respond):
+    """Where a response is needed. Elsewhere, a publication is complete."""
+    monkeypatch.setattr(Handler, route, lambda self, **_: respond)
     with LoopbackHub() as hub:
         result = publish_to(hub.url, *(("--revision", "v2") if route == "branch" else ()))
-        if route == "tree" and answer == []:
+        if route == "tree" and respond == []:
             refused(result, "does not keep")
         elif route in NEEDED or result[0] != 0:
             refused(result, "")

@@ -60,6 +60,9 @@ def backbone(tmp_path_factory) -> str:
     return str(folder)
 
 
+SIX_STEPS = {"max_steps": 6, "batch_size": 4, "crop_size": 48, "checkpoint_every": 2, "workers": 0}
+
+
 @pytest.fixture
 def config(data, backbone, tmp_path) -> TrainConfig:
     return TrainConfig(
@@ -67,11 +70,7 @@ def config(data, backbone, tmp_path) -> TrainConfig:
         output_dir=str(tmp_path / "run"),
         preset="demo-beco",
         backbone=backbone,
-        max_steps=6,
-        batch_size=4,
-        crop_size=48,
-        checkpoint_every=2,
-        workers=0,
+        **SIX_STEPS,
     )
 
 
@@ -179,11 +178,7 @@ def killed(data, backbone, tmp_path_factory) -> TrainConfig:
         dataset=str(data),
         output_dir=str(tmp_path_factory.mktemp("killed") / "run"),
         backbone=backbone,
-        max_steps=6,
-        batch_size=4,
-        crop_size=48,
-        checkpoint_every=2,
-        workers=0,
+        **SIX_STEPS,
         no_co_training=True,
         resume=True,
     )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import datumaro
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,8 +18,6 @@ from attn2mask.hub.cli import main
 from attn2mask.hub.export import voc
 from attn2mask.hub.export.formats import FORMATS, IGNORED
 from attn2mask.training.benchmarks import open_images
-
-datumaro = pytest.importorskip("datumaro")
 
 HEIGHT, WIDTH = 24, 36
 OURS = [name for name, form in FORMATS.items() if form.exporter is None]
@@ -106,7 +105,7 @@ def test_datumaro_reads_the_ids_again(rows, table, tmp_path, capsys, format, ins
     assert main(["export", str(rows), *options]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"made {out}: 3 rows of {rows} in the format {format}",
-        form.fate_of_ignored(instances),
+        form.fate_of_ignored(),
     ]
     dataset, labels = imported(out, format)
     ids = {name.replace(" ", "_") if form.holds == "ids" else name: k for k, name in enumerate(table.names)}

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -17,13 +18,12 @@ PAGE = Path(__file__).parents[3] / "docs" / "export.md"
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's exporter, about its own code
 @pytest.mark.slow
 def test_the_snippet_exports_a_network_for_any_batch_and_size(tmp_path, monkeypatch):
-    runtime = pytest.importorskip("onnxruntime")
     network = build_network("deeplabv3plus", "scratch:small", load_table("voc"), 0).eval()
     save_checkpoint(tmp_path / "runs" / "small", network, None, make_processor(64), {})
     (snippet,) = re.findall(r"```python\n(.*?torch\.onnx\.export.*?)```", PAGE.read_text("utf-8"), re.S)
     monkeypatch.chdir(tmp_path)
     exec(compile(snippet, str(PAGE), "exec"), {})
-    session = runtime.InferenceSession("model.onnx")
+    session = onnxruntime.InferenceSession("model.onnx")
     for seed, shape in enumerate([(1, 3, 64, 64), (3, 3, 70, 131)]):
         pixels = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():

@@ -102,7 +102,7 @@ def port(run, tmp_path_factory) -> Iterator[int]:
         app.close(verbose=False)
 
 
-def answer(port: int, method: str, path: str, headers: dict[str, str], body: bytes | None = None):
+def response(port: int, method: str, path: str, headers: dict[str, str], body: bytes | None = None):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
         connection.request(method, path, body, headers)
@@ -123,22 +123,22 @@ def form(content: bytes) -> tuple[bytes, dict[str, str]]:
 def test_a_foreign_host_is_answered_403_on_every_path(port, path, method):
     for name in ("evil.example", f"evil.example:{port}"):
         origin = {"Origin": f"http://{name}", "Access-Control-Request-Method": "POST"}
-        assert answer(port, method, path, {"Host": name} | origin) == (403, b"Forbidden")
-        assert answer(port, method, path, {"Host": name})[0] == 403
+        assert response(port, method, path, {"Host": name} | origin) == (403, b"Forbidden")
+        assert response(port, method, path, {"Host": name})[0] == 403
 
 
 def test_uploads_come_from_the_page_and_are_not_too_large(port):
     body, kind = form(b"p" * 1000)
     own = {"Origin": f"http://127.0.0.1:{port}"}
-    assert answer(port, "POST", "/gradio_api/upload", kind | own, body)[0] == 200
-    assert answer(port, "POST", "/gradio_api/upload", kind, body)[0] == 403
+    assert response(port, "POST", "/gradio_api/upload", kind | own, body)[0] == 200
+    assert response(port, "POST", "/gradio_api/upload", kind, body)[0] == 403
     assert (
-        answer(port, "POST", "/gradio_api/upload", kind | {"Origin": "http://evil.example"}, body)[0] == 403
+        response(port, "POST", "/gradio_api/upload", kind | {"Origin": "http://evil.example"}, body)[0] == 403
     )
     large = {"Content-Length": "100001"}
-    assert answer(port, "POST", "/gradio_api/upload", kind | own | large, b"")[0] == 413
+    assert response(port, "POST", "/gradio_api/upload", kind | own | large, b"")[0] == 413
     for name in ("localhost", "[::1]"):
-        assert answer(port, "GET", "/", {"Host": f"{name}:{port}"})[0] == 200
+        assert response(port, "GET", "/", {"Host": f"{name}:{port}"})[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_uploads_are_deleted_however_the_page_ends(run, tmp_path, number, status
             port = int(re.search(r"127\.0\.0\.1:(\d+)/", process.stdout.readline())[1])
             body, kind = form(b"MARK" * 1000)
             own = {"Origin": f"http://127.0.0.1:{port}"}
-            assert answer(port, "POST", "/gradio_api/upload", kind | own, body)[0] == 200
+            assert response(port, "POST", "/gradio_api/upload", kind | own, body)[0] == 200
             held = [path for path in tmp_path.rglob("*") if path.is_file() and b"MARK" in path.read_bytes()]
             assert len(held) == 1
             for _ in range(2):

@@ -171,7 +171,7 @@ def test_rows_can_be_leafed_through_and_relabeled(browser, data, no_cards, image
     with opened(browser, data.path) as page:
         shown, number = page.locator("#row"), page.get_by_role("spinbutton").first
         expect(shown).to_contain_text(rows[0]["sample_id"])
-        assert rows[0]["prompt"] in shown.inner_text()  # as text, whatever is in it
+        assert rows[0]["prompt"] in shown.inner_text()  # as text, also where it looks like HTML
         page.get_by_role("button", name="Next").click()
         expect(shown).to_contain_text(rows[1]["sample_id"])
         expect(number).to_have_value("1")
