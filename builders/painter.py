@@ -8,7 +8,8 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -45,6 +46,7 @@ _NO_WEIGHTS = [
 ]
 Offload = Literal["none", "model", "sequential", "group"]
 Maps = Mapping[Size, torch.Tensor]
+OnStep = Callable[[int, int], None]  # gets the number of denoising steps so far, and of all steps
 # The key of what is recorded of a word: whether it is a background word, the word, and the stretch.
 _Key = tuple[bool, str, str]
 
@@ -137,9 +139,15 @@ class Painter:
             raise UserError(f"--steps {steps}: the model's scheduler has only {most} steps")
 
     def paint(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], painting: Painting
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        painting: Painting,
+        on_step: OnStep | None = None,
     ) -> tuple[np.ndarray, Sequence[Mapping[str, Any]], list[str | None]]:
         """Paint a batch of B prompts.
+
+        After each denoising step, `on_step` is called with the number of steps so far and of all steps.
 
         Returns images (B, height, width, 3) uint8; for each image the maps of its class words, recorded in
         the window of steps, the mean over the stretches of the text that have the word; if the painting asks
@@ -148,7 +156,8 @@ class Painter:
         Raises UserError if the device has too little memory, or if self-attention is asked for and cannot be
         recorded.
         """
-        last = self._calls(painting.steps) - 1
+        calls = self._calls(painting.steps)
+        last = calls - 1
         first_step, last_step = (int(part * last + 0.5) for part in painting.window)
         recorder = AttentionRecorder(
             self.pipe,
@@ -158,7 +167,7 @@ class Painter:
         )
         guided = self.family.arguments(painting.guidance_scale, painting.negative_prompt, len(prompts))
         try:
-            with recorder:
+            with recorder, self._reporting(recorder, calls, on_step):
                 pixels = self.pipe(
                     [prompt.text for prompt in prompts],
                     num_inference_steps=painting.steps,
@@ -178,6 +187,20 @@ class Painter:
             for maps, of_image in zip(attention, recorder.self_attention, strict=True):
                 maps[SELF_ATTENTION] = of_image
         return images, attention, [_fault(image) for image in pixels]
+
+    @contextmanager
+    def _reporting(self, recorder: AttentionRecorder, calls: int, on_step: OnStep | None) -> Iterator[None]:
+        """Call `on_step`, if there is one, after each of the `calls` of the denoiser that are recorded."""
+
+        def report(*_: Any) -> None:
+            if on_step is not None:
+                on_step(recorder.calls, calls)
+
+        hook = self.layout.denoiser.register_forward_hook(report)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _self_attention(self, painting: Painting) -> dict[str, Any]:
         """What tells the recorder which self-attention to record; empty for none."""

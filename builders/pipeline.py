@@ -20,7 +20,7 @@ from attn2mask.builders.build import BuildConfig, Inputs, painter_of, resolve
 from attn2mask.builders.classes import ClassTable, tokens
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.label import label
-from attn2mask.builders.painter import ADVICE, Painter
+from attn2mask.builders.painter import ADVICE, OnStep, Painter
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.scores import BACKGROUND, SELF_ATTENTION, mean_map, quantized_scores
 from attn2mask.builders.stretches import Stretch, positions_of
@@ -104,9 +104,10 @@ class Attn2MaskPipeline:
         config = BuildConfig(table, model=model, **options)
         return cls(painter_of(config), resolve(config))
 
-    def __call__(self, prompt: str, seed: int = 0) -> LabeledRow:
+    def __call__(self, prompt: str, seed: int = 0, on_step: OnStep | None = None) -> LabeledRow:
         """Paint `prompt` from the noise of `seed`, 0 to 2**63 - 1, and label the image.
 
+        After each denoising step, `on_step` is called with the number of steps so far and of all steps.
         If the text names no class of the table, all pixels are ignored. Raises UserError for an empty text,
         and for an image that cannot be used, such as a black one of a safety checker.
         """
@@ -114,7 +115,7 @@ class Attn2MaskPipeline:
             raise UserError("the prompt is empty: write what the image should show")
         written = self._source.compose(Caption(prompt, "the prompt"))
         everything = with_every_word(written, self.painter.stretches)
-        (image,), (maps,), (fault,) = self.painter.paint([everything], [seed], self._painting)
+        (image,), (maps,), (fault,) = self.painter.paint([everything], [seed], self._painting, on_step)
         if fault is not None:
             raise UserError(f"the image cannot be used: {fault}; {ADVICE}")
         latent_side = self.painter.latent_side(*image.shape[:2])

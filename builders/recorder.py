@@ -166,6 +166,11 @@ class AttentionRecorder:
         return [{size: mean[image] for size, mean in means.items()} for image in range(len(self.spans))]
 
     @property
+    def calls(self) -> int:
+        """The number of calls of the denoiser with the prompts, so far."""
+        return self._step + 1
+
+    @property
     def _recording(self) -> bool:
         within = self.steps is None or self.steps[0] <= self._step <= self.steps[1]
         return within and self._conditional is not None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["dataset", "model"]
-KINDS = ("dataset", "model", "space")  # all kinds of repositories that a name may belong to
+Kind = Literal["dataset", "model", "space"]
+KINDS: tuple[Kind, ...] = ("dataset", "model", "space")
+# The folder of a kind in the addresses of the Hub, and a file that a publication of it holds.
+FOLDERS = {"dataset": "datasets/", "model": "", "space": "spaces/"}
+MARKS = {"dataset": "build.json", "model": "training_config.json", "space": "attn2mask-*.whl"}
 Result = TypeVar("Result")
 
 TRIES = 6  # how often a request is sent if the Hub responds with a status in TRANSIENT, or not at all
@@ -35,7 +39,7 @@ NEUTRAL_FILES = {".gitattributes", ".gitignore", "README.md", "LICENSE"}
 
 @dataclass(frozen=True, kw_only=True)
 class PublishOptions:
-    """How to publish: the options that `attn2mask publish dataset` and `attn2mask publish model` share."""
+    """How to publish: the options that all `attn2mask publish` commands share."""
 
     private: bool = option("make a new repository private; an existing public one is refused", False)
     revision: str | None = option(
@@ -158,8 +162,7 @@ def check_writable(repository: Repository | None, kind: Kind, target: Target) ->
         return
     if target.private and not repository.private:
         raise UserError(f"{repo_id} exists and is public: make it private in its settings first")
-    mark = "build.json" if kind == "dataset" else "training_config.json"
-    is_ours = any(path.split("/")[-1] == mark for path in repository.files)
+    is_ours = any(fnmatchcase(path.split("/")[-1], MARKS[kind]) for path in repository.files)
     if repository.card is not None:
         is_ours |= "attn2mask" in as_list(split(repository.card)[0].get("tags"))
     others = sorted(set(repository.files) - NEUTRAL_FILES)
@@ -173,7 +176,10 @@ def check_writable(repository: Repository | None, kind: Kind, target: Target) ->
 def create_repository(api: "HfApi", kind: Kind, target: Target) -> None:
     """Create the repository, and the branch if the target names one, unless they exist."""
     repo_id, branch, private = target.repo_id, target.revision, target.private or None
-    with_retries(lambda: api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True))
+    sdk = "gradio" if kind == "space" else None
+    with_retries(
+        lambda: api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
+    )
     if branch is not None and branch != "main":
         with_retries(lambda: api.create_branch(repo_id, repo_type=kind, branch=branch, exist_ok=True))
 
@@ -205,7 +211,7 @@ def log_in(target: Target) -> tuple["HfApi", Target, dict[str, Any]]:
 
 def address(endpoint: str, kind: Kind, repo_id: str) -> str:
     """The address of a repository's page."""
-    return f"{endpoint}/{'datasets/' * (kind == 'dataset')}{repo_id}"
+    return f"{endpoint}/{FOLDERS[kind]}{repo_id}"
 
 
 def with_retries(request: Callable[[], Result], no_retry: tuple[type[Exception], ...] = ()) -> Result:

@@ -1,7 +1,9 @@
-"""`attn2mask publish`: datasets or a model become a repository of the Hub, in one commit or not at all.
+"""`attn2mask publish`: datasets, a model or a page become a repository of the Hub, by one commit or not at
+all.
 
     attn2mask publish dataset data/voc data/cityscapes org/attn2mask
     attn2mask publish model runs/r50 org/attn2mask-deeplabv3plus-resnet50 --metrics metrics.json
+    attn2mask publish space org/attn2mask-voc-rows --dataset org/attn2mask-voc
 
 The files are gathered and checked first, and then compared with those of the repository. Only files that
 differ are sent. Files of an earlier publication that no longer exist are removed by the same commit. The
@@ -83,6 +85,21 @@ class PublishModelConfig(PublishOptions):
     )
 
 
+@dataclass(frozen=True)
+class PublishSpaceConfig(PublishOptions):
+    """The options of `attn2mask publish space`."""
+
+    repo: str = option(_REPO, positional=True)
+    dataset: str | None = option("dataset of the Hub whose rows the Space shows", None, metavar="REPO")
+    checkpoint: str | None = option(
+        "segmenter of the Hub that the Space tries on images", None, metavar="REPO"
+    )
+    config_name: str | None = option(
+        "config of the dataset", None, default_text="the only one", metavar="NAME"
+    )
+    model: str = option("painter of the prompts: embedded, or a model of the Hub", "embedded")
+
+
 def run_dataset(config: PublishDatasetConfig) -> None:
     """Run `attn2mask publish dataset`. Raises UserError for what the user can correct."""
     builds = [Path(build) for build in config.builds]
@@ -95,7 +112,14 @@ def run_model(config: PublishModelConfig) -> None:
     publish(partial(gather_model, Path(config.dir), metrics), target_of(config))
 
 
-def target_of(config: PublishDatasetConfig | PublishModelConfig) -> Target:
+def run_space(config: PublishSpaceConfig) -> None:
+    """Run `attn2mask publish space`. Raises UserError for what the user can correct."""
+    from attn2mask.hub.space import gather_space
+
+    publish(partial(gather_space, config), target_of(config))
+
+
+def target_of(config: PublishDatasetConfig | PublishModelConfig | PublishSpaceConfig) -> Target:
     """The target that the options of a command name."""
     return Target(config.repo, **{f.name: getattr(config, f.name) for f in fields(PublishOptions)})
 

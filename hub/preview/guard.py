@@ -1,7 +1,8 @@
 """The guard of the page: who may ask for what.
 
 A browser lets any website send requests to this machine, and a website whose name leads to 127.0.0.1 (DNS
-rebinding) read the responses, too. Such requests show in their headers Host, Origin or Referer.
+rebinding) read the responses, too. Such requests show in their headers Host, Origin or Referer. A Space is
+asked for by everybody, under names that the Hub chooses, so there only large requests are refused.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -20,20 +21,27 @@ LARGEST_UPLOAD = 50 * 2**20  # bytes of a file
 LARGEST_BODY = LARGEST_UPLOAD + 2**16  # bytes of a request: a file and the form around it
 
 
-def guarded(app: App) -> App:
-    """`app` without the requests that `refusal` refuses. All arguments are those of ASGI."""
+def guarded(app: App, in_space: bool = False) -> App:
+    """`app` without the requests that `refusal` refuses; in a Space, without those that `too_large` refuses.
+    All arguments are those of ASGI.
+    """
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         refused = None
         if scope["type"] != "lifespan":
-            refused = refusal(scope.get("method", "GET"), scope["server"][1], headers_of(scope))
+            headers = headers_of(scope)
+            refused = (
+                too_large(headers)
+                if in_space
+                else refusal(scope.get("method", "GET"), scope["server"][1], headers)
+            )
         if refused is None:
             await app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-            await send({"type": "http.response.start", "status": int(refused), "headers": headers})
+            plain = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": int(refused), "headers": plain})
             await send({"type": "http.response.body", "body": refused.phrase.encode()})
 
     return guard
@@ -68,6 +76,11 @@ def refusal(method: str, port: int, headers: Mapping[str, Sequence[str]]) -> HTT
         return HTTPStatus.FORBIDDEN
     if "transfer-encoding" in headers:
         return HTTPStatus.LENGTH_REQUIRED
+    return too_large(headers)
+
+
+def too_large(headers: Mapping[str, Sequence[str]]) -> HTTPStatus | None:
+    """The status of the response to a request of more than `LARGEST_BODY` bytes; None for a smaller one."""
     for length in headers.get("content-length", ()):
         if not length.isdecimal() or int(length[:20]) > LARGEST_BODY:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE

@@ -27,14 +27,17 @@ def error_message(error: UserError) -> str:
 
 def tiles(images: Iterable[tuple[bytes, str]]) -> str:
     """PNG images with captions, in a grid."""
-    figures = []
-    for png, caption in images:
-        small = ' class="small"' if max(decode_png(png).shape[:2]) < SMALL else ""
-        figures.append(
-            f'<figure class="tile"><img{small} src="{data_uri(png)}" alt="{text(caption)}">'
-            f"<figcaption>{text(caption)}</figcaption></figure>"
-        )
+    figures = (
+        f'<figure class="tile">{picture(png, caption)}<figcaption>{text(caption)}</figcaption></figure>'
+        for png, caption in images
+    )
     return f'<div class="tiles">{"".join(figures)}</div>'
+
+
+def picture(png: bytes, caption: str) -> str:
+    """A PNG image."""
+    small = ' class="small"' if max(decode_png(png).shape[:2]) < SMALL else ""
+    return f'<img{small} src="{data_uri(png)}" alt="{text(caption)}">'
 
 
 def legend(ids: np.ndarray, table: ClassTable, words: dict[int, tuple[str, float]]) -> str:

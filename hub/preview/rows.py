@@ -14,6 +14,7 @@ from attn2mask.builders.records import BuildRecord, checked
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.shards import BuildDirectory, Shard
 from attn2mask.hub.cards.statistics import rows_at
+from attn2mask.hub.preview.grid import share_of
 from attn2mask.hub.preview.pieces import legend, marked_prompt, text, tiles
 
 
@@ -69,7 +70,7 @@ def row_page(row: dict[str, Any], directory: BuildDirectory, rules: Rules) -> st
     images = [
         (row["image"]["bytes"], "image"),
         (encode_png(overlay(image, ids, table)), "mask"),
-        (reliability, f"reliability: {_reliable(reliability):.0%}"),
+        (reliability, f"reliability: {share_of(reliability):.0%}"),
     ]
     for word, scores in zip(row["words"], row.get("scores") or [], strict=False):
         heat = heat_map(image, np.asarray(scores) / 255)
@@ -111,14 +112,9 @@ def build_facts(directory: BuildDirectory) -> list[str]:
 
 def _change(row: dict[str, Any], made: Labeled, command: str) -> str:
     share = np.mean(decode_png(row["mask"]["bytes"]) != decode_png(made.mask))
-    before = _reliable(row["reliability"]["bytes"])
+    before = share_of(row["reliability"]["bytes"])
     dropped = f"; dropped: {'; '.join(made.dropped)}" if made.dropped else ""
     return (
         f'<div class="changed">{share:.1%} of the mask\u2019s pixels change; reliable '
         f"{before:.0%} \u2192 {made.reliable:.0%}{text(dropped)}<br><code>{text(command)}</code></div>"
     )
-
-
-def _reliable(png: bytes) -> float:
-    """The mean of a reliability map, 0 to 1."""
-    return decode_png(png).mean() / 255
