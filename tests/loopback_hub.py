@@ -33,6 +33,19 @@ USERS = {
 LFS = ("*.parquet", "*.safetensors", "*.png", "*.bin")
 PLURAL = {"models": "model", "datasets": "dataset", "spaces": "space"}
 LARGEST_REGULAR = 10_000_000
+# The card that the Hub writes into a new Space.
+SPACE_CARD = """---
+title: {title}
+emoji: \U0001f40e
+colorFrom: pink
+colorTo: gray
+sdk: {sdk}
+app_file: app.py
+pinned: false
+---
+
+Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference
+"""
 
 
 @dataclass(frozen=True)
@@ -345,7 +358,12 @@ class Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{prefix}{name}"
         if (given["type"], name) in self.hub.repos:
             raise Refusal(409, f"You already created this {given['type']} repo", url=url)
+        if given["type"] == "space" and given.get("sdk") not in ("gradio", "docker", "static"):
+            raise Refusal(400, "A Space needs an sdk")
         self.hub.repo(given["type"], name, given.get("visibility") == "private")
+        if given["type"] == "space":
+            card = SPACE_CARD.format(title=given["name"], sdk=given["sdk"])
+            self.hub.put("space", name, {"README.md": card.encode()})
         return {"url": url, "name": name}
 
     def validate(self) -> Any:
@@ -490,13 +508,13 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 raise Refusal(400, f"Unknown operation {operation['key']}")
         title = head["value"]["summary"]
-        ref, request = revision, None
+        ref, request, folder = revision, None, "" if kind == "models" else f"{kind}/"
         if asks:
             number = len(repo.requests) + 1
             repo.requests[number], ref = title, f"refs/pr/{number}"
-            request = f"{self.hub.url}/{'datasets/' * (kind == 'datasets')}{name}/discussions/{number}"
+            request = f"{self.hub.url}/{folder}{name}/discussions/{number}"
         made = repo.add(ref, tree, title, parent.sha)
-        url = f"{self.hub.url}/{'datasets/' * (kind == 'datasets')}{name}/commit/{made.sha}"
+        url = f"{self.hub.url}/{folder}{name}/commit/{made.sha}"
         return {"success": True, "commitOid": made.sha, "commitUrl": url, "pullRequestUrl": request}
 
     def resolve(self, kind: str | None, name: str, revision: str, path: str) -> Any:

@@ -151,7 +151,11 @@ def _grid(rows: Rows) -> Any:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def select(
-        mask_id: int, rejection: str, at_least: float, at_most: float, progress: Any = gr.Progress()
+        mask_id: int,
+        rejection: str,
+        at_least: float,
+        at_most: float,
+        progress: Any = gr.Progress(),  # noqa: B008 (gradio looks for it here)
     ) -> tuple[list[int], int, str, str]:
         filters = Filters(None if mask_id < 0 else mask_id, at_least / 100, at_most / 100, rejection)
         numbers = rows.matching(filters, lambda done, total: progress((done, total), "Reading", unit="rows"))
@@ -279,7 +283,11 @@ def _prompt_tab(painter: PromptPainter, tabs: Any) -> None:
             min_height=120,
         )
 
-    def paint(prompt: str, seed: int | None, progress: Any = gr.Progress()) -> str:
+    def paint(
+        prompt: str,
+        seed: int | None,
+        progress: Any = gr.Progress(),  # noqa: B008 (gradio looks for it here)
+    ) -> str:
         progress(0, "Loading the painter")
         try:
             return painter.page(

@@ -75,8 +75,8 @@ def painting_page(row: "LabeledRow") -> str:
 
 
 _SCALE = (
-    '<p class="aside">0 <i class="scale"></i> the largest share, which stands under each map. The share is how '
-    "much of a pixel\u2019s attention goes to the word. The shares of all tokens of a text add up to 100%, so "
-    "a word that means little, such as \u201ca\u201d, receives what the other words leave, often the "
-    "background.</p>"
+    '<p class="aside">0 <i class="scale"></i> the largest share, which stands under each map. The share is '
+    "how much of a pixel\u2019s attention goes to the word. The shares of all tokens of a text add up to "
+    "100%, so a word that means little, such as \u201ca\u201d, receives what the other words leave, often "
+    "the background.</p>"
 )

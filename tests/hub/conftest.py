@@ -1,11 +1,16 @@
-"""Builds of drawn scenes, as `attn2mask build` leaves them, for tests of cards, publishing and preview."""
+"""Builds of drawn scenes, as `attn2mask build` leaves them, for tests of cards, publishing and preview; and a
+Hub on this machine.
+"""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
+from loopback_hub import TOKEN, LoopbackHub
 from PIL import Image
 
 from attn2mask.builders.build import BuildConfig, Inputs, make_dataset
@@ -18,6 +23,7 @@ from attn2mask.builders.rules import complete, load_rules
 from attn2mask.builders.sample import Sample
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import load_table
+from attn2mask.hub.cli import main
 
 RULES = load_rules("embedded")
 # Text that Markdown, HTML or a template would read as its own.
@@ -118,3 +124,35 @@ def make_build(drawn_sample) -> Callable[..., Path]:
         return path
 
     return build
+
+
+@pytest.fixture
+def hub():
+    with LoopbackHub() as running:
+        yield running
+
+
+@pytest.fixture
+def publish(hub, tmp_path, monkeypatch, capsys) -> Callable:
+    """`publish("dataset", path, DATA, ...)`: the command in this process, without its waits; returns the exit
+    status, what it printed, and its last line of errors.
+    """
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    address = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+    def run(*argv: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(["publish", *map(str, argv)])
+        out, err = capsys.readouterr()
+        assert TOKEN not in out + err
+        lines = re.findall("attn2mask: .*", err)  # a progress bar may stand before it
+        return status, out, lines[-1] if lines else ""
+
+    return run

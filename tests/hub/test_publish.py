@@ -77,38 +77,6 @@ def small_figures(monkeypatch) -> None:
         monkeypatch.setattr(f"attn2mask.{name}", lambda *_: Image.new("RGB", (4, 4)))
 
 
-@pytest.fixture
-def hub():
-    with LoopbackHub() as running:
-        yield running
-
-
-@pytest.fixture
-def publish(hub, tmp_path, monkeypatch, capsys) -> Callable:
-    """`publish("dataset", path, DATA, ...)`: the command in this process, without its waits; returns the exit
-    status, what it printed, and its last line of errors.
-    """
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    address = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-
-    def run(*argv: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = main(["publish", *map(str, argv)])
-        out, err = capsys.readouterr()
-        assert TOKEN not in out + err
-        lines = re.findall("attn2mask: .*", err)  # a progress bar may stand before it
-        return status, out, lines[-1] if lines else ""
-
-    return run
-
-
 def fresh(hub: LoopbackHub, home: Path, code: str, token: str | None = None) -> str:
     """What a new process prints that has no cache, and can't import this package."""
     program = (
