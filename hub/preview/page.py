@@ -144,7 +144,7 @@ def _grid(rows: Rows) -> Any:
         ]
     with gr.Row(elem_classes="steps"):
         back = gr.Button("\u2190 Previous", size="md", min_width=120, scale=0)
-        count = gr.HTML(elem_classes="count")
+        count = gr.HTML(elem_id="count")
         forth = gr.Button("Next \u2192", size="md", min_width=120, scale=0)
     grid = gr.HTML(elem_id="grid", js_on_load=OPEN_ROW)
     page, found = gr.State(0), gr.State(rows.numbers)

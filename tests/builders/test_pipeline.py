@@ -98,6 +98,14 @@ def test_the_seed_alone_decides(pipe):
     assert (first != other).any()
 
 
+def test_each_step_is_told_and_changes_nothing(pipe):
+    steps: list[tuple[int, int]] = []
+    row = pipe("a cat", seed=1, on_step=lambda done, total: steps.append((done, total)))
+    assert steps == [(1, 2), (2, 2)]
+    np.testing.assert_array_equal(np.asarray(row.image), np.asarray(pipe("a cat", seed=1).image))
+    assert not any(module._forward_hooks for module in pipe.painter.pipe.unet.modules())
+
+
 def test_a_text_without_classes_has_no_label(pipe):
     row = pipe("red street", seed=0)
     assert row.classes == row.words == ()

@@ -103,6 +103,7 @@ ARGUMENTS = {
     "export": ["data"],
     "publish dataset": ["data", "org/name"],
     "publish model": ["run", "org/name"],
+    "publish space": ["org/name", "--dataset", "org/data"],
     "demo": [],
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import gradio
 import pytest
 import yaml
+from PIL import Image
 
 from attn2mask.hub import space
 from attn2mask.hub.cards.markdown import split
@@ -199,6 +200,8 @@ def test_a_space_of_others_is_not_overwritten(shown, publish):
 @pytest.fixture
 def started(hub, publish, make_build, tmp_path, monkeypatch):
     """What `start` gives to gradio for a published dataset of three shards, of which it downloads two."""
+    for name in ("hub.cards.dataset.class_chart", "builders.show.sheet"):  # which take seconds
+        monkeypatch.setattr(f"attn2mask.{name}", lambda *_: Image.new("RGB", (4, 4)))
     build = make_build(tmp_path / "voc", rows=6)
     assert publish("dataset", build, DATA)[0] == 0
     shards = sorted((build / "data").iterdir())

@@ -127,11 +127,11 @@ def browser():
 
 
 @contextmanager
-def opened(browser, folder: Path) -> Iterator:
+def opened(browser, folder: Path, model: str = "embedded", width: int = 1400) -> Iterator:
     """The page of a folder. On leaving, it must have asked nobody else for anything, and met no error."""
-    app = make_app(folder)
+    app = make_app(folder, model=model)
     address = serve(app, None)
-    page = browser.new_page(viewport={"width": 1400, "height": 950})
+    page = browser.new_page(viewport={"width": width, "height": 950})
     page.set_default_timeout(60_000)
     strangers, errors = [], []
     page.on(
@@ -169,6 +169,7 @@ def test_rows_can_be_leafed_through_and_relabeled(browser, data, no_cards, image
 
     rows = [read_row(data, index) for index in range(5)]
     with opened(browser, data.path) as page:
+        page.get_by_role("tab", name="One row").click()
         shown, number = page.locator("#row"), page.get_by_role("spinbutton").first
         expect(shown).to_contain_text(rows[0]["sample_id"])
         assert rows[0]["prompt"] in shown.inner_text()  # as text, also where it looks like HTML
@@ -211,6 +212,63 @@ def test_rows_can_be_leafed_through_and_relabeled(browser, data, no_cards, image
     assert len(no_cards) == 1
 
 
+def test_the_grid_is_filtered_and_opens_a_row(browser, data, tmp_path, monkeypatch):
+    """Two rows are on a page."""
+    from playwright.sync_api import expect
+
+    monkeypatch.setattr("attn2mask.hub.preview.page.ROWS", 2)
+    first = read_row(data, 0)
+    name = data.table.names[first["classes"][0]]
+    wanted = [k for k in range(5) if first["classes"][0] in read_row(data, k)["classes"]]
+    with opened(browser, data.path) as page:
+        tiles, count = page.locator("#grid figure"), page.locator("#count")
+        expect(count).to_have_text("1 to 2 of 5 rows")
+        for shown in ([2, 3], [4], [0, 1]):
+            page.get_by_role("button", name="Next").click()
+            expect(tiles.first).to_have_attribute("data-row", str(shown[0]))
+            expect(tiles).to_have_count(len(shown))
+        page.get_by_label("Rejection").click()
+        page.get_by_role("option", name="painted again after a rejection").click()
+        expect(count).to_have_text("1 to 1 of 1 rows that pass, of 5")
+        expect(tiles).to_have_attribute("data-row", "1")
+        page.get_by_label("Rejection").click()
+        page.get_by_role("option", name="all rows").click()
+        page.get_by_label("Class").click()
+        page.get_by_role("option", name=name, exact=True).click()
+        expect(count).to_contain_text(f"of {len(wanted)} rows")
+        expect(tiles.first).to_have_attribute("data-row", str(wanted[0]))
+        screenshot(page, tmp_path / "grid.png")
+        at_least = page.get_by_role("spinbutton").first
+        at_least.fill("100")
+        at_least.press("Enter")
+        expect(count).to_have_text("0 of 5 rows")
+        at_least.fill("0")
+        at_least.press("Enter")
+        expect(tiles.first).to_have_attribute("data-row", str(wanted[0]))
+        tiles.last.press("Enter")
+        expect(page.locator("#row")).to_contain_text(f"voc-0-0000000{wanted[:2][-1]}")
+        expect(page.get_by_role("tab", name="One row")).to_have_attribute("aria-selected", "true")
+
+
+@pytest.mark.parametrize("width", [420, 1280])
+def test_a_prompt_is_painted_with_its_steps(browser, data, tmp_path, tiny_model, width):
+    from playwright.sync_api import expect
+
+    with opened(browser, data.path, str(tiny_model("sd15")), width) as page:
+        page.get_by_role("tab", name="Paint").click()
+        page.get_by_label("Prompt").fill("a dog on a street")
+        page.get_by_label("Seed").fill("7")
+        page.get_by_role("button", name="Paint", exact=True).click()
+        expect(page.get_by_text(re.compile(r"\d+/50 steps"))).to_be_visible()
+        expect(page.locator("#painted figure")).to_have_count(3 + 4)
+        expect(page.locator("#painted mark")).to_have_text(["dog"])
+        screenshot(page, tmp_path / "paint.png")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        page.get_by_label("Prompt").fill(" ")
+        page.get_by_label("Prompt").press("Enter")
+        expect(page.locator("#painted .problem")).to_contain_text("the prompt is empty")
+
+
 def test_without_scores_there_are_no_rules_to_try_and_errors_are_shown(
     browser, make_build, tmp_path, monkeypatch
 ):
@@ -224,6 +282,8 @@ def test_without_scores_there_are_no_rules_to_try_and_errors_are_shown(
 
     monkeypatch.setattr("attn2mask.hub.preview.page.card_of", refuse)
     with opened(browser, path) as page:
+        expect(page.locator("#grid figure")).to_have_count(1)  # of the shard that is there
+        page.get_by_role("tab", name="One row").click()
         expect(page.locator("#row .problem")).to_contain_text("train-00000.parquet is missing")
         page.get_by_role("button", name="Previous").click()
         expect(page.locator("#row")).to_contain_text("voc-0-00000002")
@@ -236,6 +296,7 @@ def test_one_row_is_a_build_too(browser, make_build, tmp_path):
     from playwright.sync_api import expect
 
     with opened(browser, make_build(tmp_path / "voc", rows=1)) as page:
+        page.get_by_role("tab", name="One row").click()
         page.get_by_role("button", name="Next").click()
         expect(page.locator("#row")).to_contain_text("voc-0-00000000")
 
