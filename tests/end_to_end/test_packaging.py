@@ -1,6 +1,10 @@
 """The wheel's contents, the declared dependencies and their pins, and what the code must not contain."""
 
 import ast
+import base64
+import csv
+import hashlib
+import io
 import re
 import subprocess
 import sys
@@ -8,13 +12,15 @@ import tomllib
 import warnings
 import zipfile
 from collections.abc import Iterable
-from importlib.metadata import packages_distributions
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from places import ROOT, syntax_tree
+
+from attn2mask.hub.space import wheel_of
 
 PACKAGES = ("builders", "training", "hub")
 # These folders are for maintainers, and are not in the wheel.
@@ -91,6 +97,24 @@ def test_a_wheel_from_the_source_distribution_is_the_same(wheel, source_tree, tm
     assert build.returncode == 0, build.stdout + build.stderr
     (other,) = tmp_path.glob("*.whl")
     assert contents(other) == contents(wheel)
+
+
+def test_the_wheel_of_a_space_has_the_same_files(wheel):
+    """It is made without a build tool. The metadata are those of the installed package."""
+    built, made = contents(wheel), wheel_of(distribution("attn2mask"))
+    assert made == wheel_of(distribution("attn2mask"))
+    with zipfile.ZipFile(io.BytesIO(made)) as archive:
+        assert archive.testzip() is None
+        files = {name: archive.read(name) for name in archive.namelist()}
+    record = next(name for name in files if name.endswith("/RECORD"))
+    listed = {name: (digest, size) for name, digest, size in csv.reader(files[record].decode().splitlines())}
+    assert set(listed) == set(files) == set(built)
+    for name, content in files.items():
+        if ".dist-info/" not in name:
+            assert content == built[name]
+        if name != record:
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+            assert listed[name] == (f"sha256={digest}", str(len(content)))
 
 
 def imported(names: Iterable[str]) -> set[str]:

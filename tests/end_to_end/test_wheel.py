@@ -1,15 +1,27 @@
 """The commands of an installed wheel, in an empty folder and without a clone."""
 
+import http.client
+import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback_hub import LoopbackHub
 from PIL import Image
 from places import ROOT
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    """The files of a wheel by name, without their list, whose order does not matter."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/RECORD")}
 
 
 class Installation:
@@ -90,6 +102,61 @@ def test_build_show_and_remask(installed):
     installed.run("attn2mask", "build", "voc", *BUILD, "--out", "rows")
     installed.run("attn2mask", "show", "rows", "--rows", "2", "--out", "sheet.png")
     Image.open(installed.folder / "sheet.png").verify()
+
+
+@pytest.mark.slow
+def test_a_space_paints_a_prompt(installed, wheel, tmp_path, monkeypatch):
+    """`publish space` of the installed wheel, and then app.py of what was published, in an empty folder."""
+    with LoopbackHub() as hub:
+        for name, value in hub.environment(tmp_path / "home").items():
+            monkeypatch.setenv(name, value)
+        installed.run("attn2mask", "build", "voc", *BUILD, "--out", "shown")
+        installed.run("attn2mask", "publish", "dataset", "shown", "org/rows")
+        installed.run("attn2mask", "publish", "space", "org/page", "--dataset", "org/rows")
+        folder = tmp_path / "space"
+        folder.mkdir()
+        for name, content in hub.files("space", "org/page").items():
+            (folder / name).write_bytes(content)
+        assert contents(folder / wheel.name) == contents(wheel)
+        # Without the installed package, so that app.py can only take the wheel beside it.
+        environment = tmp_path / "venv"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+        (packages,) = environment.glob("lib/python3*/site-packages")
+        (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        space = {"SPACE_ID": "org/page", "GRADIO_SERVER_PORT": port, "OMP_NUM_THREADS": "1"}
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | space
+        command = [environment / "bin" / "python", "app.py"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, cwd=folder, env=variables, **pipes) as process:
+            try:
+                line = process.stdout.readline()
+                assert line.startswith("org/rows: http://"), line or process.stderr.read()
+                page = request(port, "GET", "/")
+                assert "org/rows" in page
+                asked = json.dumps({"data": ["a dog on a sofa", 3]})
+                event = json.loads(request(port, "POST", "/gradio_api/call/paint", asked))["event_id"]
+                events = request(port, "GET", f"/gradio_api/call/paint/{event}")
+            finally:
+                process.terminate()
+                _, error = process.communicate(timeout=60)
+    assert "event: complete" in events, error
+    (painted,) = json.loads(events.split("event: complete\ndata: ")[1].splitlines()[0])
+    alts = re.findall(r'<img[^>]* alt="([^"]*)"', painted)
+    assert alts[:2] == ["image", "mask"]
+    assert [re.match("\u201c(\\w+)\u201d", alt)[1] for alt in alts[3:]] == ["dog", "sofa", "a", "on"]
+    assert "Traceback" not in error
+
+
+def request(port: str, method: str, path: str, body: str | None = None) -> str:
+    """A response of the Space, which is asked for by the name that the Hub gives it."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=120)
+    headers = {"Host": "org-page.hf.space", "Content-Type": "application/json"}
+    connection.request(method, path, body, headers)
+    response = connection.getresponse()
+    assert response.status == 200
+    return response.read().decode()
 
 
 @pytest.mark.slow
