@@ -116,7 +116,8 @@ def run_space(config: PublishSpaceConfig) -> None:
     """Run `attn2mask publish space`. Raises UserError for what the user can correct."""
     from attn2mask.hub.space import gather_space
 
-    publish(partial(gather_space, config), target_of(config))
+    gather = partial(gather_space, config.dataset, config.checkpoint, config.config_name, config.model)
+    publish(gather, target_of(config))
 
 
 def target_of(config: PublishDatasetConfig | PublishModelConfig | PublishSpaceConfig) -> Target:

@@ -29,7 +29,6 @@ from attn2mask.hub.responses import Unreachable
 
 if TYPE_CHECKING:
     from attn2mask.hub.cards.markdown import Card
-    from attn2mask.hub.publish import PublishSpaceConfig
 
 logger = logging.getLogger(__name__)
 
@@ -56,33 +55,35 @@ start({arguments})
 '''
 
 
-def gather_space(config: "PublishSpaceConfig") -> Publication:
-    """The Space of a dataset or of a checkpoint.
+def gather_space(
+    dataset: str | None, checkpoint: str | None, config_name: str | None, model: str
+) -> Publication:
+    """The Space of a dataset or of a checkpoint of the Hub, whose prompts `model` paints.
 
-    Raises UserError if the options name both or none, if gradio is not installed, if the Hub has no such
+    Raises UserError if the arguments name both or none, if gradio is not installed, if the Hub has no such
     dataset or checkpoint, for a painter that is not on the Hub, and if the package cannot be made into a
     wheel. Without a network, a warning says what is not checked.
     """
-    if (config.dataset is None) == (config.checkpoint is None):
+    if (dataset is None) == (checkpoint is None):
         raise UserError("the Space shows one dataset or one checkpoint: give --dataset or --checkpoint")
     try:
         gradio = version("gradio")
     except PackageNotFoundError as error:
         extra = "pip install 'attn2mask[preview]'"
         raise UserError(f"publish space needs gradio, an optional extra: {extra}") from error
-    kind, shown = ("dataset", config.dataset) if config.checkpoint is None else ("model", config.checkpoint)
-    if config.config_name is not None and kind == "model":
+    kind, shown = ("dataset", dataset) if checkpoint is None else ("model", checkpoint)
+    if config_name is not None and kind == "model":
         raise UserError("--config-name is for --dataset: a checkpoint has no configs")
     for flag, name in (
         ("--dataset" if kind == "dataset" else "--checkpoint", shown),
-        ("--model", config.model),
+        ("--model", model),
     ):
         if name != "embedded" and (
             Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII)
         ):
             raise UserError(f"{flag} {name}: a Space needs a repository of the Hub: NAMESPACE/NAME")
-    check_shown(kind, shown, config.config_name)
-    arguments = {"kind": kind, "repo": shown, "config_name": config.config_name, "model": config.model}
+    check_shown(kind, shown, config_name)
+    arguments = {"kind": kind, "repo": shown, "config_name": config_name, "model": model}
     package = distribution("attn2mask")
     wheel = f"attn2mask-{package.version}-py3-none-any.whl"
     files: dict[str, Path | bytes] = {
@@ -94,7 +95,7 @@ def gather_space(config: "PublishSpaceConfig") -> Publication:
     def make_card(repo_id: str, old: str | None) -> "Card":
         from attn2mask.hub.cards.space import space_card
 
-        return space_card(repo_id, kind, shown, config.model, gradio, python_version(), old)
+        return space_card(repo_id, kind, shown, model, gradio, python_version(), old)
 
     def owns(path: str, paths: Collection[str]) -> bool:
         return path in files or fnmatchcase(path, "attn2mask-*.whl")

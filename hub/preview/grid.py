@@ -15,7 +15,7 @@ from pyarrow.parquet import ParquetFile
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.images import decode_png, encode_png, overlay
 from attn2mask.builders.shards import BuildDirectory
-from attn2mask.hub.preview.pieces import picture, text
+from attn2mask.hub.preview.pieces import image_tag, text
 
 ROWS = 12  # of a page
 THUMBNAIL = 256  # pixels; the longer side of an image in the grid
@@ -125,9 +125,9 @@ def _tile(number: int, row: dict[str, Any], table: ClassTable, notes: Mapping[st
     names = ", ".join(table.names[k] for k in row["classes"]) or "no class"
     facts = f"row {number} \u00b7 {share_of(row['reliability']['bytes']):.0%} reliable \u00b7 {names}"
     note = f'<span class="note">{text(notes[row["sample_id"]])}</span>' if row["sample_id"] in notes else ""
-    pictures = picture(_thumbnail(image), "image") + picture(_thumbnail(overlay(image, mask, table)), "mask")
+    both = image_tag(_thumbnail(image), "image") + image_tag(_thumbnail(overlay(image, mask, table)), "mask")
     return (
-        f'<figure class="tile" role="button" tabindex="0" data-row="{number}"><div class="pair">{pictures}'
+        f'<figure class="tile" role="button" tabindex="0" data-row="{number}"><div class="pair">{both}'
         f"</div><figcaption><b>{text(row['prompt'])}</b>{text(facts)}{note}</figcaption></figure>"
     )
 

@@ -28,13 +28,13 @@ def error_message(error: UserError) -> str:
 def tiles(images: Iterable[tuple[bytes, str]]) -> str:
     """PNG images with captions, in a grid."""
     figures = (
-        f'<figure class="tile">{picture(png, caption)}<figcaption>{text(caption)}</figcaption></figure>'
+        f'<figure class="tile">{image_tag(png, caption)}<figcaption>{text(caption)}</figcaption></figure>'
         for png, caption in images
     )
     return f'<div class="tiles">{"".join(figures)}</div>'
 
 
-def picture(png: bytes, caption: str) -> str:
+def image_tag(png: bytes, caption: str) -> str:
     """A PNG image."""
     small = ' class="small"' if max(decode_png(png).shape[:2]) < SMALL else ""
     return f'<img{small} src="{data_uri(png)}" alt="{text(caption)}">'

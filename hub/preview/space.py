@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from attn2mask.builders.errors import UserError, printable
 from attn2mask.hub.cards.markdown import Card
 from attn2mask.hub.hub_client import errors_in_one_line, with_retries
 from attn2mask.hub.preview import serve_page
@@ -30,11 +31,14 @@ def start(
         config_name: the config of the dataset; None if it has only one.
         model: the painter of the prompts.
 
-    Raises UserError if the repository cannot be downloaded or shown.
+    Raises SystemExit, with one line, if the repository cannot be downloaded or shown.
     """
-    root, folder = download(kind, repo, config_name)
     in_space = bool(os.environ.get("SPACE_ID"))
-    serve_page(repo, lambda: make_app(folder, repo, model, card_in(root)), in_space=in_space)
+    try:
+        root, folder = download(kind, repo, config_name)
+        serve_page(repo, lambda: make_app(folder, repo, model, card_in(root)), in_space=in_space)
+    except UserError as error:
+        raise SystemExit(f"attn2mask: error: {printable(str(error))}") from error
 
 
 def download(kind: Literal["dataset", "model"], repo: str, config_name: str | None) -> tuple[Path, Path]:

@@ -243,6 +243,12 @@ def test_the_page_shows_the_rows_and_the_card_of_the_repository(hub, started):
     assert "assets/voc-classes.png" in card.files
 
 
+def test_a_space_without_its_dataset_ends_with_one_line(hub, publish):
+    hub.put("dataset", DATA, {"data.csv": b"1"})
+    with pytest.raises(SystemExit, match=rf"^attn2mask: error: {DATA} holds no build"):
+        preview_space.start("dataset", DATA)
+
+
 def test_the_page_answers_every_host_in_a_space_only(make_build, tmp_path):
     build = make_build(tmp_path / "voc", rows=2)
     for in_space in (False, True):

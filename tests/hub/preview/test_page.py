@@ -250,7 +250,7 @@ def test_the_grid_is_filtered_and_opens_a_row(browser, data, tmp_path, monkeypat
         expect(page.get_by_role("tab", name="One row")).to_have_attribute("aria-selected", "true")
 
 
-@pytest.mark.parametrize("width", [420, 1280])
+@pytest.mark.parametrize("width", [420, pytest.param(1280, marks=pytest.mark.slow)])
 def test_a_prompt_is_painted_with_its_steps(browser, data, tmp_path, tiny_model, width):
     from playwright.sync_api import expect
 
