@@ -1,5 +1,7 @@
 """Predictions of a checkpoint as HTML."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +10,8 @@ from attn2mask.builders.drawn.scenes import draw_scene
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_png, overlay
 from attn2mask.builders.table_reader import load_table
-from attn2mask.hub.preview import predictions
+from attn2mask.hub.preview import predictions, space
+from attn2mask.hub.preview.page import make_app
 from attn2mask.hub.preview.predictions import prediction_page
 from attn2mask.training.checkpoint import load_checkpoint
 from attn2mask.training.inference import segment
@@ -43,3 +46,13 @@ def test_any_image_will_do_and_large_ones_are_made_smaller(run, images_in, monke
     Image.new(mode, (160, 80)).save(tmp_path / "image.png")
     shown = images_in(prediction_page(load_checkpoint(run), tmp_path / "image.png"))
     assert {array.shape for array in shown.values()} == {(32, 64, 3)}
+
+
+def test_a_space_shows_a_published_checkpoint_with_its_card(hub, publish, run):
+    assert publish("model", run, "org/model")[0] == 0
+    root, folder = space.download("model", "org/model", None)
+    card = space.card_in(root)
+    assert card.text.encode() == hub.files("model", "org/model")["README.md"]
+    shown = json.dumps(make_app(folder, "org/model", published=card).config, default=str)
+    assert "<h1>org/model</h1>" in shown
+    assert "networks A and B" in shown
