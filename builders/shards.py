@@ -147,7 +147,7 @@ class BuildDirectory:
         except OSError as error:
             raise _unreadable(self.record_file, error) from error
         record = self._unsealed(self.record_file, content)
-        if record.get("format_version") != FORMAT_VERSION:
+        if record.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
             raise _other_format(self.record_file, record)
         match record:
             case {"num_images": int(rows), "identity": {"shard_size": int(size)}}:

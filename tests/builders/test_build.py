@@ -91,7 +91,7 @@ def test_a_build_loads_and_holds_what_the_design_says(command, tmp_path, capsys,
     for index, row in enumerate(data):
         assert row["sample_id"] == f"voc-0-{index:08d}"
         assert row["image"].size == row["mask"].size == row["reliability"].size == (64, 64)
-        assert (row["image"].mode, row["mask"].mode, row["reliability"].mode) == ("RGB", "L", "L")
+        assert (row["image"].mode, row["mask"].mode, row["reliability"].mode) == ("RGB", "P", "L")
         assert row["caption"] in CAPTIONS
         assert len(row["classes"]) == len(row["words"]) == len(row["peaks"]) == len(row["scores"])
         assert set(np.unique(row["mask"])) <= {0, 255, *row["classes"]}
@@ -105,7 +105,7 @@ def test_a_build_loads_and_holds_what_the_design_says(command, tmp_path, capsys,
     assert record["identity"]["threshold"] == "otsu"
     assert record["versions"]["torch"] == version("torch")
     assert record["versions"]["attn2mask"] == version("attn2mask")
-    assert record["format_version"] == 2
+    assert record["format_version"] == 3
     assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
 
 

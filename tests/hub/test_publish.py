@@ -135,7 +135,7 @@ def rows_of(path: Path) -> list[dict]:
 def expected(name: str, path: Path) -> dict[str, bytes]:
     """The files of a build as they stand in the repository."""
     files = {f"{name}/{file.name}": file.read_bytes() for file in sorted((path / "data").iterdir())}
-    records = ("build.json", "build.yaml", "report.json")
+    records = ("build.json", "build.yaml", "id2label.json", "report.json")
     return files | {f"{name}/{file}": (path / file).read_bytes() for file in records}
 
 
@@ -303,12 +303,13 @@ def test_two_configs_load_for_anyone(hub, publish, built, tmp_path):
     wanted = expected("voc", built["voc"]) | expected("kitchen", built["kitchen"])
     assert {path: files[path] for path in wanted} == wanted
     rest = {path for path in files if path not in wanted}
-    assert {path.split("/")[0] for path in rest} == {".gitattributes", "README.md", "assets"}
+    assert {path.split("/")[0] for path in rest} == {".gitattributes", "README.md", "assets", "id2label.json"}
+    assert files["id2label.json"] == files["voc/id2label.json"]  # of the default config
     assert len(hub.repos["dataset", DATA].commits) == 2
 
     code = f"""{SHOWN}
 plain = load_dataset("{DATA}", split="train")
-assert plain[0]["image"].mode == "RGB" and plain[0]["mask"].mode == "L"
+assert plain[0]["image"].mode == "RGB" and plain[0]["mask"].mode == plain[0]["label"].mode == "P"
 assert plain.features["classes"].feature.names[1] == "aeroplane"
 print(json.dumps([shown(plain), shown(load_dataset("{DATA}", "kitchen", split="train")),
                   shown(load_dataset("{DATA}", "voc", split="train", streaming=True))]))
@@ -321,7 +322,7 @@ SHOWN = """
 import hashlib, json
 from datasets import load_dataset, Image
 def shown(rows):
-    for column in ("image", "mask", "reliability"):
+    for column in ("image", "mask", "label", "reliability"):
         rows = rows.cast_column(column, Image(decode=False))
     digest = lambda v: hashlib.sha256(v["bytes"]).hexdigest() if isinstance(v, dict) else v
     return [{name: digest(value) for name, value in row.items()} for row in rows]
