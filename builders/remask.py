@@ -128,7 +128,7 @@ def run(config: RemaskConfig) -> None:
 
     from attn2mask.builders.workers import default_workers, labeling_pool
 
-    overlay = bool(old["identity"]["overlay"] if config.overlay is None else config.overlay)
+    overlay = bool(old["identity"].get("overlay") if config.overlay is None else config.overlay)
     identity = old["identity"] | asdict(rules) | {"overlay": overlay}
     old.pop("begun_under", None)  # no image is painted; the manifests keep under what each was
     record = {**old, "command": "remask", "identity": identity, **provenance()}

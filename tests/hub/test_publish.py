@@ -1,6 +1,7 @@
 """Publishing, against a Hub on this machine: whole or not at all, nothing twice, and loaded by anyone."""
 
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -316,6 +317,65 @@ print(json.dumps([shown(plain), shown(load_dataset("{DATA}", "kitchen", split="t
 """
     found = json.loads(fresh(hub, tmp_path, code).splitlines()[-1])
     assert found == [shown_rows(built[name]) for name in ("voc", "kitchen", "voc")]
+
+
+def test_the_script_of_transformers_for_segmentation_reads_the_rows(hub, publish, built, tmp_path):
+    """`run_semantic_segmentation.py` names no config, splits off rows to validate, and reads the columns
+    `image` and `label` and the file id2label.json. This process reads as it does.
+    """
+    assert publish("dataset", built["voc"], built["kitchen"], DATA)[0] == 0
+    code = f"""
+import json
+import numpy as np
+from datasets import load_dataset
+from huggingface_hub import hf_hub_download
+dataset = load_dataset("{DATA}")
+columns = dataset["train"].column_names
+assert "pixel_values" not in columns and "annotation" not in columns and "validation" not in dataset
+split = dataset["train"].train_test_split(0.4)
+id2label = json.load(open(hf_hub_download("{DATA}", "id2label.json", repo_type="dataset")))
+id2label = {{int(k): v for k, v in id2label.items()}}
+read = {{}}
+for example in [*split["train"], *split["test"]]:
+    read["image " + example["sample_id"]] = np.array(example["image"].convert("RGB"))
+    read["label " + example["sample_id"]] = np.array(example["label"])
+np.savez("read.npz", **read)
+print(json.dumps([[len(split["train"]), len(split["test"])], list(id2label), list(id2label.values())]))
+"""
+    sizes, ids, names = json.loads(fresh(hub, tmp_path, code).splitlines()[-1])
+    assert sizes == [3, 2]
+    assert ids == list(range(21))
+    assert tuple(names) == load_table("voc").names
+    read, processor, ignored = np.load(tmp_path / "read.npz"), make_processor(None), 0
+    assert not processor.do_reduce_labels
+    assert len(read) == 10
+    for row in rows_of(built["voc"]):
+        mask, trust = (np.asarray(Image.open(io.BytesIO(row[n]["bytes"]))) for n in ("mask", "reliability"))
+        expected = np.where(trust >= 128, mask, 255)
+        image, label = (read[f"{name} {row['sample_id']}"] for name in ("image", "label"))
+        inputs = processor(image, label, return_tensors="np")
+        assert inputs["pixel_values"].shape == (1, 3, 64, 64)
+        np.testing.assert_array_equal(inputs["labels"], expected[None])
+        ignored += np.count_nonzero((inputs["labels"][0] == 255) & (mask != 255))
+    assert ignored  # pixels that the mask alone would label
+
+
+def test_id2label_is_that_of_the_default_config(hub, publish, voc, make_build, tmp_path):
+    """Also if another config is published later. A file that was changed is refused."""
+    assert publish("dataset", voc, DATA)[0] == 0
+    streets = make_build(tmp_path / "streets", "cityscapes", 2, like="cityscapes", scores=False)
+    assert publish("dataset", streets, DATA)[0] == 0
+    files = {path: json.loads(file) for path, file in hub.files("dataset", DATA).items() if "id2l" in path}
+    assert set(files) == {f"{folder}id2label.json" for folder in ("", "voc/", "cityscapes/")}
+    assert files["id2label.json"] == files["voc/id2label.json"]
+    assert files["id2label.json"]["20"] == "tvmonitor"
+    assert files["cityscapes/id2label.json"]["0"] == "road"
+    (voc / "id2label.json").write_text('{"0": "cat"}')
+    hub.log.clear()
+    refused_without_a_request(hub, publish, "dataset", voc, "id2label.json is not as it was written")
+    (voc / "id2label.json").unlink()  # the names are those of the record
+    assert publish("dataset", voc, DATA)[0] == 0
+    assert json.loads(hub.files("dataset", DATA)["id2label.json"]) == files["id2label.json"]
 
 
 SHOWN = """
