@@ -32,7 +32,7 @@ from attn2mask.builders.shards import BuildDirectory, plan
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
 
-
+VOC = load_table("voc")
 CAPTIONS = [
     "a photo of a dog",
     "a red bus on the street",
