@@ -452,7 +452,7 @@ def run(config: BuildConfig) -> BuildDirectory | None:
             make_dataset(
                 directory,
                 record,
-                {"build.yaml": options, "id2label.json": inputs.table.id2label},
+                {"build.yaml": options},
                 inputs.table,
                 lambda shard, settled: synthesizer.samples(shard.rows, settled),
                 lambda shard: conditions,
@@ -484,7 +484,7 @@ def make_dataset(
     from attn2mask.builders.sample import features, optional_columns
 
     started = time.monotonic()
-    directory.claim(record, options, rank, exact)
+    directory.claim(record, {**options, "id2label.json": table.id2label}, rank, exact)
     shards = directory.shards
     directory.check_data(shards)
     own = shards[rank::processes]

@@ -133,10 +133,7 @@ def run(config: RemaskConfig) -> None:
     old.pop("begun_under", None)  # no image is painted; the manifests keep under what each was
     record = {**old, "command": "remask", "identity": identity, **provenance()}
     resolved = fill(config, asdict(rules) | {"overlay": overlay})
-    options = {
-        "remask.yaml": to_yaml(resolved, "attn2mask remask --config remask.yaml"),
-        "id2label.json": source.table.id2label,
-    }
+    options = {"remask.yaml": to_yaml(resolved, "attn2mask remask --config remask.yaml")}
     file = source.path / "build.yaml"
     if file.exists():
         try:

@@ -822,7 +822,7 @@ def test_user_tables_without_background_and_of_many_classes(command, tmp_path, b
     )
     assert command("--num-images", "3", table=str(file)) == 0
     data = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
-    ignore, mode = (65535, "I;16") if extra else (255, "L")
+    ignore, mode = (65535, "I;16") if extra else (255, "P")
     first = 0 if background == "false" else 1
     for row in data:
         assert row["mask"].mode == mode

@@ -409,7 +409,7 @@ def test_streets_and_many_classes_stand_beside_voc(hub, publish, built, make_bui
     assert publish("dataset", *builds.values(), DATA)[0] == 0
     code = f"""{SHOWN}
 import numpy
-for name, mode, ignored in (("cityscapes", "L", 255), ("imagenet_s_300", "I;16", None)):
+for name, mode, ignored in (("cityscapes", "P", 255), ("imagenet_s_300", "I;16", None)):
     rows = load_dataset("{DATA}", name, split="train")
     ids = numpy.array(rows[0]["mask"])
     assert rows[0]["mask"].mode == mode and rows.features["mask"].mode == mode
