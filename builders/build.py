@@ -107,6 +107,7 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
     store_self_attention: bool = _row_option(
         "store self-attention for remask, 2 MB a row at 512 pixels", False
     )
+    overlay: bool = _row_option("store the mask drawn over the image as column overlay", False)
     workers: int | None = local_option(
         "number of labeling processes", at_least=1, default_text="one for each core but one"
     )
@@ -296,7 +297,16 @@ class Inputs:
         batch = config.batch_size
         on_gpu = not painter.device.startswith("cpu")
         return Synthesizer(
-            self.table, source, painter, self.painting(), self.rules, pool, config.seed, batch, on_gpu
+            self.table,
+            source,
+            painter,
+            self.painting(),
+            self.rules,
+            pool,
+            config.seed,
+            batch,
+            on_gpu,
+            config.overlay,
         )
 
     def painting(self) -> "Painting":
@@ -474,7 +484,7 @@ def make_dataset(
     from attn2mask.builders.sample import features, optional_columns
 
     started = time.monotonic()
-    directory.claim(record, options, rank, exact)
+    directory.claim(record, {**options, "id2label.json": table.id2label}, rank, exact)
     shards = directory.shards
     directory.check_data(shards)
     own = shards[rank::processes]

@@ -19,6 +19,7 @@ of that word could belong to either of them.
     caption_style: {aspect: 2, places: [in a kitchen], light: [at night]}  # see `CaptionStyle`
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -151,6 +152,13 @@ class ClassTable:
         """Colors by mask id, uint8 of shape (len(names), 3); the background is black."""
         background = [(0, 0, 0)] * self.first_id
         return np.array(background + [label.color for label in self.classes], dtype=np.uint8)
+
+    @property
+    def id2label(self) -> str:
+        """The content of id2label.json, which names the ids: JSON of the names by mask id, as in
+        huggingface/label-files.
+        """
+        return json.dumps(dict(enumerate(self.names)), indent=2, ensure_ascii=False) + "\n"
 
     def id_of(self, name: str) -> int:
         """The mask id of a class name; raises ValueError for a name that is not in the table."""

@@ -62,8 +62,8 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def encode_mask(ids: np.ndarray, table: ClassTable) -> bytes:
-    """Mask ids (H, W) as a PNG: in the colors of the table for up to 254 names, and otherwise in gray levels
-    of 16 bits. The ignore value is white.
+    """Mask ids (H, W) as a PNG file: in the colors of the table for up to 254 names, and otherwise in gray
+    levels of 16 bits. The ignore value is white.
     """
     if len(table.names) > 254:
         return encode_png(ids.astype(np.uint16))
@@ -80,8 +80,16 @@ def encode_indices(indices: np.ndarray, palette: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 as an RGB JPEG file, whose colors have the resolution of its brightness."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=90, subsampling=0)
+    return buffer.getvalue()
+
+
 def decode_png(content: bytes) -> np.ndarray:
-    """The inverse of `encode_png`, for rows of a build: (H, W, 3) uint8, or (H, W) uint8 or uint16.
+    """The inverse of `encode_png` and `encode_mask`, for rows of a build: (H, W, 3) uint8, or (H, W) uint8 or
+    uint16.
 
     Raises UnreadableError for anything but a PNG.
     """

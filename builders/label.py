@@ -14,10 +14,10 @@ import torch
 from attn2mask.builders import reliability
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.crf import DenseCRF
-from attn2mask.builders.images import decode_png, encode_png
+from attn2mask.builders.images import decode_png, encode_jpeg, encode_mask, encode_png, overlay
 from attn2mask.builders.masks import agreement_threshold, coarse_mask, fixed_threshold, otsu
 from attn2mask.builders.rules import Rules
-from attn2mask.builders.sample import PARALLEL, Sample, png_columns
+from attn2mask.builders.sample import PARALLEL, Sample, image_columns
 from attn2mask.builders.scores import (
     dequantize,
     quantized_scores,
@@ -129,7 +129,8 @@ class Labeled:
     """The labels of one image as the row stores them.
 
     Attributes:
-        image, mask, reliability: PNG files.
+        image, mask, label, reliability: PNG files.
+        overlay: a JPEG file; None if it was not asked for.
         kept: the positions of the classes that passed the gate.
         dropped: the reasons of the others.
         foreground: the share of pixels that are one of the classes, 0 to 1.
@@ -138,7 +139,9 @@ class Labeled:
 
     image: bytes
     mask: bytes
+    label: bytes
     reliability: bytes
+    overlay: bytes | None
     kept: tuple[int, ...]
     dropped: tuple[str, ...]
     foreground: float
@@ -149,7 +152,7 @@ class Labeled:
         `PARALLEL` become those of the kept classes. See `Sample` for `dropped` and `rejected`.
         """
         parallel = {name: [row[name][k] for k in self.kept] for name in PARALLEL if name in row}
-        images = png_columns(self.image, self.mask, self.reliability)
+        images = image_columns(self.image, self.mask, self.label, self.reliability, self.overlay)
         return Sample({**row, **images, **parallel}, dropped, rejected, self.foreground, self.reliable)
 
 
@@ -162,8 +165,10 @@ def label(
     rules: Rules,
     table: ClassTable,
     untrusted: np.ndarray | None = None,
+    with_overlay: bool = False,
 ) -> Labeled:
-    """Label an image (H, W, 3) uint8, or its PNG file, by its scores (K, h, w) uint8.
+    """Label an image (H, W, 3) uint8, or its PNG file, by its scores (K, h, w) uint8. `with_overlay` says
+    whether the mask is also drawn over the image.
 
     A class that fails the gate is dropped, and the image is labeled again without it. The pixels that its
     attention takes hold neither background nor another class for certain: there, and where `untrusted` (H, W)
@@ -174,26 +179,29 @@ def label(
     image = decode_png(image) if isinstance(image, bytes) else image
     kept = list(range(len(classes)))
     dropped: list[str] = []
-    mask, reliability = np.full(image.shape[:2], -1), np.zeros(image.shape[:2], np.uint8)
+    mask, trust = np.full(image.shape[:2], -1), np.zeros(image.shape[:2], np.uint8)
     untrusted = np.zeros(image.shape[:2], bool) if untrusted is None else untrusted
     while kept:
         whole = label_image(image, scores[kept], rules, table.background is not None)
         labels = whole.without(untrusted)
         bad = faults(labels, [peaks[k] for k in kept], [words[k] for k in kept])
         if not bad:
-            mask, reliability = labels.mask, labels.reliability
+            mask, trust = labels.mask, labels.reliability
             break
         dropped += bad.values()
         untrusted = np.logical_or.reduce([untrusted, *(taken(whole, scores[kept], k) for k in bad)])
         kept = [k for position, k in enumerate(kept) if position not in bad]
+    ids = to_ids(mask, [classes[k] for k in kept], table)
     return Labeled(
         png,
-        encode_png(to_ids(mask, [classes[k] for k in kept], table)),
-        encode_png(reliability),
+        encode_mask(ids, table),
+        encode_mask(reliability.reliable_ids(ids, trust, table.ignore_index), table),
+        encode_png(trust),
+        encode_jpeg(overlay(image, ids, table)) if with_overlay else None,
         tuple(kept),
         tuple(dropped),
         foreground=float((mask > 0).mean()),
-        reliable=float(reliability.mean()) / 255,
+        reliable=float(trust.mean()) / 255,
     )
 
 
@@ -208,12 +216,26 @@ def rescored(row: dict[str, Any], rules: Rules, latent_side: int) -> dict[str, A
     return {"scores": scores.tolist(), "peaks": peaks}
 
 
-def relabel(row: dict[str, Any], rules: Rules, table: ClassTable, dropped: Sequence[str]) -> Labeled:
+def relabel(
+    row: dict[str, Any],
+    rules: Rules,
+    table: ClassTable,
+    dropped: Sequence[str],
+    with_overlay: bool = False,
+) -> Labeled:
     """Label a stored row again from its scores. `dropped` are the reasons why classes are not in the row: if
-    there are any, the pixels that its mask ignores stay ignored.
+    there are any, the pixels that its mask ignores stay ignored. `with_overlay` is that of `label`.
     """
     ignored = decode_png(row["mask"]["bytes"]) == table.ignore_index if dropped else None
     scores = np.asarray(row["scores"], np.uint8)
     return label(
-        row["image"]["bytes"], scores, row["peaks"], row["classes"], row["words"], rules, table, ignored
+        row["image"]["bytes"],
+        scores,
+        row["peaks"],
+        row["classes"],
+        row["words"],
+        rules,
+        table,
+        ignored,
+        with_overlay,
     )

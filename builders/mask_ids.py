@@ -4,7 +4,8 @@ ids of Cityscapes, and ImageNet-S's RGB.
 Nothing is guessed: the ids are the table's, or the colors are, or ValueError is raised.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,8 @@ from PIL import Image
 from attn2mask.builders.classes import ClassTable, default_color
 from attn2mask.builders.table_reader import IMAGENET_S_IGNORE
 
+# A mask's decoder: ids (H, W) int32 of an opened mask.
+Decoder = Callable[[Image.Image, ClassTable], np.ndarray]
 _AT_ONCE = 1 << 26  # numbers of a mask in colors that are looked up at once, which takes memory
 VOID = default_color(255)  # the color of VOC's ignored borders, in its palette
 # Cityscapes' label ids in the order of its train ids; all others up to 33, and 255, are ignored (labels.py of
@@ -47,6 +50,20 @@ def ids_of(mask: Image.Image, table: ClassTable) -> np.ndarray:
     if mask.mode in ("1", "L", "I") or mask.mode.startswith("I;16"):
         return np.asarray(mask).astype(np.int32)
     raise ValueError(f"Pillow's mode {mask.mode} is not a mask's mode")
+
+
+def index_ids(mask: Image.Image, table: ClassTable) -> np.ndarray:
+    """Ids (H, W) int32 of a mask: its palette indices, whatever its colors are; without a palette, as
+    `ids_of`.
+    """
+    return np.asarray(mask).astype(np.int32) if mask.mode == "P" else ids_of(mask, table)
+
+
+def decoder_of(column: Any) -> Decoder:
+    """The decoder of the masks in a column of rows, by its feature: `Image(mode="P")`, which builds write,
+    says that palette indices are ids. So the colors of a class table need not be known.
+    """
+    return index_ids if getattr(column, "mode", None) == "P" else ids_of
 
 
 def color_ids(mask: Image.Image, ids: Mapping[tuple[int, ...], int]) -> np.ndarray:

@@ -55,6 +55,11 @@ class LabeledRow:
         return self._opened("mask")
 
     @property
+    def label(self) -> Image.Image:
+        """The mask with the ignore value at unreliable pixels."""
+        return self._opened("label")
+
+    @property
     def reliability(self) -> Image.Image:
         """How far the label of each pixel is trusted, 0 to 255."""
         return self._opened("reliability")

@@ -204,8 +204,10 @@ def with_instance_prompt(text: str, instance_prompt: str) -> str:
 
 
 def image_seed(seed: int, index: int, attempt: int) -> int:
-    """The seed of a sample's noise, from 0 to 2**63 - 1."""
-    return int(_sequence(seed, _IMAGE, index, attempt).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    """The seed of a sample's noise, from 0 to 2**53 - 1: JavaScript, and so the viewer of the Hub, rounds
+    larger numbers.
+    """
+    return int(_sequence(seed, _IMAGE, index, attempt).generate_state(1, np.uint64)[0] >> np.uint64(11))
 
 
 class PromptSource:

@@ -15,7 +15,7 @@ from attn2mask.builders.seals import RECORD, check_weights
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT_VERSION = 2  # of build.json and training_config.json
+FORMAT_VERSION = 3  # of build.json and training_config.json
 LIBRARIES = "attn2mask torch diffusers transformers accelerate peft datasets pillow scipy pydensecrf2".split()
 # The file of a LoRA in diffusers' format, and the record that `attn2mask adapt` writes beside it.
 LORA_WEIGHTS, LORA_RECORD = "pytorch_lora_weights.safetensors", RECORD

@@ -19,6 +19,13 @@ OFFSET = 0.1
 MARGIN = 0.9
 
 
+def reliable_ids(ids: np.ndarray, reliability: np.ndarray, ignore: int) -> np.ndarray:
+    """Mask ids (H, W) with the ignore value at unreliable pixels: where `reliability` (H, W), 0 to 255, is
+    below `RELIABLE`.
+    """
+    return np.where(reliability >= RELIABLE, ids, ignore).astype(ids.dtype)
+
+
 def agreement(coarse: np.ndarray, refined: Refined, graded: bool) -> np.ndarray:
     """Reliable where the coarse mask (H, W) and the mask of the CRF are equal.
 

@@ -53,6 +53,12 @@ class RemaskConfig(RuleOptions, RecordingOptions):
 
     dir: str = option("a dataset that was built with --store-scores or --store-maps", positional=True)
     out: str | None = local_option("directory of the new dataset", default_text="DIR-remasked", metavar="DIR")
+    overlay: bool | None = option(
+        "store the mask drawn over the image as column overlay",
+        None,
+        RUN,
+        default_text="as the build",
+    )
     workers: int | None = local_option(
         "number of labeling processes", at_least=1, default_text="one for each core but one"
     )
@@ -122,10 +128,11 @@ def run(config: RemaskConfig) -> None:
 
     from attn2mask.builders.workers import default_workers, labeling_pool
 
-    identity = old["identity"] | asdict(rules)
+    overlay = bool(old["identity"].get("overlay") if config.overlay is None else config.overlay)
+    identity = old["identity"] | asdict(rules) | {"overlay": overlay}
     old.pop("begun_under", None)  # no image is painted; the manifests keep under what each was
     record = {**old, "command": "remask", "identity": identity, **provenance()}
-    resolved = fill(config, asdict(rules))
+    resolved = fill(config, asdict(rules) | {"overlay": overlay})
     options = {"remask.yaml": to_yaml(resolved, "attn2mask remask --config remask.yaml")}
     file = source.path / "build.yaml"
     if file.exists():
@@ -139,7 +146,7 @@ def run(config: RemaskConfig) -> None:
     ):
         # The scores stay while the options of recording do.
         latent_side = source.latent_side if changed_recording(source.rules, rules) else None
-        samples = partial(_samples, source, rules, latent_side, pool)
+        samples = partial(_samples, source, rules, latent_side, overlay, pool)
         make_dataset(
             directory,
             record,
@@ -154,11 +161,14 @@ def _samples(
     source: BuildDirectory,
     rules: Rules,
     latent_side: int | None,
+    overlay: bool,
     pool: "ProcessPoolExecutor",
     shard: Shard,
     settled: Callable[[], object],
 ) -> Iterator[Sample]:
-    """The rows of a shard with new labels, and with new scores if `latent_side` is given."""
+    """The rows of a shard with new labels, and with new scores if `latent_side` is given. `overlay` says
+    whether the masks are also drawn over the images.
+    """
     from attn2mask.builders.label import relabel, rescored
 
     tasks, dropped_of = [], source.dropped(shard)
@@ -167,7 +177,7 @@ def _samples(
         if latent_side is not None:
             row |= rescored(row, rules, latent_side)
         needed = {name: value for name, value in row.items() if name not in ("maps", "self_attention")}
-        tasks.append((row, dropped, pool.submit(relabel, needed, rules, source.table, dropped)))
+        tasks.append((row, dropped, pool.submit(relabel, needed, rules, source.table, dropped, overlay)))
     for row, dropped, task in tasks:
         labels = task.result()
         settled()

@@ -15,7 +15,7 @@ from attn2mask.builders.images import UnreadableError
 
 def encoded_columns(rows: Any, names: Iterable[str], dataset: str) -> Any:
     """`rows` of `datasets` with images that stay encoded in the columns `names`: {"bytes", "path"} or None.
-    `dataset` is what messages call the dataset.
+    The features keep their modes. `dataset` is what messages call the dataset.
 
     Raises UserError for a column of another type than images or their bytes.
     """
@@ -26,7 +26,7 @@ def encoded_columns(rows: Any, names: Iterable[str], dataset: str) -> Any:
         if not _may_hold_images(feature):
             kind = getattr(feature, "dtype", None) or type(feature).__name__
             raise UserError(f"{dataset}: the column {name} of its rows holds {kind}, not images")
-        rows = rows.cast_column(name, ImageFeature(decode=False))
+        rows = rows.cast_column(name, ImageFeature(mode=getattr(feature, "mode", None), decode=False))
     return rows
 
 

@@ -99,9 +99,9 @@ class RuleOptions(CheckedOptions):
     )
     graded: bool | None = _rule("reliability in 256 levels, not in two", card="graded reliability")
     crf: Implementation | None = _rule(
-        "code of the dense CRF: this package's own, or the optional package pydensecrf",
+        "dense CRF: this package's, or pydensecrf",
         card="code of the dense CRF",
-        default_text="lattice, or that of the build",
+        default_text="lattice, or the build's",
     )
     crf_gt_prob: float | None = _crf_option("trust in the coarse label", ", 0 to 1", above=0, at_most=0.9999)
     crf_gaussian_sxy: float | None = _crf_option(

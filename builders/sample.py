@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from attn2mask.builders.classes import ClassTable
 
 
-# The columns that are stored only if `--store-NAME` is given; and the columns with one entry for each class.
-OPTIONAL = ("scores", "maps", "self_attention")
+# The columns that are stored only if an option of the build says so, with its name; and the columns with one
+# entry for each class.
+OPTIONAL = {
+    "scores": "store_scores",
+    "maps": "store_maps",
+    "self_attention": "store_self_attention",
+    "overlay": "overlay",
+}
 PARALLEL = ("classes", "words", "peaks", "scores", "maps")
 
 
@@ -43,25 +49,34 @@ class Sample:
         return {name: value for name, value in self.row.items() if name not in OPTIONAL or name in stored}
 
 
-def png_columns(image: bytes, mask: bytes, reliability: bytes) -> dict[str, Any]:
-    """The columns of a row that hold images. `image` is an RGB PNG file; `mask` is a PNG file of mask ids
-    with 8 bits, or 16 if the table has over 254 names; `reliability` is a PNG file with 8 bits, 0 to 255.
+def image_columns(
+    image: bytes, mask: bytes, label: bytes, reliability: bytes, overlay: bytes | None = None
+) -> dict[str, Any]:
+    """The columns of a row that hold images.
+
+    Args:
+        image: an RGB PNG file.
+        mask, label: PNG files of mask ids, as `encode_mask` makes them.
+        reliability: a PNG file with 8 bits, 0 to 255.
+        overlay: an RGB JPEG file; None if the row does not store it.
     """
-    files = {"image": image, "mask": mask, "reliability": reliability}
-    return {name: {"bytes": file, "path": None} for name, file in files.items()}
+    files = {"image": image, "mask": mask, "label": label, "reliability": reliability, "overlay": overlay}
+    return {name: {"bytes": file, "path": None} for name, file in files.items() if file is not None}
 
 
 def optional_columns(options: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns in `OPTIONAL` that are stored, by the options of a build or the identity in its record."""
-    return tuple(name for name in OPTIONAL if options.get(f"store_{name}"))
+    return tuple(name for name, option in OPTIONAL.items() if options.get(option))
 
 
 def features(table: "ClassTable", stored: Collection[str] = ()) -> "datasets.Features":
     """The columns of a dataset, with those of `OPTIONAL` that are in `stored`.
 
-    The ids of `classes` are mask ids. `scores` are (h, w) uint8 for each class. `maps` are the attention maps
-    of each class, from the largest size to the smallest, and `self_attention` is (h * w, h * w) for a size
-    (h, w); their values are divided by `peak`, as `scores.pack` does.
+    `label` is the mask with the ignore value at unreliable pixels. The masks of tables with up to 254 names
+    have a palette (mode P), whose indices are the ids. The ids of `classes` are mask ids. `overlay` is the
+    mask drawn over the image. `scores` are (h, w) uint8 for each class. `maps` are the attention maps of each
+    class, from the largest size to the smallest, and `self_attention` is (h * w, h * w) for a size (h, w);
+    their values are divided by `peak`, as `scores.pack` does.
     """
     from datasets import ClassLabel, Features, Image, List, Value
 
@@ -70,10 +85,13 @@ def features(table: "ClassTable", stored: Collection[str] = ()) -> "datasets.Fea
         "scores": List(List(List(Value("uint8")))),
         "maps": List(List(packed)),
         "self_attention": {"height": Value("int32"), "width": Value("int32"), **packed},
+        "overlay": Image(mode="RGB"),
     }
+    ids = Image(mode="P" if len(table.names) <= 254 else "I;16")
     columns = {
         "image": Image(mode="RGB"),
-        "mask": Image(mode="I;16" if table.ignore_index > 255 else "L"),
+        "mask": ids,
+        "label": ids,
         "reliability": Image(mode="L"),
         "prompt": Value("string"),
         "caption": Value("string"),

@@ -1,6 +1,7 @@
 """The directory of a build: its shards with their manifests, its record, and its locks.
 
     build.json                  the record: all that the rows depend on; written first
+    id2label.json               the names of the ids of masks
     data/train-00000.parquet    a shard; written under a hidden name, synced and renamed
     manifest/00000.json         its size, its checksum and its report; written after the shard
     report.json, README.md      totals and a short text; only if the build is complete
@@ -42,6 +43,7 @@ from attn2mask.builders.files import (
     write_file,
 )
 from attn2mask.builders.locks import locked
+from attn2mask.builders.provenance import FORMAT_VERSION
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.seals import sealed, unsealed
 
@@ -136,7 +138,7 @@ class BuildDirectory:
 
     def record(self) -> dict[str, Any]:
         """The content of build.json. Raises UserError if there is none, if it cannot be read, if it is
-        damaged or was changed by hand, and if an earlier version of this package wrote it.
+        damaged or was changed by hand, and if it is of another format than this package writes.
         """
         try:
             content = self.record_file.read_bytes()
@@ -145,6 +147,8 @@ class BuildDirectory:
         except OSError as error:
             raise _unreadable(self.record_file, error) from error
         record = self._unsealed(self.record_file, content)
+        if record.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+            raise _other_format(self.record_file, record)
         match record:
             case {"num_images": int(rows), "identity": {"shard_size": int(size)}}:
                 if 0 < rows <= MOST_SHARDS * size and isinstance(record.get("versions", {}), dict):
@@ -231,10 +235,7 @@ class BuildDirectory:
             values = None
         what = "was changed after it was written" if isinstance(values, dict) else "is damaged"
         if isinstance(values, dict) and "seal" not in values and values.get("format_version") == 1:
-            raise UserError(
-                f"{file} is of an earlier version of attn2mask, which wrote no checksums into it: use that"
-                " version, or make the rows again in another directory"
-            )
+            raise _other_format(file, values)
         raise UserError(f"{file} {what}: restore it from a copy, or make it again in another directory")
 
     def rows(self, shard: Shard) -> Iterator[dict[str, Any]]:
@@ -517,6 +518,13 @@ def _with_arrays(value: pyarrow.Scalar) -> Any:
     if pyarrow.types.is_list(kind.value_type) and pyarrow.types.is_float16(kind.value_type.value_type):
         return value.values.flatten().to_numpy().reshape(len(value), -1)
     return [_with_arrays(inner) for inner in value]
+
+
+def _other_format(file: Path, record: Mapping[str, Any]) -> UserError:
+    return UserError(
+        f"{file} is of another version of attn2mask (format {record.get('format_version')}, not"
+        f" {FORMAT_VERSION}): use that version, or make the rows again in another directory"
+    )
 
 
 def _unreadable(file: Path, error: OSError) -> UserError:

@@ -41,7 +41,8 @@ HOPELESS = 16  # if none of this many images of a shard can be used, the model m
 class Synthesizer:
     """Makes the samples of a build from their indices.
 
-    `batch_size` is the number of images of a batch; `fill_batches` says whether retries fill them.
+    `batch_size` is the number of images of a batch; `fill_batches` says whether retries fill them, and
+    `with_overlay` whether the masks are also drawn over the images.
     """
 
     table: ClassTable
@@ -53,6 +54,7 @@ class Synthesizer:
     seed: int
     batch_size: int
     fill_batches: bool = False
+    with_overlay: bool = False
 
     @property
     def latent_side(self) -> int:
@@ -73,7 +75,8 @@ class Synthesizer:
             self_attention, background = of_word.get(SELF_ATTENTION), of_word.get(BACKGROUND, ())
             scores, peaks = quantized_scores(maps, self.rules, self.latent_side, self_attention, background)
             classes, words = prompt.classes[: len(maps)], prompt.words[: len(maps)]
-            labels = self.pool.submit(label, image, scores, peaks, classes, words, self.rules, self.table)
+            labeling = (image, scores, peaks, classes, words, self.rules, self.table, None, self.with_overlay)
+            labels = self.pool.submit(label, *labeling)
             columns = {
                 "peaks": peaks,
                 "scores": scores.tolist(),

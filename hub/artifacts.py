@@ -32,6 +32,7 @@ RESERVED_NAMES = ("assets", "data")
 # Options beside an artefact, which `--config` reads.
 BUILD_OPTIONS = ("build.yaml", "remask.yaml")
 MODEL_OPTIONS = ("train.yaml", "adapt.yaml")
+ID2LABEL = "id2label.json"  # names the ids of masks, for the Hub's scripts
 # The one file of code that a checkpoint may bring.
 MODEL_CODE = "deeplabv3plus.py"
 WEIGHTS = "model.safetensors"
@@ -93,6 +94,7 @@ def gather_builds(builds: Sequence[Path], config_name: str | None = None) -> Pub
             )
         named[name] = path
         files |= {f"{name}/{file.name}": file for file in checked_build(path)}
+        files[f"{name}/{ID2LABEL}"] = id2label_of(path)
         files |= {f"{name}/{file}": content for file, content in options_in(path, BUILD_OPTIONS).items()}
 
     def make_card(repo_id: str, old: str | None) -> "Card":
@@ -103,7 +105,7 @@ def gather_builds(builds: Sequence[Path], config_name: str | None = None) -> Pub
     def owns(path: str, paths: Collection[str]) -> bool:
         folder, _, file = path.partition("/")
         if folder in named:
-            records = ("build.json", "report.json", *BUILD_OPTIONS)
+            records = ("build.json", "report.json", ID2LABEL, *BUILD_OPTIONS)
             return file in records or fnmatchcase(file, "train-*.parquet")
         # `assets/voc-b-classes.png` belongs to config `voc-b` if there is one, otherwise to config `voc`.
         known = {*named, *(p.split("/")[0] for p in paths if p.count("/") == 1 and p.endswith("/build.json"))}
@@ -115,6 +117,18 @@ def gather_builds(builds: Sequence[Path], config_name: str | None = None) -> Pub
         return f'load_dataset("{repo_id}", "{next(iter(named))}", split="train"{at})'
 
     return Publication("dataset", f"Publish {', '.join(named)}", files, make_card, owns, loading_code)
+
+
+def id2label_of(path: Path) -> bytes:
+    """The content of id2label.json of a build, by its class table. Raises UserError if the file differs."""
+    from attn2mask.builders.shards import BuildDirectory
+
+    content, file = BuildDirectory(path).table.id2label.encode(), path / ID2LABEL
+    if file.exists() and file.read_bytes() != content:
+        raise UserError(
+            f"{file} is not as it was written: delete it, and run the command that made the build again"
+        )
+    return content
 
 
 def check_config_name(name: str) -> None:

@@ -29,7 +29,15 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.images import image_files, read_image, read_mask, warn_left_out
-from attn2mask.builders.mask_ids import cityscapes_ids, color_ids, ids_of, imagenet_s_ids, reduced_ids
+from attn2mask.builders.mask_ids import (
+    Decoder,
+    cityscapes_ids,
+    color_ids,
+    decoder_of,
+    ids_of,
+    imagenet_s_ids,
+    reduced_ids,
+)
 from attn2mask.builders.row_images import encoded_columns, image_content
 from attn2mask.builders.row_reader import directory_of, load_rows, whole_shards
 from attn2mask.builders.shards import BuildDirectory, origin_of
@@ -44,8 +52,6 @@ from attn2mask.training.voc_layout import (
 )
 
 IMAGENET_S = [name for name in TABLES if name.startswith("imagenet_s_")]
-# A mask's decoder: ids (H, W) int32 of an opened mask.
-Decoder = Callable[[Image.Image, ClassTable], np.ndarray]
 # An image or a mask as `read_image` takes it, and its name in messages.
 Source = tuple[Path | bytes, str]
 
@@ -283,10 +289,10 @@ def _row_examples(
         )
     recorded = recorded_table(str(root))
     if recorded is not None:
-        decode = ids_of
+        decode = decoder_of(rows.features["mask"])
         _check_names(table, recorded.names, f"{root} was built for {recorded.name}")
     elif names := names_in(rows.features):
-        decode = ids_of
+        decode = decoder_of(rows.features["mask"])
         _check_names(table, names, f"{root} names its classes")
     # Stored attention would take longer to read than the images.
     rows = rows.select_columns([n for n in ("image", "mask", "sample_id") if n in rows.column_names])

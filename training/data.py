@@ -29,7 +29,7 @@ from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.images import at_most_large, read_image, read_mask
 from attn2mask.builders.interrupts import starting_processes
-from attn2mask.builders.mask_ids import binary_warning
+from attn2mask.builders.mask_ids import Decoder, binary_warning, decoder_of, ids_of
 from attn2mask.builders.reliability import RELIABLE
 from attn2mask.builders.row_images import encoded_columns, image_content
 from attn2mask.builders.row_reader import load_rows
@@ -52,10 +52,11 @@ GRAY = (124, 116, 104)  # the mean color of ImageNet, which normalization takes 
 
 @dataclass(frozen=True)
 class Crops:
-    """How a row of `table` becomes a training crop by resolved options."""
+    """How a row of `table` becomes a training crop by resolved options. `decode` reads its mask."""
 
     config: TrainConfig
     table: ClassTable
+    decode: Decoder = ids_of
 
     def __call__(self, row: dict[str, Any], position: int) -> dict[str, Any]:
         """The crop of `row` at a global `position`: pixels (3, S, S) uint8, label (S, S) int64 with the
@@ -77,7 +78,7 @@ class Crops:
             for where in [f"row {name}: its {column}"]
         }
         image = Image.fromarray(read_image(*sources["image"], at_most_large))
-        mask = Image.fromarray(read_mask(*sources["mask"], self.table, size=at_most_large))
+        mask = Image.fromarray(read_mask(*sources["mask"], self.table, self.decode, at_most_large))
         trust = Image.new("L", mask.size, 255)
         if config.reliability:
             levels = read_image(*sources["reliability"], at_most_large)
@@ -275,7 +276,13 @@ def open_rows(
     if not first:  # also for a stream, from which training would wait for rows
         raise UserError(f"--dataset {dataset} has no rows")
     masks = [
-        read_mask(image_content(row["mask"], name, dataset), name, table, size=at_most_large)
+        read_mask(
+            image_content(row["mask"], name, dataset),
+            name,
+            table,
+            decoder_of(features["mask"]),
+            at_most_large,
+        )
         for number, row in enumerate(first)
         for name in [f"row {row.get('sample_id') or number}: its mask"]
     ]

@@ -92,8 +92,7 @@ def run(config: PredictConfig) -> None:
             "trust_remote_code": config.trust_remote_code,
         },
     )
-    labels = json.dumps(dict(enumerate(table.names)), indent=2, ensure_ascii=False)
-    write_file(out / "id2label.json", f"{labels}\n".encode())
+    write_file(out / "id2label.json", table.id2label.encode())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for network in networks:
         network.to(device)

@@ -34,6 +34,7 @@ from torch import nn
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import digest, write_file
+from attn2mask.builders.mask_ids import decoder_of
 from attn2mask.builders.options import identity_of, to_yaml
 from attn2mask.builders.row_reader import is_build, rows_in
 from attn2mask.builders.seals import seal_of
@@ -96,7 +97,8 @@ def train(config: TrainConfig) -> None:
             write_identity(output, identity)
         accelerator.wait_for_everyone()
         run.begin()
-        crops = loader(rows, Crops(config, table), run.share(), batches.per_process, config.workers)
+        crop = Crops(config, table, decoder_of(rows.features["mask"]))
+        crops = loader(rows, crop, run.share(), batches.per_process, config.workers)
         logger.info("%s, %s precision: %s", accelerator.device, accelerator.mixed_precision, batches)
         with run.progress("training"), loading(crops) as loaded:
             run.train(loaded, batches, images)

@@ -20,10 +20,10 @@ from tqdm import tqdm
 from attn2mask.builders.build import run_name
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
-from attn2mask.builders.images import encode_png
+from attn2mask.builders.images import encode_jpeg, encode_mask, encode_png, overlay
 from attn2mask.builders.options import SAME_COMMAND, CheckedOptions, option, to_yaml
 from attn2mask.builders.provenance import FORMAT_VERSION, provenance
-from attn2mask.builders.sample import features, png_columns
+from attn2mask.builders.sample import features, image_columns, optional_columns
 from attn2mask.builders.shards import DRAWN_RECORD, BuildDirectory
 from attn2mask.builders.table_reader import load_table
 from attn2mask.builders.words import grammar
@@ -53,6 +53,7 @@ class DrawConfig(CheckedOptions):
     width: int | None = option(
         "width of the images in pixels", None, at_least=32, default_text="--size; for streets twice --size"
     )
+    overlay: bool = option("store the mask drawn over the image as column overlay", False)
 
     def __post_init__(self) -> None:
         if self.world not in TABLE_OF:
@@ -70,26 +71,40 @@ def run(config: DrawConfig) -> None:
     directory, table = BuildDirectory(Path(config.out), DRAWN_RECORD), load_table(TABLE_OF[config.world])
     directory.check_free()
     size = (config.size, config.width or config.size * (2 if config.world == "streets" else 1))
-    identity = {"world": config.world, "seed": config.seed, "size": size, "shard_size": SHARD_SIZE}
-    options = {"draw.yaml": to_yaml(config, "attn2mask draw --config draw.yaml", width=size[1])}
+    identity = {
+        "world": config.world,
+        "seed": config.seed,
+        "size": size,
+        "shard_size": SHARD_SIZE,
+        "overlay": config.overlay,
+    }
+    options = {
+        "draw.yaml": to_yaml(config, "attn2mask draw --config draw.yaml", width=size[1]),
+        "id2label.json": table.id2label,
+    }
     with directory.locked(rank=0, run=run_name(1)):
         directory.claim(_record(config.num_images, identity), options, rank=0)
         shards = directory.shards
         directory.check_data(shards)
         for shard in directory.missing(shards):
-            rows = draw_rows(config.world, shard.rows, config.seed, size)
-            directory.write_shard(shard, features(table), rows, {})
+            rows = draw_rows(config.world, shard.rows, config.seed, size, config.overlay)
+            directory.write_shard(shard, features(table, optional_columns(identity)), rows, {})
     print(f"{directory.path}: {config.num_images} rows with exact masks")
     command = f"attn2mask evaluate --checkpoint runs/segmenter --dataset {shlex.quote(str(directory.path))}"
     print(f"next: {command}")
 
 
 def draw_rows(
-    world: str, indices: int | range, seed: int, size: int | tuple[int, int] = 128
+    world: str,
+    indices: int | range,
+    seed: int,
+    size: int | tuple[int, int] = 128,
+    with_overlay: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """The rows of scenes of a drawn world, which are functions of (seed, index).
 
-    `indices` are those of the scenes, or their number from 0 on. `size` is that of `draw_scene`.
+    `indices` are those of the scenes, or their number from 0 on. `size` is that of `draw_scene`, and
+    `with_overlay` that of `exact_row`.
     """
     from attn2mask.builders.drawn.scenes import draw_scene
 
@@ -98,7 +113,8 @@ def draw_rows(
     for index in tqdm(indices, f"drawing {world}", unit="scene", mininterval=1):
         scene = draw_scene(world, np.random.default_rng([seed, index]), size)
         caption = street_caption(scene, table, index) if world == "streets" else ""
-        yield exact_row(f"{world}-{seed}-{index:06d}", scene.image, scene.mask, None, table, caption)
+        sample_id = f"{world}-{seed}-{index:06d}"
+        yield exact_row(sample_id, scene.image, scene.mask, None, table, caption, with_overlay)
 
 
 def exact_row(
@@ -108,17 +124,31 @@ def exact_row(
     reliability: np.ndarray | None = None,
     table: ClassTable | None = None,
     caption: str = "",
+    with_overlay: bool = False,
 ) -> dict[str, Any]:
     """The row of an image (H, W, 3) uint8 with its known `mask` (H, W) uint8, in ids of `table` (None: VOC).
 
     `reliability` is (H, W) uint8, 0 to 255; None stands for 255 everywhere. The row has no prompt, its words
-    are the names of the classes in the mask, and its seed is 0.
+    are the names of the classes in the mask, and its seed is 0. `with_overlay` says whether the mask is also
+    drawn over the image.
     """
     table = table or load_table("voc")
     classes = [int(k) for k in np.unique(mask) if k >= table.first_id and k != table.ignore_index]
-    reliability = np.full_like(mask, 255) if reliability is None else reliability
+    label = mask
+    if reliability is None:
+        reliability = np.full_like(mask, 255)
+    else:
+        from attn2mask.builders.reliability import reliable_ids  # which loads torch
+
+        label = reliable_ids(mask, reliability, table.ignore_index)
     return {
-        **png_columns(encode_png(image), encode_png(mask), encode_png(reliability)),
+        **image_columns(
+            encode_png(image),
+            encode_mask(mask, table),
+            encode_mask(label, table),
+            encode_png(reliability),
+            encode_jpeg(overlay(image, mask, table)) if with_overlay else None,
+        ),
         "prompt": "",
         "caption": caption,
         "classes": classes,

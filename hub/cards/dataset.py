@@ -98,7 +98,8 @@ class Build:
 
 
 def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = None) -> Card:
-    """README.md of a dataset repository, and its figures. Reads all masks once.
+    """README.md of a dataset repository, its figures, and id2label.json of its default configuration. Reads
+    all masks once.
 
     Args:
         builds: directories of builds by the names of their configurations; the first is the default.
@@ -114,14 +115,18 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
     read = [_read_build(name, Path(path)) for name, path in builds.items()]
     before = checked(split(old)[0], OldMetadata, "README.md of the repository") if old else {}
     data = _dataset_metadata(read, repo_id, before)
-    figures: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     for build in read:
         rows = sampled_rows(build.files, SHEET_ROWS)
-        figures[f"assets/{build.name}-sheet.png"] = png_bytes(sheet(rows, build.table))
+        files[f"assets/{build.name}-sheet.png"] = png_bytes(sheet(rows, build.table))
         if build.statistics.class_rows.any():
-            figures[f"assets/{build.name}-classes.png"] = png_bytes(class_chart(build.statistics))
+            files[f"assets/{build.name}-classes.png"] = png_bytes(class_chart(build.statistics))
     names = [config.get("config_name", "default") for config in data["configs"]]
     default = next(name for name, config in zip(names, data["configs"], strict=True) if config.get("default"))
+    # The Hub's scripts read it from the root of a repository.
+    if default in builds:
+        table = next(build.table for build in read if build.name == default)
+        files["id2label.json"] = table.id2label.encode()
     columns = {feature["name"] for info in data["dataset_info"] for feature in info.get("features", [])}
     text = render(
         DatasetCardData(**data),
@@ -133,7 +138,7 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
         **{f"has_{name}": name in columns for name in OPTIONAL},
         builds=[_build_values(build) for build in read],
     )
-    return Card(merge(text, old), figures)
+    return Card(merge(text, old), files)
 
 
 def _read_build(name: str, path: Path) -> Build:

@@ -42,7 +42,7 @@ _BY_CONFIG, _MEASURED = ("configs", "dataset_info"), ("model-index", "metrics")
 
 @dataclass(frozen=True)
 class Card:
-    """The text of README.md, and the files that it shows: path in the repository to contents."""
+    """The text of README.md, and the files that it shows or names: path in the repository to contents."""
 
     text: str
     files: dict[str, bytes]

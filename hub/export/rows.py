@@ -11,7 +11,8 @@ from scipy import ndimage
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_png, read_image, read_mask
-from attn2mask.builders.reliability import RELIABLE
+from attn2mask.builders.mask_ids import Decoder, decoder_of
+from attn2mask.builders.reliability import reliable_ids
 from attn2mask.builders.row_images import image_content
 from attn2mask.training.data import open_rows
 
@@ -25,6 +26,7 @@ class LabeledImage:
     Attributes:
         row: the encoded columns `image` and `mask`, and `reliability` if the dataset has it.
         dataset: the directory of the rows, or their name on the Hub.
+        decode: reads the mask.
     """
 
     name: str
@@ -32,6 +34,7 @@ class LabeledImage:
     row: dict[str, Any]
     dataset: str
     table: ClassTable
+    decode: Decoder
 
     @property
     def image(self) -> np.ndarray:
@@ -49,13 +52,13 @@ class LabeledImage:
 
         Raises UserError if a column cannot be read, or if the columns differ in size.
         """
-        ids = read_mask(*self._source("mask"), self.table)
+        ids = read_mask(*self._source("mask"), self.table, self.decode)
         if self.row.get("reliability") is None:
             return ids
         levels = read_image(*self._source("reliability"))[..., 0]
         if levels.shape != ids.shape:
             raise UserError(f"row {self.name}: its mask and its reliability differ in size")
-        return np.where(levels >= RELIABLE, ids, self.table.ignore_index)
+        return reliable_ids(ids, levels, self.table.ignore_index)
 
     def _source(self, column: str) -> tuple[bytes, str]:
         """The content of a column, and its name in messages."""
@@ -92,7 +95,8 @@ class _Images(Sequence[LabeledImage]):
         row, split = self.rows[index], "train" if index < self.training else "val"
         name = str(row.get("sample_id") or "")
         name = name if _FILE_NAME.fullmatch(name) else f"{index:08d}"
-        return LabeledImage(name, split, row, self.dataset, self.table)
+        decode = decoder_of(self.rows.features["mask"])
+        return LabeledImage(name, split, row, self.dataset, self.table, decode)
 
 
 def parts_of(ids: np.ndarray, table: ClassTable, instances: bool) -> list[tuple[int, np.ndarray]]:

@@ -22,14 +22,17 @@ from PIL import Image
 
 from attn2mask.builders import build, synthesize
 from attn2mask.builders.families import UNET
+from attn2mask.builders.images import overlay
 from attn2mask.builders.label import rescored
 from attn2mask.builders.painter import Painter, Painting
 from attn2mask.builders.provenance import LORA_RECORD
 from attn2mask.builders.rules import load_rules
 from attn2mask.builders.seals import sealed, unsealed
 from attn2mask.builders.shards import BuildDirectory, plan
+from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
 
+VOC = load_table("voc")
 CAPTIONS = [
     "a photo of a dog",
     "a red bus on the street",
@@ -91,7 +94,7 @@ def test_a_build_loads_and_holds_what_the_design_says(command, tmp_path, capsys,
     for index, row in enumerate(data):
         assert row["sample_id"] == f"voc-0-{index:08d}"
         assert row["image"].size == row["mask"].size == row["reliability"].size == (64, 64)
-        assert (row["image"].mode, row["mask"].mode, row["reliability"].mode) == ("RGB", "L", "L")
+        assert (row["image"].mode, row["mask"].mode, row["reliability"].mode) == ("RGB", "P", "L")
         assert row["caption"] in CAPTIONS
         assert len(row["classes"]) == len(row["words"]) == len(row["peaks"]) == len(row["scores"])
         assert set(np.unique(row["mask"])) <= {0, 255, *row["classes"]}
@@ -105,7 +108,7 @@ def test_a_build_loads_and_holds_what_the_design_says(command, tmp_path, capsys,
     assert record["identity"]["threshold"] == "otsu"
     assert record["versions"]["torch"] == version("torch")
     assert record["versions"]["attn2mask"] == version("attn2mask")
-    assert record["format_version"] == 2
+    assert record["format_version"] == 3
     assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -248,6 +251,41 @@ def test_remask_with_unchanged_rules_changes_no_bit(command, tmp_path, rules):
     options = ["--out", str(other), "--reliability", "two-threshold"]
     assert main(["remask", str(tmp_path / "again"), *options]) == 0
     assert json.loads((other / "build.json").read_text())["identity"]["graded"]
+
+
+def test_label_and_overlay_follow_the_mask(command, tmp_path, capsys):
+    """Both are made again with the mask. A build is never continued with other columns."""
+
+    def check(row: dict) -> None:
+        mask, trust, label = (pixels(row[name]) for name in ("mask", "reliability", "label"))
+        assert np.array_equal(label, np.where(trust < 128, 255, mask))
+        drawn, shown = pixels(row["overlay"]), overlay(pixels(row["image"]).astype(np.uint8), mask, VOC)
+        assert np.abs(drawn - shown).mean() < 12  # JPEG changes colors
+
+    options = ("--num-images", "2", "--store-scores", "--graded", "--threshold", "fixed", "--beta", "0.4")
+    assert command(*options, "--overlay") == 0
+    before = rows_of(tmp_path / "out")
+    for row in before:
+        check(row)
+    names = json.loads((tmp_path / "out" / "id2label.json").read_text())
+    assert names == {str(k): name for k, name in enumerate(VOC.names)}
+    assert command(*options) == 2
+    assert "overlay (there True, now False)" in capsys.readouterr().err
+    remask = ["remask", str(tmp_path / "out"), "--beta", "0.9", "--out"]
+    assert main([*remask, str(tmp_path / "new")]) == 0
+    after = rows_of(tmp_path / "new")
+    for row, old in zip(after, before, strict=True):
+        check(row)
+        assert row["mask"] != old["mask"]
+        assert row["overlay"] != old["overlay"]
+    assert (tmp_path / "new" / "id2label.json").read_bytes() == (
+        tmp_path / "out" / "id2label.json"
+    ).read_bytes()
+    assert main([*remask, str(tmp_path / "new"), "--overlay", "false"]) == 2
+    assert "overlay (there True, now False)" in capsys.readouterr().err
+    assert main([*remask, str(tmp_path / "plain"), "--overlay", "false"]) == 0
+    plain = rows_of(tmp_path / "plain")
+    assert plain == [{name: row[name] for name in row if name != "overlay"} for row in after]
 
 
 def test_remask_keeps_the_pixels_of_a_dropped_class_ignored(command, tmp_path, monkeypatch):
@@ -784,7 +822,7 @@ def test_user_tables_without_background_and_of_many_classes(command, tmp_path, b
     )
     assert command("--num-images", "3", table=str(file)) == 0
     data = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
-    ignore, mode = (65535, "I;16") if extra else (255, "L")
+    ignore, mode = (65535, "I;16") if extra else (255, "P")
     first = 0 if background == "false" else 1
     for row in data:
         assert row["mask"].mode == mode

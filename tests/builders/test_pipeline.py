@@ -56,7 +56,7 @@ def test_a_row_is_that_of_a_build(pipe, tiny_model, tmp_path):
     assert {name: row.columns[name] for name in ("prompt", "scores", "peaks", "words", "seed")} == {
         name: sample.row[name] for name in ("prompt", "scores", "peaks", "words", "seed")
     }
-    for name in ("image", "mask", "reliability"):
+    for name in ("image", "mask", "label", "reliability"):
         np.testing.assert_array_equal(
             np.asarray(getattr(row, name)), decode_png(sample.row[name]["bytes"]), err_msg=name
         )

@@ -705,8 +705,9 @@ def test_image_seeds():
         image_seed(seed, index, attempt) for seed in range(3) for index in range(50) for attempt in range(4)
     }
     assert len(seeds) == 600
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert image_seed(0, 0, 0) == 5269293826583923909  # written into datasets: it must never change
+    assert all(0 <= seed < 2**53 for seed in seeds)  # JavaScript rounds larger numbers
+    assert any(seed >= 2**52 for seed in seeds)
+    assert image_seed(0, 0, 0) == 5145794752523363  # written into datasets: it must never change
 
 
 # Real captions

@@ -1,6 +1,7 @@
 """Publishing, against a Hub on this machine: whole or not at all, nothing twice, and loaded by anyone."""
 
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -103,7 +104,7 @@ def rows_of(path: Path) -> list[dict]:
 def expected(name: str, path: Path) -> dict[str, bytes]:
     """The files of a build as they stand in the repository."""
     files = {f"{name}/{file.name}": file.read_bytes() for file in sorted((path / "data").iterdir())}
-    records = ("build.json", "build.yaml", "report.json")
+    records = ("build.json", "build.yaml", "id2label.json", "report.json")
     return files | {f"{name}/{file}": (path / file).read_bytes() for file in records}
 
 
@@ -271,12 +272,13 @@ def test_two_configs_load_for_anyone(hub, publish, built, tmp_path):
     wanted = expected("voc", built["voc"]) | expected("kitchen", built["kitchen"])
     assert {path: files[path] for path in wanted} == wanted
     rest = {path for path in files if path not in wanted}
-    assert {path.split("/")[0] for path in rest} == {".gitattributes", "README.md", "assets"}
+    assert {path.split("/")[0] for path in rest} == {".gitattributes", "README.md", "assets", "id2label.json"}
+    assert files["id2label.json"] == files["voc/id2label.json"]  # of the default config
     assert len(hub.repos["dataset", DATA].commits) == 2
 
     code = f"""{SHOWN}
 plain = load_dataset("{DATA}", split="train")
-assert plain[0]["image"].mode == "RGB" and plain[0]["mask"].mode == "L"
+assert plain[0]["image"].mode == "RGB" and plain[0]["mask"].mode == plain[0]["label"].mode == "P"
 assert plain.features["classes"].feature.names[1] == "aeroplane"
 print(json.dumps([shown(plain), shown(load_dataset("{DATA}", "kitchen", split="train")),
                   shown(load_dataset("{DATA}", "voc", split="train", streaming=True))]))
@@ -285,11 +287,70 @@ print(json.dumps([shown(plain), shown(load_dataset("{DATA}", "kitchen", split="t
     assert found == [shown_rows(built[name]) for name in ("voc", "kitchen", "voc")]
 
 
+def test_the_script_of_transformers_for_segmentation_reads_the_rows(hub, publish, built, tmp_path):
+    """`run_semantic_segmentation.py` names no config, splits off rows to validate, and reads the columns
+    `image` and `label` and the file id2label.json. This process reads as it does.
+    """
+    assert publish("dataset", built["voc"], built["kitchen"], DATA)[0] == 0
+    code = f"""
+import json
+import numpy as np
+from datasets import load_dataset
+from huggingface_hub import hf_hub_download
+dataset = load_dataset("{DATA}")
+columns = dataset["train"].column_names
+assert "pixel_values" not in columns and "annotation" not in columns and "validation" not in dataset
+split = dataset["train"].train_test_split(0.4)
+id2label = json.load(open(hf_hub_download("{DATA}", "id2label.json", repo_type="dataset")))
+id2label = {{int(k): v for k, v in id2label.items()}}
+read = {{}}
+for example in [*split["train"], *split["test"]]:
+    read["image " + example["sample_id"]] = np.array(example["image"].convert("RGB"))
+    read["label " + example["sample_id"]] = np.array(example["label"])
+np.savez("read.npz", **read)
+print(json.dumps([[len(split["train"]), len(split["test"])], list(id2label), list(id2label.values())]))
+"""
+    sizes, ids, names = json.loads(fresh(hub, tmp_path, code).splitlines()[-1])
+    assert sizes == [3, 2]
+    assert ids == list(range(21))
+    assert tuple(names) == load_table("voc").names
+    read, processor, ignored = np.load(tmp_path / "read.npz"), make_processor(None), 0
+    assert not processor.do_reduce_labels
+    assert len(read) == 10
+    for row in rows_of(built["voc"]):
+        mask, trust = (np.asarray(Image.open(io.BytesIO(row[n]["bytes"]))) for n in ("mask", "reliability"))
+        expected = np.where(trust >= 128, mask, 255)
+        image, label = (read[f"{name} {row['sample_id']}"] for name in ("image", "label"))
+        inputs = processor(image, label, return_tensors="np")
+        assert inputs["pixel_values"].shape == (1, 3, 64, 64)
+        np.testing.assert_array_equal(inputs["labels"], expected[None])
+        ignored += np.count_nonzero((inputs["labels"][0] == 255) & (mask != 255))
+    assert ignored  # pixels that the mask alone would label
+
+
+def test_id2label_is_that_of_the_default_config(hub, publish, voc, make_build, tmp_path):
+    """Also if another config is published later. A file that was changed is refused."""
+    assert publish("dataset", voc, DATA)[0] == 0
+    streets = make_build(tmp_path / "streets", "cityscapes", 2, like="cityscapes", scores=False)
+    assert publish("dataset", streets, DATA)[0] == 0
+    files = {path: json.loads(file) for path, file in hub.files("dataset", DATA).items() if "id2l" in path}
+    assert set(files) == {f"{folder}id2label.json" for folder in ("", "voc/", "cityscapes/")}
+    assert files["id2label.json"] == files["voc/id2label.json"]
+    assert files["id2label.json"]["20"] == "tvmonitor"
+    assert files["cityscapes/id2label.json"]["0"] == "road"
+    (voc / "id2label.json").write_text('{"0": "cat"}')
+    hub.log.clear()
+    refused_without_a_request(hub, publish, "dataset", voc, "id2label.json is not as it was written")
+    (voc / "id2label.json").unlink()  # the names are those of the record
+    assert publish("dataset", voc, DATA)[0] == 0
+    assert json.loads(hub.files("dataset", DATA)["id2label.json"]) == files["id2label.json"]
+
+
 SHOWN = """
 import hashlib, json
 from datasets import load_dataset, Image
 def shown(rows):
-    for column in ("image", "mask", "reliability"):
+    for column in ("image", "mask", "label", "reliability"):
         rows = rows.cast_column(column, Image(decode=False))
     digest = lambda v: hashlib.sha256(v["bytes"]).hexdigest() if isinstance(v, dict) else v
     return [{name: digest(value) for name, value in row.items()} for row in rows]
@@ -316,7 +377,7 @@ def test_streets_and_many_classes_stand_beside_voc(hub, publish, built, make_bui
     assert publish("dataset", *builds.values(), DATA)[0] == 0
     code = f"""{SHOWN}
 import numpy
-for name, mode, ignored in (("cityscapes", "L", 255), ("imagenet_s_300", "I;16", None)):
+for name, mode, ignored in (("cityscapes", "P", 255), ("imagenet_s_300", "I;16", None)):
     rows = load_dataset("{DATA}", name, split="train")
     ids = numpy.array(rows[0]["mask"])
     assert rows[0]["mask"].mode == mode and rows.features["mask"].mode == mode

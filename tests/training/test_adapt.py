@@ -117,7 +117,7 @@ def test_a_run_leaves_a_lora_that_diffusers_loads(config, tiny_model, kind, chan
     module.adapt(replace(config, model=model, max_steps=2, **changed))
     output = Path(config.output_dir)
     record = json.loads((output / "training_config.json").read_text())
-    assert (record["format_version"], record["command"], record["step"]) == (2, "adapt", 2)
+    assert (record["format_version"], record["command"], record["step"]) == (3, "adapt", 2)
     assert (record["options"]["rank"], record["options"]["learning_rate"]) == (2, 3e-3)
     assert record["data"]["images"] == 6
     assert record["data"]["with_caption"] == 2

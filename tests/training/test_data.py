@@ -47,6 +47,7 @@ def row(index: int, height: int = 40, width: int = 56, **changed) -> dict:
     return {
         "image": png(image),
         "mask": png(mask),
+        "label": png(np.full_like(mask, 19)),  # training must not read it
         "reliability": png(reliability),
         "prompt": "",
         "caption": "",

@@ -62,7 +62,7 @@ def test_the_command_writes_a_report_a_chart_and_a_sheet(dataset, checkpoint, tm
     assert found["num_images"] == 9
     assert set(found["networks"]) == {"a", "b"}
     assert found["evaluated"]["table"] == "voc"
-    assert found["evaluated"]["format_version"] == 2
+    assert found["evaluated"]["format_version"] == 3
     assert found["evaluated"]["options"]["scales"] == "0.75,1"
     said = capsys.readouterr().out
     assert f"mean IoU{'':16}{100 * found['mean_iou']:8.1f}".split() == said.splitlines()[23].split()[:3]

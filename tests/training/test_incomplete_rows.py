@@ -303,11 +303,11 @@ def test_a_report_that_was_changed_is_noticed(build, tmp_path, capsys):
     assert file.read_bytes() == sound
 
 
-def test_a_record_of_the_earlier_format_is_refused(build, tmp_path, capsys):
-    edit(build, lambda record: record.update(format_version=1), seal=False)
-    said = (
-        f"{build / 'build.json'} is of an earlier version of attn2mask, which wrote no checksums into it: use"
-    )
+@pytest.mark.parametrize(("version", "seal"), [(1, False), (2, True)])
+def test_a_record_of_an_earlier_format_is_refused(build, tmp_path, capsys, version, seal):
+    """Format 1 had no checksums. Masks of format 2 had no colors, and its rows no column `label`."""
+    edit(build, lambda record: record.update(format_version=version), seal=seal)
+    said = f"{build / 'build.json'} is of another version of attn2mask (format {version}, not 3): use that"
     for command in all_commands(build, tmp_path):
         assert said in refusal(capsys, *command)
 

@@ -80,7 +80,7 @@ def test_a_run_leaves_networks_that_anyone_can_load(config, data):
     checkpoint = load_checkpoint(output)
     assert checkpoint.names[:2] == ("background", "aeroplane")
     record = checkpoint.record
-    assert (record["format_version"], record["command"], record["step"]) == (2, "train", 6)
+    assert (record["format_version"], record["command"], record["step"]) == (3, "train", 6)
     assert record["options"]["max_steps"] == 6
     assert record["options"]["learning_rate"] == 1.5e-3  # the preset's
     assert (

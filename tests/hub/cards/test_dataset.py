@@ -111,14 +111,17 @@ def test_metadata_is_what_the_hub_and_datasets_read(card, voc, tmp_path):
         rows = load_dataset(str(folder), *config, split="train", cache_dir=str(tmp_path / "cache"))
         assert rows.features == info.features
         assert len(rows) == ROWS
-        assert rows[0]["mask"].mode == "L"
+        assert rows[0]["mask"].mode == rows[0]["label"].mode == "P"
 
 
 def test_every_figure_and_file_that_the_card_names_is_there(card, voc, tmp_path):
     figures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", card.text)
     assert len(figures) == 2
-    assert set(figures) == set(card.files)
-    assert all(content.startswith(b"\x89PNG") for content in card.files.values())
+    assert {*figures, "id2label.json"} == set(card.files)
+    assert all(card.files[figure].startswith(b"\x89PNG") for figure in figures)
+    labels = json.loads(card.files["id2label.json"])
+    assert labels == {str(k): name for k, name in enumerate(load_table("voc").names)}
+    assert "`id2label.json`" in card.text
     assert links_of(card.text) == {"voc/build.yaml"}
     folder = stage(tmp_path / "repo", card, voc=voc)
     assert all((folder / link).exists() for link in links_of(card.text))
@@ -211,13 +214,15 @@ def test_the_card_follows_every_value_of_its_records(voc, no_figures, tmp_path):
     records = {"build.json": record, "report.json": report}
     for file, sound in records.items():
         (copy / file).write_bytes(sealed(sound))
-    silent = [("format_version",), ("identity", "table_version"), ("rows",), ("reliable",), ("table", "name")]
+    silent = [("identity", "table_version"), ("rows",), ("reliable",), ("table", "name")]
     silent += [("begun_under", name) for name in record["begun_under"]]  # report.json has them for all rows
     text, followed = dataset_card({"voc": copy}, REPO).text, set()
     for file, sound in records.items():
         for keys, value in leaves(sound):
             if keys[0] == "table" and keys[1:] not in [("background",), ("ignore",)] and keys[-1] != "name":
                 continue  # words and colors, which build.json holds
+            if keys == ("format_version",):
+                continue  # builds of another format are refused
             new = {("command",): "remask", ("table", "ignore"): 250}.get(keys, other(value))
             (copy / file).write_bytes(sealed(with_value(sound, keys, new)))
             changed_text = dataset_card({"voc": copy}, REPO).text

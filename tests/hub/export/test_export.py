@@ -11,7 +11,7 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_mask, encode_png
 from attn2mask.builders.mask_ids import VOID
-from attn2mask.builders.sample import features, png_columns
+from attn2mask.builders.sample import features, image_columns
 from attn2mask.builders.shards import write_parquet
 from attn2mask.builders.table_reader import bare_table, load_table
 from attn2mask.hub.cli import main
@@ -60,9 +60,10 @@ def image_of_row(index: int) -> np.ndarray:
 def write_rows(folder: Path, table: ClassTable, count: int = 3) -> Path:
     """A folder of Parquet rows of a table. The sample id of the last row is no name of a file."""
     rows = [
-        png_columns(
+        image_columns(
             encode_png(image_of_row(index)),
             encode_mask(ids_of_row(index, table), table),
+            encode_mask(labels_of_row(index, table), table),
             encode_png(np.where(unreliable_of_row(index), 127, 128).astype(np.uint8)),
         )
         | {"prompt": "", "caption": "", "classes": [], "words": [], "peaks": [], "seed": index}
