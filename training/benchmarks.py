@@ -34,7 +34,7 @@ from attn2mask.builders.row_images import image_content
 from attn2mask.builders.row_reader import directory_of, load_rows, whole_shards
 from attn2mask.builders.shards import BuildDirectory, origin_of
 from attn2mask.builders.table_reader import TABLES, bare_table, load_table
-from attn2mask.training.row_columns import labels_beside, names_in, usual_columns
+from attn2mask.training.row_columns import LABELS, labels_beside, names_in, usual_columns
 from attn2mask.training.voc_layout import (
     composed,
     files_by_name,
@@ -147,7 +147,9 @@ def named_classes(path: str, split: str | None, allow_incomplete: bool = False) 
     rows = _rows(root, split, allow_incomplete)
     if rows is None:
         return None
-    names = names_in(rows.features) or next(iter(labels_beside(path) or ()), None)
+    names = names_in(rows.features)
+    if names is None:
+        names, _ = labels_beside(path) or (None, 0)
     return bare_table(root.name, names) if names else None
 
 
@@ -284,7 +286,7 @@ def _row_examples(
     elif labels := labels_beside(str(root)):
         names, first = labels
         decode = reduced_ids if first else decode
-        _check_names(table, names, f"{root} names its classes in id2label.json")
+        _check_names(table, names, f"{root} names its classes in {LABELS}")
     # Without stored attention, which would take longer to read than the images.
     rows = usual_columns(rows, f"dataset {root}")
 

@@ -41,7 +41,7 @@ from attn2mask.builders.table_reader import bare_table
 from attn2mask.builders.workers import break_off
 from attn2mask.training.benchmarks import Decoder, difference, recorded_table
 from attn2mask.training.config import TrainConfig
-from attn2mask.training.row_columns import labels_beside, names_in, usual_columns
+from attn2mask.training.row_columns import LABELS, labels_beside, names_in, usual_columns
 
 if TYPE_CHECKING:
     import datasets
@@ -344,7 +344,7 @@ def open_rows(
     features = rows.features or {}
     rows = usual_columns(rows, f"--dataset {dataset}", reliability)
     table, decode = classes_of(dataset, features)
-    if reliability and "reliability" not in rows.column_names:
+    if reliability and "reliability" not in features:
         logger.info("--dataset %s has no reliability maps: all of its labels are trusted", dataset)
     first = list(islice(rows, CHECKED_ROWS))
     if not first:  # also for a stream, from which training would wait for rows
@@ -403,8 +403,8 @@ def classes_of(dataset: str, features: dict) -> tuple[ClassTable, Decoder]:
         names, first = labels_beside(dataset) or (None, 0)
     if names is None:
         raise UserError(
-            f"--dataset {dataset}: its rows have no column `classes` of List(ClassLabel) with the class names,"
-            " and no id2label.json with them is beside the rows"
+            f"--dataset {dataset}: its rows have no column `classes` of List(ClassLabel) with the class names"
+            f", and no {LABELS} with these names is beside them"
         )
     return bare_table(Path(dataset).name, names), reduced_ids if first else ids_of
 

@@ -352,10 +352,11 @@ def _dataset_links(model: TrainedModel) -> Markdown:
     for rows in model.mixture:
         named = _dataset_link(rows.get("dataset"), rows.get("on_hub"), rows.get("revision"))
         painter = (rows.get("identity") or {}).get("model")
-        facts = [f"{percent(rows.get('share'))} of each batch", count(rows.get("num_rows", 0), "row")]
+        facts = [f"{percent(rows.get('share'))} of each batch"]
+        facts += [count(rows["num_rows"], "row")] if "num_rows" in rows else []
         facts += [f"painted by {code(painter)}"] if painter else []
         parts.append(f"{named} ({', '.join(facts)})")
-    return Markdown(f"{', '.join(parts[:-1])} and {parts[-1]}")
+    return Markdown(" and ".join(parts))
 
 
 def _dataset_link(dataset: str | None, name: str | None, revision: str | None) -> Markdown:
