@@ -24,7 +24,7 @@ from attn2mask.hub.cards.segmenter import model_card
 from attn2mask.training import train as module
 from attn2mask.training.checkpoint import load_checkpoint
 from attn2mask.training.config import TrainConfig
-from attn2mask.training.data import Crops, Positions, Share, Source, loader, open_rows, turns
+from attn2mask.training.data import Crops, Positions, Share, Source, loader, open_datasets, open_rows, turns
 
 NAMES = load_table("voc").names
 
@@ -167,6 +167,7 @@ def config(synthetic, real, backbone, tmp_path) -> TrainConfig:
         crop_size=32,
         checkpoint_every=2,
         workers=0,
+        no_co_training=True,
     )
 
 
@@ -206,7 +207,8 @@ def test_a_killed_run_on_two_datasets_ends_with_the_same_weights(config, real, t
     train_yaml = Path(config.output_dir) / "train.yaml"
     assert parse(TrainConfig, ["--config", str(train_yaml)], "", "").dataset == config.dataset
     text = model_card(Path(config.output_dir), "org/both").text
-    rows = f"`{Path(config.dataset[0]).name}` (75.0% of each batch, 9 rows) and `real` (25.0% of each batch, 3 rows)"
+    name = Path(config.dataset[0]).name
+    rows = f"`{name}` (75.0% of each batch, 9 rows) and `real` (25.0% of each batch, 3 rows)"
     assert f"It was trained on the rows of {rows}." in text
     assert f"| rows | {rows} |" in text
     assert "\nlicense: unknown\n" in text
@@ -249,7 +251,7 @@ def test_classes_must_be_equal(config, tmp_path):
         module.train(replace(config, dataset=[config.dataset[0], other]))
     fewer = write_real(tmp_path / "fewer", NAMES[:-1])
     with pytest.raises(
-        UserError, match=r"21 names against 20, id 20 is 'tvmonitor' against no class$|id 20 is"
+        UserError, match=r"classes: 21 names against 20, id 20 is 'tvmonitor' against no class$"
     ):
         module.train(replace(config, dataset=[config.dataset[0], fewer]))
     with pytest.raises(UserError, match=rf"^--dataset {tmp_path / 'none'}: there is no such directory"):
