@@ -9,7 +9,7 @@
 | Cityscapes | leftImg8bit, gtFine | leftImg8bit/SPLIT; val |
 | ImageNet-S | SPLIT-segmentation beside SPLIT | validation |
 | folder | images beside masks or labels, equal stems | SPLIT/images or images/SPLIT, or none |
-| rows | Parquet files or metadata.jsonl, local or on the Hub | as `load_dataset` finds them; train |
+| rows | Parquet or metadata.jsonl or .csv, local or Hub | as `load_dataset` finds them; train |
 
 Nothing is guessed about a mask (see `mask_ids.py`): a mask that does not fit the table is refused by name.
 """

@@ -212,6 +212,11 @@ def test_a_killed_run_on_two_datasets_ends_with_the_same_weights(config, real, t
     assert f"It was trained on the rows of {rows}." in text
     assert f"| rows | {rows} |" in text
     assert "\nlicense: unknown\n" in text
+    record["rows"][1] |= {"on_hub": "owner/real", "revision": "0a1b"}
+    (Path(config.output_dir) / "training_config.json").write_text(json.dumps(record))
+    text = model_card(Path(config.output_dir), "org/both").text
+    assert "\ndatasets:\n- owner/real\n" in text
+    assert "and [owner/real](https://huggingface.co/datasets/owner/real/tree/0a1b) (25.0% of each" in text
 
 
 def test_the_content_of_each_dataset_belongs_to_the_run(config, real, tmp_path):
