@@ -237,6 +237,8 @@ def _folder(root: Path, split: str | None, table: ClassTable, decode: Decoder = 
                         for path in found
                     ]
                     return _file_examples(entries, table, decode)
+    if any((root / name).is_file() for name in ROW_FILES[1:]):
+        return None  # images/ may be the images of rows
     splits = {path.parent.name for path in root.glob("*/images")} | set(_folders(root / "images"))
     if splits or (root / "images").is_dir():
         raise _no_split(root, split or "val", splits)

@@ -128,10 +128,11 @@ def test_a_checkpoint_may_say_that_masks_count_from_1(tmp_path):
 
 def test_a_folder_of_images_with_metadata(tmp_path):
     folder = tmp_path / "rows"
-    (folder / "masks").mkdir(parents=True)
-    Image.fromarray(PIXELS).save(folder / "one.png")
-    Image.fromarray(IDS).save(folder / "masks" / "one.png")
-    (folder / "metadata.jsonl").write_text('{"file_name": "one.png", "label_file_name": "masks/one.png"}\n')
+    for inner, array in (("images", PIXELS), ("annotations", IDS)):
+        (folder / inner).mkdir(parents=True)
+        Image.fromarray(array).save(folder / inner / "one.png")
+    names = {"file_name": "images/one.png", "label_file_name": "annotations/one.png"}
+    (folder / "metadata.jsonl").write_text(json.dumps(names))
     (folder / "id2label.json").write_text(json.dumps(named()))
     opened = open_rows(str(folder), False, reliability=True)
     assert len(opened.rows) == 1
