@@ -90,14 +90,15 @@ class CheckedOptions:
 
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type]
-            value, choices = getattr(self, f.name), f.metadata.get("choices")
-            fault = None
-            if choices and isinstance(value, str) and value not in choices:
-                fault = f"choose from {', '.join(choices)}"
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                fault = _range_fault(value, f.metadata[_FACTS])
-            if fault:
-                raise UserError(f"{flag_of(f.name)} {value}: {fault}")
+            given, choices = getattr(self, f.name), f.metadata.get("choices")
+            for value in given if isinstance(given, list) else [given]:
+                fault = None
+                if choices and isinstance(value, str) and value not in choices:
+                    fault = f"choose from {', '.join(choices)}"
+                elif isinstance(value, int | float) and not isinstance(value, bool):
+                    fault = _range_fault(value, f.metadata[_FACTS])
+                if fault:
+                    raise UserError(f"{flag_of(f.name)} {value}: {fault}")
 
 
 def _range_fault(value: float, facts: Facts) -> str | None:

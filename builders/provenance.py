@@ -87,7 +87,16 @@ def lora_record(lora: str) -> dict[str, Any]:
 
 
 def text_beside(source: str, name: str, revision: str | None = None, kind: str = "model") -> str | None:
-    """The text of a file beside a file, in a folder, or in a repository of the Hub; None if it has none.
+    """The text of a file as `file_beside` finds it; None if there is none, or no text."""
+    file = file_beside(source, name, revision, kind)
+    try:
+        return None if file is None else file.read_text("utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def file_beside(source: str, name: str, revision: str | None = None, kind: str = "model") -> Path | None:
+    """A file beside a file, in a folder, or in a repository of the Hub; None if it has none.
 
     `kind` is that of the repository: model or dataset.
     """
@@ -97,7 +106,8 @@ def text_beside(source: str, name: str, revision: str | None = None, kind: str =
     path = Path(source)
     try:
         if path.exists():
-            return ((path if path.is_dir() else path.parent) / name).read_text("utf-8")
-        return Path(hf_hub_download(source, name, revision=revision, repo_type=kind)).read_text("utf-8")
+            file = (path if path.is_dir() else path.parent) / name
+            return file if file.is_file() else None
+        return Path(hf_hub_download(source, name, revision=revision, repo_type=kind))
     except (OSError, ValueError, HTTPError):
         return None

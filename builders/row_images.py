@@ -23,7 +23,7 @@ def encoded_columns(rows: Any, names: Iterable[str], dataset: str) -> Any:
 
     for name in names:
         feature = (rows.features or {}).get(name)
-        if not _may_hold_images(feature):
+        if not may_hold_images(feature):
             kind = getattr(feature, "dtype", None) or type(feature).__name__
             raise UserError(f"{dataset}: the column {name} of its rows holds {kind}, not images")
         rows = rows.cast_column(name, ImageFeature(mode=getattr(feature, "mode", None), decode=False))
@@ -76,7 +76,8 @@ def _own_folders(dataset: str | Path) -> list[str]:
     return [os.path.realpath(folder) for folder in folders]
 
 
-def _may_hold_images(feature: Any) -> bool:
+def may_hold_images(feature: Any) -> bool:
+    """Whether a column with this feature of `datasets` may hold images: as such, or as their bytes."""
     from datasets import Image as ImageFeature
     from datasets import Value
 

@@ -164,7 +164,7 @@ def measure_segmenters(size: Size, data: Path, out: Path) -> dict[str, Any]:
     for name, directory in SEGMENTERS.items():
         logger.info("Training a segmenter: %s", name)
         training = TrainConfig(
-            dataset=str(data),
+            dataset=[str(data)],
             output_dir=str(out / directory),
             max_steps=size.max_steps,
             resume=True,

@@ -184,7 +184,7 @@ class Adaptation(Run):
         config, accelerator, pipe = self.config, self.accelerator, self.painter.pipe
         parameters = list(self.weights().values())
         schedule = lora.make_schedule(pipe)
-        positions = iter(Positions(len(self.batches.latents), config.seed, self.share()))
+        positions = iter(Positions([len(self.batches.latents)], config.seed, self.share()))
         while not self.finished:
             self.set_rate()
             total = torch.zeros((), device=accelerator.device)

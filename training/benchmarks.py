@@ -9,14 +9,14 @@
 | Cityscapes | leftImg8bit, gtFine | leftImg8bit/SPLIT; val |
 | ImageNet-S | SPLIT-segmentation beside SPLIT | validation |
 | folder | images beside masks or labels, equal stems | SPLIT/images or images/SPLIT, or none |
-| rows | Parquet files with image and mask, local or on the Hub | as `load_dataset` finds them; train |
+| rows | Parquet or metadata.jsonl or .csv, local or Hub | as `load_dataset` finds them; train |
 
 Nothing is guessed about a mask (see `mask_ids.py`): a mask that does not fit the table is refused by name.
 """
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,10 +38,11 @@ from attn2mask.builders.mask_ids import (
     imagenet_s_ids,
     reduced_ids,
 )
-from attn2mask.builders.row_images import encoded_columns, image_content
+from attn2mask.builders.row_images import image_content
 from attn2mask.builders.row_reader import directory_of, load_rows, whole_shards
 from attn2mask.builders.shards import BuildDirectory, origin_of
 from attn2mask.builders.table_reader import TABLES, bare_table, load_table
+from attn2mask.training.row_columns import LABELS, labels_beside, names_in, usual_columns
 from attn2mask.training.voc_layout import (
     composed,
     files_by_name,
@@ -51,6 +52,7 @@ from attn2mask.training.voc_layout import (
     voc_entries,
 )
 
+ROW_FILES = ("*.parquet", "metadata.jsonl", "metadata.csv")  # of folders that `load_dataset` reads
 IMAGENET_S = [name for name in TABLES if name.startswith("imagenet_s_")]
 # An image or a mask as `read_image` takes it, and its name in messages.
 Source = tuple[Path | bytes, str]
@@ -149,7 +151,12 @@ def named_classes(path: str, split: str | None, allow_incomplete: bool = False) 
         names = origin_of(directory.shard_file(first)).names
         return bare_table(root.name, names) if names else None
     rows = _rows(root, split, allow_incomplete)
-    return None if rows is None or not (names := names_in(rows.features)) else bare_table(root.name, names)
+    if rows is None:
+        return None
+    names = names_in(rows.features)
+    if names is None:
+        names, _ = labels_beside(path) or (None, 0)
+    return bare_table(root.name, names) if names else None
 
 
 def hub_name(name: str | None) -> str | None:
@@ -236,6 +243,8 @@ def _folder(root: Path, split: str | None, table: ClassTable, decode: Decoder = 
                         for path in found
                     ]
                     return _file_examples(entries, table, decode)
+    if any((root / name).is_file() for name in ROW_FILES[1:]):
+        return None  # images/ may be the images of rows
     splits = {path.parent.name for path in root.glob("*/images")} | set(_folders(root / "images"))
     if splits or (root / "images").is_dir():
         raise _no_split(root, split or "val", splits)
@@ -243,8 +252,8 @@ def _folder(root: Path, split: str | None, table: ClassTable, decode: Decoder = 
 
 
 def _rows(root: Path, split: str | None, allow_incomplete: bool = False, verify: bool = True) -> Any:
-    """The rows of a directory with Parquet files or of a dataset of the Hub; None for anything else."""
-    local = directory_of(root) is not None or next(root.rglob("*.parquet"), None) is not None
+    """The rows of a directory with `ROW_FILES` or of a dataset of the Hub; None for anything else."""
+    local = directory_of(root) is not None or any(next(root.rglob(name), None) for name in ROW_FILES)
     if not local and (root.exists() or not _may_be_on_hub(root)):
         return None
     if local:
@@ -264,14 +273,6 @@ def _rows(root: Path, split: str | None, allow_incomplete: bool = False, verify:
         raise UserError(f"dataset {root}, split {split!r}, cannot be loaded: {reason}") from error
 
 
-def names_in(features: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The class names in the column `classes` of rows with these features; None if it has none."""
-    import datasets
-
-    labels = getattr(features.get("classes"), "feature", None)
-    return tuple(labels.names) if isinstance(labels, datasets.ClassLabel) and labels.names else None
-
-
 def _row_examples(
     root: Path,
     split: str | None,
@@ -283,20 +284,20 @@ def _row_examples(
     rows = _rows(root, split, allow_incomplete, verify)
     if rows is None:
         return None
-    if missing := {"image", "mask"} - set(rows.column_names):
-        raise UserError(
-            f"dataset {root} has no column {' and '.join(sorted(missing))}: evaluation needs both"
-        )
+    names = names_in(rows.features)
+    # Without stored attention, which would take longer to read than the images.
+    rows = usual_columns(rows, f"dataset {root}")
     recorded = recorded_table(str(root))
     if recorded is not None:
         decode = decoder_of(rows.features["mask"])
         _check_names(table, recorded.names, f"{root} was built for {recorded.name}")
-    elif names := names_in(rows.features):
+    elif names:
         decode = decoder_of(rows.features["mask"])
         _check_names(table, names, f"{root} names its classes")
-    # Stored attention would take longer to read than the images.
-    rows = rows.select_columns([n for n in ("image", "mask", "sample_id") if n in rows.column_names])
-    rows = encoded_columns(rows, ("image", "mask"), f"dataset {root}")
+    elif labels := labels_beside(str(root)):
+        names, first = labels
+        decode = reduced_ids if first else decode
+        _check_names(table, names, f"{root} names its classes in {LABELS}")
 
     def find(index: int) -> tuple[str, Source, Source]:
         row = rows[index]
@@ -333,10 +334,11 @@ def _check_names(table: ClassTable, names: tuple[str, ...], why: str) -> None:
 
 def difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
     """The first difference of two lists of class names, which are not equal, for a message."""
-    if len(ours) != len(theirs):
-        return f"{len(ours)} names against {len(theirs)}"
-    first = next(i for i, (own, other) in enumerate(zip(ours, theirs, strict=True)) if own != other)
-    return f"id {first} is {ours[first]!r} against {theirs[first]!r}"
+    pairs = enumerate(itertools.zip_longest(ours, theirs))
+    first, pair = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+    own, other = ("no class" if name is None else repr(name) for name in pair)
+    counts = f"{len(ours)} names against {len(theirs)}, " if len(ours) != len(theirs) else ""
+    return f"{counts}id {first} is {own} against {other}"
 
 
 def _may_be_on_hub(root: Path) -> bool:

@@ -108,14 +108,19 @@ class TrainConfig(RunOptions):
     output_dir: str = option(
         "directory of networks, checkpoints and log", "runs/segmenter", DATA, stored=False, metavar="DIR"
     )
-    dataset: str = option(
-        "rows to learn from: a directory that build made, or a dataset of the Hub",
-        "",
+    dataset: list[str] | None = option(
+        "rows to learn from: directories that build made, or datasets of the Hub", None, DATA, required=True
+    )
+    shares: list[float] | None = option(
+        "share of each dataset in every batch, in the order of --dataset",
+        None,
         DATA,
-        required=True,
+        identity=True,
+        above=0,
+        default_text="in proportion to their numbers of rows",
     )
     num_rows: int | None = option(
-        "train on the first N rows",
+        "train on the first N rows, of one dataset",
         None,
         DATA,
         identity=True,
@@ -229,7 +234,10 @@ class TrainConfig(RunOptions):
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.dataset, str):  # one dataset may be given by its name alone
+            object.__setattr__(self, "dataset", [self.dataset] if self.dataset else None)
         super().__post_init__()
+        self._check_datasets()
         for kind in ("area", "scale"):
             least, most = getattr(self, f"crop_{kind}_min"), getattr(self, f"crop_{kind}_max")
             if least is not None and most is not None and least > most:
@@ -238,6 +246,18 @@ class TrainConfig(RunOptions):
                 )
         if (self.crop_scale_min is None) != (self.crop_scale_max is None) and self.crop_area_min is not None:
             raise UserError("--crop-scale-min and --crop-scale-max must be given together")
+
+    def _check_datasets(self) -> None:
+        datasets = self.dataset or []
+        if twice := [name for k, name in enumerate(datasets) if name in datasets[:k]]:
+            raise UserError(f"--dataset {twice[0]} is given twice: raise its share with --shares")
+        if self.shares is not None and len(self.shares) != len(datasets):
+            numbers = f"{len(self.shares)} for {len(datasets)} of --dataset"
+            raise UserError(
+                f"--shares {' '.join(map(str, self.shares))}: give one for each dataset, not {numbers}"
+            )
+        if self.num_rows is not None and len(datasets) > 1:
+            raise UserError(f"--num-rows {self.num_rows} takes the first rows of one dataset, not of several")
 
     def resolve(self) -> "TrainConfig":
         """These options with the preset's values for all that are not given."""

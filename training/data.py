@@ -1,18 +1,22 @@
 """Rows as training crops: image, labels and reliability, cropped, resized and mirrored together.
 
 A position is the place of a crop in the run. Which row it has, and how the row is cropped, are functions of
-(seed, position) alone. So a resumed run gets the same crops, and the number of processes only changes which
-process loads them. Rows are read through Arrow's memory map and decoded in the workers, which keep no rows.
+the seed, the position and the datasets alone. So a resumed run gets the same crops, and the number of
+processes only changes which process loads them. Rows are read through Arrow's memory map and decoded in the
+workers, which keep no rows.
+
+Of several datasets, each has its share of the positions (see `turns`).
 """
 
 import logging
 import math
 import signal
 import threading
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import accumulate, chain, count, islice
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,14 +33,15 @@ from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.images import at_most_large, read_image, read_mask
 from attn2mask.builders.interrupts import starting_processes
-from attn2mask.builders.mask_ids import Decoder, binary_warning, decoder_of, ids_of
+from attn2mask.builders.mask_ids import Decoder, binary_warning, decoder_of, ids_of, reduced_ids
 from attn2mask.builders.reliability import RELIABLE
-from attn2mask.builders.row_images import encoded_columns, image_content
+from attn2mask.builders.row_images import image_content
 from attn2mask.builders.row_reader import load_rows
 from attn2mask.builders.table_reader import bare_table
 from attn2mask.builders.workers import break_off
-from attn2mask.training.benchmarks import names_in, recorded_table
+from attn2mask.training.benchmarks import difference, recorded_table
 from attn2mask.training.config import TrainConfig
+from attn2mask.training.row_columns import LABELS, labels_beside, names_in, usual_columns
 
 if TYPE_CHECKING:
     import datasets
@@ -51,12 +56,34 @@ GRAY = (124, 116, 104)  # the mean color of ImageNet, which normalization takes 
 
 
 @dataclass(frozen=True)
+class OpenedRows:
+    """The rows of one dataset.
+
+    Attributes:
+        dataset: the directory, or the name on the Hub.
+        rows: of the library datasets, with the columns `image` and `mask`, and `reliability` and `sample_id`
+            if there are such. Images stay encoded.
+        decode: returns the ids of a mask, as `read_mask` takes it.
+    """
+
+    dataset: str
+    rows: "datasets.Dataset | datasets.IterableDataset"
+    table: ClassTable
+    decode: Decoder
+
+
+@dataclass(frozen=True)
 class Crops:
-    """How a row of `table` becomes a training crop by resolved options. `decode` reads its mask."""
+    """How a row of `dataset` with the classes of `table` becomes a training crop by resolved options.
+
+    `decode` returns the ids of a mask. If the dataset is one of several, messages name it.
+    """
 
     config: TrainConfig
     table: ClassTable
+    dataset: str = ""
     decode: Decoder = ids_of
+    is_one_of_several: bool = False
 
     def __call__(self, row: dict[str, Any], position: int) -> dict[str, Any]:
         """The crop of `row` at a global `position`: pixels (3, S, S) uint8, label (S, S) int64 with the
@@ -64,7 +91,7 @@ class Crops:
 
         Images of more than `images.LARGE` pixels are reduced to so many, with their labels and reliability.
         Outside of the image the label is the ignore value and counts as trusted, so that nothing is learned
-        there.
+        there. A row without the column `reliability` is reliable everywhere.
 
         Raises UserError for an image that cannot be read or that `image_content` does not open, and for a
         mask that has no ids, another size than its image, or ids outside of the table.
@@ -72,15 +99,16 @@ class Crops:
         config, ignore = self.config, self.table.ignore_index
         sample_id = row.get("sample_id")
         name = f"at position {position} of the run" if sample_id in (None, "") else str(sample_id)
+        name += f" of {self.dataset}" if self.is_one_of_several else ""
         sources = {
-            column: (image_content(row[column], where, config.dataset), where)
-            for column in needed_columns(config.reliability)
+            column: (image_content(row[column], where, self.dataset), where)
+            for column in used_columns(row, config.reliability)
             for where in [f"row {name}: its {column}"]
         }
         image = Image.fromarray(read_image(*sources["image"], at_most_large))
         mask = Image.fromarray(read_mask(*sources["mask"], self.table, self.decode, at_most_large))
         trust = Image.new("L", mask.size, 255)
-        if config.reliability:
+        if "reliability" in sources:
             levels = read_image(*sources["reliability"], at_most_large)
             trust = Image.fromarray(levels[..., 0])  # a gray map: the channels are equal
         for part, kind in ((mask, "mask"), (trust, "reliability")):
@@ -162,55 +190,109 @@ class Share:
         return range(self.start * self.batch + self.rank, self.stop * self.batch, self.processes)
 
 
-class Positions(Sampler):
-    """(position p, row) of a share: row p % rows in the shuffled order of epoch p // rows."""
+def turns(weights: Sequence[float], seed: int, share: Share) -> Iterator[tuple[int, int, int]]:
+    """The positions of a share: the position, the dataset that has it, and how many earlier positions of the
+    run this dataset had.
 
-    def __init__(self, rows: int, seed: int, share: Share) -> None:
-        self.rows, self.seed, self.share = rows, seed, share
+    Dataset k has the share s_k = weights[k] / sum(weights). Its n-th position, counted from 0, is due at
+    (n + 1/2) / s_k, and positions go to the datasets in the order in which they are due (the method of
+    Webster, for one seat after the other). So a batch of B has exactly s_k B rows of each dataset if all
+    these are whole numbers. Of two datasets, the number in any first steps is s_k times their positions,
+    rounded. Within a step the order is random, so that each process gets rows of each dataset.
+    """
+    total, shares = share.stop * share.batch, np.asarray(weights) / np.sum(weights)
+    due = [(np.arange(math.ceil(total * part) + len(shares)) + 0.5) / part for part in shares]
+    which = np.repeat(np.arange(len(due)), [len(times) for times in due])
+    order = np.argsort(np.concatenate(due), kind="stable")[:total]
+    steps = which[order].reshape(share.stop, share.batch)
+    had = np.bincount(steps[: share.start].ravel(), minlength=len(due)).tolist()
+    own = share.positions()
+    for step in range(share.start, share.stop):
+        mixed = np.random.default_rng([seed, 2, step]).permutation(steps[step]).tolist()
+        for position, k in enumerate(mixed, step * share.batch):
+            if position in own:
+                yield position, k, had[k]
+            had[k] += 1
+
+
+def shuffle_of(seed: int, dataset: int, epoch: int) -> np.random.Generator:
+    """The random numbers that shuffle the rows of a dataset, counted from 0, for a pass over them. The first
+    dataset has those that it has alone.
+    """
+    return np.random.default_rng([seed, 1, epoch, *([dataset] if dataset else [])])
+
+
+class Positions(Sampler):
+    """(position, row) of a share; rows are counted through all datasets, which have `rows` of them.
+
+    The n-th position of a dataset has row n % rows in the shuffled order of its pass n // rows. The shares of
+    the datasets are in proportion to `weights`, by default to their numbers of rows.
+    """
+
+    def __init__(
+        self, rows: Sequence[int], seed: int, share: Share, weights: Sequence[float] | None = None
+    ) -> None:
+        self.rows, self.seed, self.share, self.weights = rows, seed, share, weights or rows
 
     def __len__(self) -> int:
         return len(self.share.positions())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, order = -1, np.empty(0, int)
-        for p in self.share.positions():
-            if p // self.rows != epoch:
-                epoch = p // self.rows
-                order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows)
-            yield p, int(order[p % self.rows])
+        firsts = [0, *accumulate(self.rows)]
+        orders: dict[int, tuple[int, np.ndarray]] = {}  # the present pass of each dataset
+        for position, k, n in turns(self.weights, self.seed, self.share):
+            epoch, place = divmod(n, self.rows[k])
+            if k not in orders or orders[k][0] != epoch:
+                orders[k] = epoch, shuffle_of(self.seed, k, epoch).permutation(self.rows[k])
+            yield position, firsts[k] + int(orders[k][1][place])
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of a dataset, how they become crops, and the weight of the dataset among others."""
+
+    rows: "datasets.Dataset | datasets.IterableDataset"
+    crops: Crops
+    weight: float = 1
 
 
 class CroppedRows(Dataset):
-    """Crops of a dataset's rows, addressed by (position, row index)."""
+    """Crops of the rows of datasets, addressed by (position, row), as `Positions` gives them."""
 
-    def __init__(self, rows: "datasets.Dataset", crops: Crops) -> None:
-        self.rows, self.crops = rows, crops
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self.firsts = [0, *accumulate(len(source.rows) for source in sources)]
 
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
-        position, index = place
-        row = self.rows[index]
-        return self.crops({**row, "sample_id": row.get("sample_id") or index}, position)
+        position, number = place
+        k = bisect_right(self.firsts, number) - 1
+        source, index = self.sources[k], number - self.firsts[k]
+        row = source.rows[index]
+        return source.crops({**row, "sample_id": row.get("sample_id") or index}, position)
 
 
 class CroppedStream(IterableDataset):
-    """Crops of a stream of rows. When the stream ends, it starts again in another shuffled order. Rows before
+    """Crops of streams of rows. When a stream ends, it starts again in another shuffled order. Rows before
     the share's first step are read but not decoded.
     """
 
-    def __init__(self, rows: "datasets.IterableDataset", crops: Crops, share: Share) -> None:
-        self.rows, self.crops, self.share = rows, crops, share
+    def __init__(self, sources: Sequence[Source], seed: int, share: Share) -> None:
+        self.sources, self.seed, self.share = sources, seed, share
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        streams = [self.endless(k) for k in range(len(self.sources))]
+        read = [0] * len(streams)
+        weights = [source.weight for source in self.sources]
+        for position, k, n in turns(weights, self.seed, self.share):
+            row = next(islice(streams[k], n - read[k], None))
+            read[k] = n + 1
+            yield self.sources[k].crops(row, position)
+
+    def endless(self, dataset: int) -> Iterator[dict[str, Any]]:
+        """All passes over the rows of a dataset, one after the other."""
         # Not with the stream's own `shuffle`, whose order depends on the number of loading processes.
-        epochs = (
-            shuffled(self.rows, np.random.default_rng([self.crops.config.seed, 1, epoch]))
-            for epoch in count()
-        )
-        share = self.share
-        first, last = share.start * share.batch, share.stop * share.batch
-        for position, row in enumerate(islice(chain.from_iterable(epochs), first, last), first):
-            if position % share.processes == share.rank:
-                yield self.crops(row, position)
+        rows = self.sources[dataset].rows
+        return chain.from_iterable(shuffled(rows, shuffle_of(self.seed, dataset, epoch)) for epoch in count())
 
 
 def shuffled(rows: Iterable[dict[str, Any]], rng: np.random.Generator) -> Iterator[dict[str, Any]]:
@@ -226,9 +308,9 @@ def shuffled(rows: Iterable[dict[str, Any]], rng: np.random.Generator) -> Iterat
     yield from (waiting[k] for k in rng.permutation(len(waiting)))
 
 
-def needed_columns(reliability: bool) -> tuple[str, ...]:
-    """The columns of images that rows must have for training."""
-    return ("image", "mask", *(("reliability",) if reliability else ()))
+def used_columns(there: Iterable[str], reliability: bool) -> tuple[str, ...]:
+    """The columns of images that training reads of those that are `there`."""
+    return ("image", "mask", *(("reliability",) if reliability and "reliability" in there else ()))
 
 
 def open_rows(
@@ -238,17 +320,16 @@ def open_rows(
     num_rows: int | None = None,
     allow_incomplete: bool = False,
     verify: bool = True,
-) -> "tuple[datasets.Dataset | datasets.IterableDataset, ClassTable]":
-    """Rows and their class table, from a directory or the Hub; images stay encoded. With `num_rows`, only the
-    first rows.
+) -> OpenedRows:
+    """The rows of a directory or of a dataset of the Hub. With `num_rows`, only the first of them.
 
     `allow_incomplete` and `verify` are for builds (see `row_reader.whole_shards`).
 
-    Raises UserError for rows that cannot be read, or that lack an image, a mask, class names or (with
-    `reliability`) a reliability map.
+    Raises UserError for rows that cannot be read, or that lack an image, a mask or class names.
     """
     if not dataset:
         raise UserError("--dataset is missing: a directory that `attn2mask build` made, or a name on the Hub")
+    logger.info("Opening the rows of %s", dataset)
     local = Path(dataset).exists()
     if local:
         refuse_pattern(Path(dataset), f"--dataset {dataset}")
@@ -261,38 +342,45 @@ def open_rows(
         reason = f"{where} has no rows that can be read ({first_line(error)})"
         raise UserError(f"--dataset {dataset}: {reason}") from error
     features = rows.features or {}
-    needed = needed_columns(reliability)
-    missing = [name for name in needed if name not in features]
-    if missing:
-        hint = "; with --no-reliability every label is trusted" if missing == ["reliability"] else ""
-        raise UserError(
-            f"--dataset {dataset}: its rows have no {' and no '.join(missing)}"
-            f" (only {', '.join(features)}){hint}"
-        )
-    table = table_of_rows(dataset, features)
-    rows = rows.select_columns([n for n in (*needed, "sample_id") if n in features])
-    rows = encoded_columns(rows, needed, f"--dataset {dataset}")
+    rows = usual_columns(rows, f"--dataset {dataset}", reliability)
+    table, decode = classes_of(dataset, features, rows.features["mask"])
+    if reliability and "reliability" not in features:
+        logger.info("--dataset %s has no reliability maps: all of its labels are trusted", dataset)
     first = list(islice(rows, CHECKED_ROWS))
     if not first:  # also for a stream, from which training would wait for rows
         raise UserError(f"--dataset {dataset} has no rows")
     masks = [
-        read_mask(
-            image_content(row["mask"], name, dataset),
-            name,
-            table,
-            decoder_of(features["mask"]),
-            at_most_large,
-        )
+        read_mask(image_content(row["mask"], name, dataset), name, table, decode, at_most_large)
         for number, row in enumerate(first)
-        for name in [f"row {row.get('sample_id') or number}: its mask"]
+        for name in [f"row {row.get('sample_id') or number} of {dataset}: its mask"]
     ]
     if warning := binary_warning(set(np.unique(np.concatenate([mask.ravel() for mask in masks]))), table):
         logger.warning("--dataset %s: in the first %d rows, %s", dataset, len(first), warning)
-    if streaming:
-        return rows if num_rows is None else rows.take(num_rows), table
-    if num_rows is not None and num_rows > len(rows):
-        raise UserError(f"--num-rows {num_rows}: --dataset {dataset} has only {len(rows)} rows")
-    return rows if num_rows is None else rows.select(range(num_rows)), table
+    if num_rows is not None and streaming:
+        rows = rows.take(num_rows)
+    elif num_rows is not None:
+        if num_rows > len(rows):
+            raise UserError(f"--num-rows {num_rows}: --dataset {dataset} has only {len(rows)} rows")
+        rows = rows.select(range(num_rows))
+    return OpenedRows(dataset, rows, table, decode)
+
+
+def open_datasets(config: TrainConfig, verify: bool) -> list[OpenedRows]:
+    """The rows of all datasets of a training. `verify` is that of `open_rows`.
+
+    Raises UserError as `open_rows`, and if the datasets have different classes or ignore values.
+    """
+    options = (config.streaming, config.reliability, config.num_rows, config.allow_incomplete, verify)
+    first, *others = opened = [open_rows(dataset, *options) for dataset in config.dataset or [""]]
+    for other in others:
+        ours, theirs = first.table, other.table
+        both = f"--dataset {first.dataset} and --dataset {other.dataset}"
+        if ours.names != theirs.names:
+            raise UserError(f"{both} have different classes: {difference(ours.names, theirs.names)}")
+        if ours.ignore_index != theirs.ignore_index:
+            values = f"{ours.ignore_index} and {theirs.ignore_index}"
+            raise UserError(f"{both} have different ignore values: {values}")
+    return opened
 
 
 def number_of_rows(rows: "datasets.Dataset | datasets.IterableDataset") -> int:
@@ -304,21 +392,26 @@ def number_of_rows(rows: "datasets.Dataset | datasets.IterableDataset") -> int:
     return sum(1 for _ in rows.select_columns(rows.column_names[-1:]))  # sample_id, if there is one
 
 
-def table_of_rows(dataset: str, features: dict) -> ClassTable:
-    """The class table of rows: the one that a build recorded, or one with the names of their `classes`."""
+def classes_of(dataset: str, features: dict, masks: "datasets.Image") -> tuple[ClassTable, Decoder]:
+    """The class table of rows whose masks are a column of `masks`, and what returns the ids of their masks.
+    The table is the one that a build recorded, or one with the names of the column `classes`, or one with
+    those of `id2label.json`.
+    """
     if (recorded := recorded_table(dataset)) is not None:
-        return recorded
-    names = names_in(features)
+        return recorded, decoder_of(masks)
+    names, first = names_in(features), 0
+    if names is None:
+        names, first = labels_beside(dataset) or (None, 0)
     if names is None:
         raise UserError(
             f"--dataset {dataset}: its rows have no column `classes` of List(ClassLabel) with the class names"
+            f", and no {LABELS} with these names is beside them"
         )
-    return bare_table(Path(dataset).name, names)
+    return bare_table(Path(dataset).name, names), reduced_ids if first else decoder_of(masks)
 
 
 def loader(
-    rows: "datasets.Dataset | datasets.IterableDataset",
-    crops: Crops,
+    sources: Sequence[Source],
     share: Share,
     per_process: int,
     workers: int | None = None,
@@ -336,10 +429,13 @@ def loader(
         "pin_memory": torch.cuda.is_available(),
         "worker_init_fn": _leave_signals,
     }
-    if isinstance(rows, MapDataset):
-        positions = Positions(len(rows), crops.config.seed, share)
-        return _Loader(CroppedRows(rows, crops), per_process, False, positions, num_workers=workers, **common)
-    return _Loader(CroppedStream(rows, crops, share), per_process, num_workers=min(workers, 1), **common)
+    seed = sources[0].crops.config.seed
+    if isinstance(sources[0].rows, MapDataset):
+        weights = [source.weight for source in sources]
+        positions = Positions([len(source.rows) for source in sources], seed, share, weights)
+        return _Loader(CroppedRows(sources), per_process, False, positions, num_workers=workers, **common)
+    stream = CroppedStream(sources, seed, share)
+    return _Loader(stream, per_process, num_workers=min(workers, 1), **common)
 
 
 class _Loader(DataLoader):

@@ -13,8 +13,14 @@ class Chosen(TypedDict, total=False):
 
 
 class Rows(TypedDict, total=False):
-    """The rows of a training."""
+    """The rows of a training, or those of one of its datasets: then with the name, the share of a batch, 0 to
+    1, and the number of rows.
+    """
 
+    dataset: str
+    on_hub: str | None
+    share: float
+    num_rows: int
     num_images: int
     identity: Identity | None
     license: Text
@@ -24,7 +30,7 @@ class Rows(TypedDict, total=False):
 class TrainOptions(TypedDict, total=False):
     """The options of a training that cards and evaluations read."""
 
-    dataset: str | None
+    dataset: list[str] | str | None
     eval_dataset: str | None
     eval_split: str | None
     backbone: str | None
@@ -38,7 +44,7 @@ class TrainingRecord(TypedDict, total=False):
 
     options: TrainOptions
     on_hub: dict[str, str | None]
-    rows: Rows
+    rows: Rows | list[Rows]
     table: str
     warmup_steps: int | None
     chosen_on: Chosen | None

@@ -88,7 +88,7 @@ def recorded_run(output: Path, identity: dict[str, Any], resume: bool) -> dict[s
             raise UserError(f"{output} is not empty and holds no run: choose another --output-dir")
         return {}
     was, now = read_sealed(file, "choose another --output-dir"), json.loads(json.dumps(identity))
-    if None in (was.get("revision"), now.get("revision")):  # the Hub could not be asked
+    if _may_be_equal(was.get("revision"), now.get("revision")):
         now.pop("revision", None)
     differ = [f"{k} ({was.get(k)} there, {v} now)" for k, v in now.items() if was.get(k) != v]
     if differ:
@@ -96,6 +96,16 @@ def recorded_run(output: Path, identity: dict[str, Any], resume: bool) -> dict[s
     if not resume:
         raise UserError(f"{output} already holds this run: give --resume to resume it")
     return was
+
+
+def _may_be_equal(was: Any, now: Any) -> bool:
+    """Whether revisions of a dataset, or of each of several, are equal where both are known. One is None if
+    the Hub could not be asked.
+    """
+    one, two = (value if isinstance(value, list) else [value] for value in (was, now))
+    return len(one) == len(two) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(one, two, strict=True)
+    )
 
 
 @contextmanager

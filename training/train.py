@@ -2,6 +2,7 @@
 
     attn2mask train --dataset data/voc --preset voc-resnet50 --output-dir runs/r50
     attn2mask train --dataset data/voc --preset voc-resnet50 --output-dir runs/r50 --resume   # after a kill
+    attn2mask train --dataset data/voc data/real --shares 0.75 0.25 --output-dir runs/both
     accelerate launch training/train.py --dataset data/voc --output-dir runs/demo
 
 The output directory holds network A at its root and network B in `peer/`, as transformers saves them, with
@@ -34,7 +35,6 @@ from torch import nn
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import digest, write_file
-from attn2mask.builders.mask_ids import decoder_of
 from attn2mask.builders.options import identity_of, to_yaml
 from attn2mask.builders.row_reader import is_build, rows_in
 from attn2mask.builders.seals import seal_of
@@ -44,7 +44,7 @@ from attn2mask.training.benchmarks import hub_name, open_images
 from attn2mask.training.checkpoint import is_exported, make_processor, save_checkpoint
 from attn2mask.training.config import BatchPlan, TrainConfig
 from attn2mask.training.cotraining import Pair, cotraining_losses
-from attn2mask.training.data import Crops, loader, loading, number_of_rows, open_rows
+from attn2mask.training.data import Crops, Source, loader, loading, number_of_rows, open_datasets
 from attn2mask.training.models import build_network, split_parameters
 from attn2mask.training.run import (
     Run,
@@ -68,17 +68,10 @@ def train(config: TrainConfig) -> None:
     """
     config, output = config.resolve(), Path(config.output_dir)
     accelerator, batches = make_accelerator(config, config.mixing)
-    logger.info("Opening the rows of %s", config.dataset)
-    rows, table = open_rows(
-        config.dataset,
-        config.streaming,
-        config.reliability,
-        config.num_rows,
-        config.allow_incomplete,
-        verify=not config.no_verify and accelerator.is_main_process,
-    )
-    origin = rows_record(config.dataset)
-    identity = run_identity(config, origin)
+    opened = open_datasets(config, verify=not config.no_verify and accelerator.is_main_process)
+    table = opened[0].table
+    origins = [rows_record(dataset) for dataset in config.dataset]
+    identity = run_identity(config, origins)
     recorded_run(output, identity, config.resume)
     if saved_step(output) == config.max_steps and is_exported(output):
         logger.info("%s is finished: all %d steps are done", output, config.max_steps)
@@ -88,8 +81,15 @@ def train(config: TrainConfig) -> None:
     pair = make_pair(config, table, batches, accelerator)
     optimizer = make_optimizer(pair, config)
     pair, optimizer = accelerator.prepare(pair, optimizer)
-    warmup = config.warmup_steps(number_of_rows(rows)) if config.mixing and config.warmup_epochs else 0
-    run = Training(config, accelerator, pair, optimizer, table, origin, warmup)
+    has_warmup, several = bool(config.mixing and config.warmup_epochs), len(opened) > 1
+    numbers = [number_of_rows(each.rows) for each in opened] if has_warmup or several else [1]
+    warmup = config.warmup_steps(sum(numbers)) if has_warmup else 0
+    sources = [
+        Source(each.rows, Crops(config, each.table, each.dataset, each.decode, several), weight)
+        for each, weight in zip(opened, config.shares or numbers, strict=True)
+    ]
+    rows = mixture_record(config, origins, numbers) if several else origins[0]
+    run = Training(config, accelerator, pair, optimizer, table, rows, warmup)
     with working_in(output, accelerator):
         recorded_run(output, identity, config.resume)  # another run may have started or gone on
         accelerator.wait_for_everyone()  # before the first process writes, all have checked the directory
@@ -97,8 +97,7 @@ def train(config: TrainConfig) -> None:
             write_identity(output, identity)
         accelerator.wait_for_everyone()
         run.begin()
-        crop = Crops(config, table, decoder_of(rows.features["mask"]))
-        crops = loader(rows, crop, run.share(), batches.per_process, config.workers)
+        crops = loader(sources, run.share(), batches.per_process, config.workers)
         logger.info("%s, %s precision: %s", accelerator.device, accelerator.mixed_precision, batches)
         with run.progress("training"), loading(crops) as loaded:
             run.train(loaded, batches, images)
@@ -119,10 +118,12 @@ class Training(Run):
         pair: nn.Module,
         optimizer: torch.optim.Optimizer,
         table: ClassTable,
-        rows: dict[str, Any],
+        rows: dict[str, Any] | list[dict[str, Any]],
         warmup: int,
     ) -> None:
-        """`pair` and `optimizer` are prepared; `rows` is what `rows_record` returns; `warmup` is in steps."""
+        """`pair` and `optimizer` are prepared; `rows` is what `rows_record` returns, or `mixture_record` for
+        several datasets; `warmup` is in steps.
+        """
         # Without accelerate's wrappers and torch.compile's, so that weights always have the same names.
         self.pair = accelerator.unwrap_model(pair, keep_torch_compile=False)
         self.networks = self.pair.networks
@@ -210,7 +211,8 @@ class Training(Run):
         names the images on which this step was chosen among all; None for the last step.
         """
         config = self.config
-        on_hub = {name: hub_name(getattr(config, name)) for name in ("dataset", "eval_dataset", "backbone")}
+        on_hub = {name: hub_name(getattr(config, name)) for name in ("eval_dataset", "backbone")}
+        on_hub["dataset"] = hub_name(config.dataset[0]) if len(config.dataset) == 1 else None
         record = self.record(
             "train",
             on_hub=on_hub,
@@ -260,13 +262,36 @@ def rows_record(dataset: str) -> dict[str, Any]:
         return {"revision": None}
 
 
-def run_identity(config: TrainConfig, rows: dict[str, Any]) -> dict[str, Any]:
-    """What must not change when a run resumes: options, the content of the rows and the weights of the
-    backbone, wherever they lie. `rows` is what `rows_record` returns.
+def mixture_record(
+    config: TrainConfig, origins: Sequence[dict[str, Any]], numbers: Sequence[int]
+) -> list[dict[str, Any]]:
+    """What the record of a training holds of several datasets with these numbers of rows: of each its name,
+    its name on the Hub, its share of a batch, its number of rows, and what `rows_record` returns (`origins`).
     """
+    weights = config.shares or numbers
+    return [
+        {
+            "dataset": dataset,
+            "on_hub": hub_name(dataset),
+            "share": weight / sum(weights),
+            "num_rows": number,
+            **origin,
+        }
+        for dataset, weight, number, origin in zip(config.dataset, weights, numbers, origins, strict=True)
+    ]
+
+
+def run_identity(config: TrainConfig, origins: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What must not change when a run resumes: options, the content of the rows and the weights of the
+    backbone, wherever they lie. `origins` are what `rows_record` returns for each dataset; of several, the
+    rows and their revisions are lists.
+    """
+    digests = [rows_digest(dataset) for dataset in config.dataset]
+    revisions = [origin.get("revision") for origin in origins]
+    one = len(digests) == 1
     return identity_of(config) | {
-        "rows": rows_digest(config.dataset),
-        "revision": rows.get("revision"),
+        "rows": digests[0] if one else digests,
+        "revision": revisions[0] if one else revisions,
         "backbone": backbone_digest(config.backbone),
     }
 

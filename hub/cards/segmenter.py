@@ -55,7 +55,10 @@ class TrainedModel:
         log: the lines of log.jsonl.
         options: the options of `attn2mask train`.
         on_hub: names on the Hub by the options that hold them.
-        rows: the record of the rows: the identity of their build, or their revision on the Hub.
+        datasets: the names of the datasets that it was trained on.
+        rows: the record of the rows: the identity of their build, or their revision on the Hub. Empty for
+            several datasets.
+        mixture: of several datasets, such a record of each, with its share and its number of rows.
         painter: the identity of the build that made the rows.
     """
 
@@ -65,7 +68,9 @@ class TrainedModel:
     log: list[dict[str, Any]]
     options: dict[str, Any]
     on_hub: dict[str, str | None]
+    datasets: list[str]
     rows: dict[str, Any]
+    mixture: list[dict[str, Any]]
     painter: dict[str, Any]
 
     @property
@@ -158,8 +163,11 @@ def _read_model(path: Path) -> TrainedModel:
         raise UserError(f"{path / 'config.json'} is damaged: the keys of id2label must be numbers")
     training = read_record(path / "training_config.json", TrainingRecord)
     options, on_hub, rows = (training.get(key, {}) for key in ("options", "on_hub", "rows"))
+    rows, mixture = ({}, rows) if isinstance(rows, list) else (rows, [])
+    names, log = options.get("dataset") or [], _read_log(path / "log.jsonl")
+    datasets = [names] if isinstance(names, str) else names
     painter = rows.get("identity") or {}
-    return TrainedModel(path, config, training, _read_log(path / "log.jsonl"), options, on_hub, rows, painter)
+    return TrainedModel(path, config, training, log, options, on_hub, datasets, rows, mixture, painter)
 
 
 def _read_log(file: Path) -> list[dict[str, Any]]:
@@ -192,7 +200,7 @@ def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
         title=hub or Path(public_path(dataset or NOT_RECORDED)).name,
         split=split,
         hub=hub,
-        is_training_set=bool(dataset) and dataset == model.options.get("dataset"),
+        is_training_set=dataset in model.datasets,
         columns=columns,
         root=root,
         measured={label: iou for label, iou in root["per_class_iou"].items() if iou is not None},
@@ -296,13 +304,14 @@ def _model_metadata(model: TrainedModel, repo_id: str, evaluations: Sequence[Eva
     ]
     tags = ["attn2mask", "semantic-segmentation", "weakly-supervised-segmentation", "synthetic-data"]
     tags += [model.config["model_type"]] if model.config.get("model_type") else []
-    dataset, backbone = model.on_hub.get("dataset"), model.on_hub.get("backbone")
+    backbone, rows = model.on_hub.get("backbone"), [part.get("on_hub") for part in model.mixture]
+    on_hub = [name for name in (model.on_hub.get("dataset"), *rows) if name]
     return ModelCardData(
         license=model.license,
         library_name="transformers",
         pipeline_tag="image-segmentation",
         base_model=None if model.config.get("backbone_from_scratch", True) else backbone,
-        datasets=[dataset] if dataset else None,
+        datasets=on_hub or None,
         tags=[*tags, "custom_code"] if "auto_map" in model.config else tags,
         metrics=["mean_iou", "accuracy"] if results else None,
         model_name=repo_id.split("/")[-1] if results else None,
@@ -328,19 +337,34 @@ def _model_values(model: TrainedModel) -> dict[str, Any]:
         "parameters": f"{parameters / 1e6:.1f}" if parameters else None,
         "rows": model.rows,
         "painter": model.painter,
-        "dataset": _dataset_link(model),
+        "dataset": _dataset_links(model),
         "has_peer": (model.path / "peer").is_dir(),
         "trust_code": Markdown(", trust_remote_code=True" if "auto_map" in config else ""),
     }
 
 
-def _dataset_link(model: TrainedModel) -> Markdown:
-    dataset, name = model.options.get("dataset"), model.on_hub.get("dataset")
+def _dataset_links(model: TrainedModel) -> Markdown:
+    """The datasets of the training; of several, with their shares and their numbers of rows."""
+    if not model.mixture:
+        dataset = next(iter(model.datasets), None)
+        return _dataset_link(dataset, model.on_hub.get("dataset"), model.rows.get("revision"))
+    parts = []
+    for rows in model.mixture:
+        named = _dataset_link(rows.get("dataset"), rows.get("on_hub"), rows.get("revision"))
+        painter = (rows.get("identity") or {}).get("model")
+        facts = [f"{percent(rows.get('share'))} of each batch"]
+        facts += [count(rows["num_rows"], "row")] if "num_rows" in rows else []
+        facts += [f"painted by {code(painter)}"] if painter else []
+        parts.append(f"{named} ({', '.join(facts)})")
+    return Markdown(" and ".join(parts))
+
+
+def _dataset_link(dataset: str | None, name: str | None, revision: str | None) -> Markdown:
+    """A dataset with this name on the Hub, if any, at a revision."""
     if not dataset:
         return Markdown(f"a dataset that is {NOT_RECORDED}")
     if name is None:
         return code(public_path(dataset))
-    revision = model.rows.get("revision")
     at = f"/tree/{url(revision)}" if revision else ""
     return link(name, f"https://huggingface.co/datasets/{url(name)}{at}")
 

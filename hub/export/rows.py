@@ -11,10 +11,10 @@ from scipy import ndimage
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import encode_png, read_image, read_mask
-from attn2mask.builders.mask_ids import Decoder, decoder_of
+from attn2mask.builders.mask_ids import Decoder
 from attn2mask.builders.reliability import reliable_ids
 from attn2mask.builders.row_images import image_content
-from attn2mask.training.data import open_rows
+from attn2mask.training.data import OpenedRows, open_rows
 
 _FILE_NAME = re.compile(r"\w[\w.-]*")  # a sample id that can be the name of a file everywhere
 
@@ -26,7 +26,7 @@ class LabeledImage:
     Attributes:
         row: the encoded columns `image` and `mask`, and `reliability` if the dataset has it.
         dataset: the directory of the rows, or their name on the Hub.
-        decode: reads the mask.
+        decode: returns the ids of a mask, as `read_mask` takes it.
     """
 
     name: str
@@ -73,30 +73,29 @@ def labeled_images(
 
     Raises UserError for rows that cannot be read, and as `open_rows`, which takes `opening`.
     """
-    rows, table = open_rows(dataset, False, not ignore_reliability, num_rows, **opening)
-    if val_rows > len(rows):
-        raise UserError(f"--val-rows {val_rows}: --dataset {dataset} has only {len(rows)} rows")
-    return _Images(rows, dataset, table, len(rows) - val_rows), table
+    opened = open_rows(dataset, False, not ignore_reliability, num_rows, **opening)
+    number = len(opened.rows)
+    if val_rows > number:
+        raise UserError(f"--val-rows {val_rows}: --dataset {dataset} has only {number} rows")
+    return _Images(opened, number - val_rows), opened.table
 
 
 @dataclass(frozen=True)
 class _Images(Sequence[LabeledImage]):
-    rows: Any
-    dataset: str
-    table: ClassTable
+    opened: OpenedRows
     training: int
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.opened.rows)
 
     def __getitem__(self, index: int) -> LabeledImage:  # type: ignore[override]  # no slices
-        if index >= len(self.rows):
+        opened = self.opened
+        if index >= len(opened.rows):
             raise IndexError(index)
-        row, split = self.rows[index], "train" if index < self.training else "val"
+        row, split = opened.rows[index], "train" if index < self.training else "val"
         name = str(row.get("sample_id") or "")
         name = name if _FILE_NAME.fullmatch(name) else f"{index:08d}"
-        decode = decoder_of(self.rows.features["mask"])
-        return LabeledImage(name, split, row, self.dataset, self.table, decode)
+        return LabeledImage(name, split, row, opened.dataset, opened.table, opened.decode)
 
 
 def parts_of(ids: np.ndarray, table: ClassTable, instances: bool) -> list[tuple[int, np.ndarray]]:

@@ -15,7 +15,7 @@ from attn2mask.builders.drawn.rows import draw_rows, write_rows
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.config import TrainConfig
 from attn2mask.training.cotraining import Pair, cotraining_losses, normalize, photometric
-from attn2mask.training.data import Crops, Share, loader, open_rows
+from attn2mask.training.data import Crops, Share, Source, loader, open_rows
 from attn2mask.training.models import build_network
 
 COMPARED = (  # what, our step, and BECO's
@@ -117,9 +117,9 @@ def loading(step: Callable[[], None], size: int, side: int, pairs: int) -> Itera
     """A batch of the loader in this process, compared with the step."""
     with tempfile.TemporaryDirectory() as out:
         write_rows(draw_rows("objects", 4 * size, 5), Path(out))
-        rows, _ = open_rows(out, False, True)
+        rows = open_rows(out, False, True).rows
     crops = Crops(TrainConfig(crop_size=side).resolve(), load_table("voc"))
-    batches = iter(loader(rows, crops, Share(size, 0, 10_000), per_process=size, workers=0))
+    batches = iter(loader([Source(rows, crops)], Share(size, 0, 10_000), per_process=size, workers=0))
     next(batches)
     yield measure(
         "loading a batch in one process / the step", partial(next, batches), step, pairs, goal="<= 1"

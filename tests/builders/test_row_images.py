@@ -168,17 +168,17 @@ def mask(value: int = 1) -> dict:
 def test_training_opens_no_file_elsewhere(data, tmp_path, column, streaming):
     from attn2mask.builders.table_reader import bare_table
     from attn2mask.training.config import TrainConfig
-    from attn2mask.training.data import CHECKED_ROWS, CroppedRows, Crops, open_rows
+    from attn2mask.training.data import CHECKED_ROWS, CroppedRows, Crops, Source, open_rows
 
     (tmp_path / "image.png").write_bytes(png(7))
     (tmp_path / "mask.png").write_bytes(png(1, "L"))
     rows = whole(CHECKED_ROWS + 1)
     rows[-1][column] = path_of(tmp_path / f"{column}.png")
     source = write_rows(data, rows)
-    opened, table = open_rows(source, streaming, reliability=False)
-    assert table == bare_table("data", tuple(NAMES))
+    opened = open_rows(source, streaming, reliability=False)
+    assert opened.table == bare_table("data", tuple(NAMES))
     config = TrainConfig(dataset=source, preset="demo", no_reliability=True, crop_size=32).resolve()
-    crops, listed = Crops(config, table), list(opened)
+    crops, listed = Crops(config, opened.table, source), list(opened.rows)
     assert crops(listed[0], 0)["pixels"].shape == (3, 32, 32)
     with pytest.raises(
         UserError, match=rf"^row at position 1 of the run: its {column} is only a path, '.*{column}.png'"
@@ -186,7 +186,7 @@ def test_training_opens_no_file_elsewhere(data, tmp_path, column, streaming):
         crops(listed[-1], 1)
     if not streaming:
         with pytest.raises(UserError, match=rf"^row {CHECKED_ROWS}: its {column} is only a path"):
-            CroppedRows(opened, crops)[1, CHECKED_ROWS]
+            CroppedRows([Source(opened.rows, crops)])[1, CHECKED_ROWS]
 
 
 @pytest.mark.parametrize("column", ["image", "mask"])
@@ -230,10 +230,12 @@ def test_columns_and_class_names_that_are_missing(data):
     from attn2mask.training.adaptation.images import find_images
     from attn2mask.training.data import open_rows
 
-    numbers = Features({**FEATURES, "image": Value("int64"), "classes": List(Value("int64"))})
-    source = write_rows(data, [{"image": 1, "mask": mask()}] * 4, numbers)
+    source = write_rows(data, whole(4), Features({**FEATURES, "classes": List(Value("int64"))}))
     with pytest.raises(UserError, match=r"/data: its rows have no column `classes` of List\(ClassLabel\)"):
         open_rows(source, False, reliability=False)
+    source = write_rows(
+        data, [{"image": 1, "mask": mask()}] * 4, Features({**FEATURES, "image": Value("int64")})
+    )
     with pytest.raises(UserError, match=r"/data: the column image of its rows holds int64, not images$"):
         find_images(source)
     source = write_rows(data, whole(4), Features({**FEATURES, "classes": List(ClassLabel(num_classes=0))}))

@@ -15,9 +15,9 @@ from attn2mask.builders.images import FORMATS, MASK_FORMATS, SUFFIXES, UNSUPPORT
 from attn2mask.builders.mask_ids import ids_of
 from attn2mask.builders.words import captions
 from attn2mask.hub.preview import guard, predictions
-from attn2mask.training import benchmarks, inference
+from attn2mask.training import benchmarks, inference, row_columns
 from attn2mask.training.adaptation import images as adaptation
-from attn2mask.training.data import needed_columns
+from attn2mask.training.data import used_columns
 from attn2mask.training.voc_layout import MASK_FOLDERS
 
 PAGE = read("docs/formats.md")
@@ -83,11 +83,19 @@ def test_the_modes_of_masks():
 def test_the_columns_of_rows():
     rows = {code(row[0])[0]: row for row in table("command")}
     assert list(rows) == ["train", "evaluate", "adapt"]
-    assert tuple(code(rows["train"][1])[:3]) == needed_columns(True)
+    assert tuple(code(rows["train"][1])[:3]) == used_columns(row_columns.NAMES, True)
     assert "(not with `--no-reliability`)" in rows["train"][1]
-    assert tuple(code(rows["evaluate"][1])) == needed_columns(False)
+    assert tuple(code(rows["evaluate"][1])) == used_columns(row_columns.NAMES, False)
     assert code(rows["adapt"][1]) == ["image"]
     assert code(rows["adapt"][2]) == [*adaptation.CAPTIONS, "sample_id"]
+
+
+def test_the_names_of_columns_and_of_the_file_with_class_names():
+    names = {code(row[0])[0]: tuple(code(row[1])) for row in table("column")}
+    assert names == row_columns.NAMES
+    assert table("column", row_columns.__doc__)[1][1] == ", ".join(row_columns.NAMES["mask"])
+    assert f"| keys of `{row_columns.LABELS}` |" in PAGE
+    assert all(f"`{pattern.removeprefix('*.')}`" in PAGE for pattern in benchmarks.ROW_FILES[1:])
 
 
 @pytest.mark.parametrize("key", captions._KEYS)

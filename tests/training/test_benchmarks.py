@@ -302,7 +302,7 @@ def test_rows_of_any_parquet(tmp_path):
     assert example.name == "row 0"
     assert (example.target == IDS).all()
     rows.remove_columns("mask").to_parquet(tmp_path / "data" / "validation-00000.parquet")
-    assert "has no column mask" in refused(tmp_path, "validation")
+    assert "its rows have no mask or annotation or label (only image)" in refused(tmp_path, "validation")
     (tmp_path / "data" / "validation-00000.parquet").write_bytes(b"nothing")
     assert "cannot be loaded" in refused(tmp_path, "validation")
 

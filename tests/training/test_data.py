@@ -20,6 +20,7 @@ from attn2mask.training.data import (
     Crops,
     Positions,
     Share,
+    Source,
     crop_box,
     loader,
     loading,
@@ -139,21 +140,22 @@ def test_bad_rows_say_which():
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_processes_share_the_same_batches(processes):
-    whole = list(Positions(10, 0, Share(8, 0, 5)))
+    whole = list(Positions([10], 0, Share(8, 0, 5)))
     assert [p for p, _ in whole] == list(range(40))
     assert sorted(i for _, i in whole[:10]) == list(range(10))  # an epoch shows each row once
-    shares = [list(Positions(10, 0, Share(8, 2, 5, rank, processes))) for rank in range(processes)]
+    shares = [list(Positions([10], 0, Share(8, 2, 5, rank, processes))) for rank in range(processes)]
     assert sorted(place for share in shares for place in share) == whole[16:]
-    assert all(len(s) == len(Positions(10, 0, Share(8, 2, 5, 0, processes))) for s in shares)
+    assert all(len(s) == len(Positions([10], 0, Share(8, 2, 5, 0, processes))) for s in shares)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_feed_that_starts_later_gives_the_same_batches(dataset, streaming):
-    rows, table = open_rows(dataset([row(k) for k in range(11)]), streaming, True)
-    assert table.names == TABLE.names
+    opened = open_rows(dataset([row(k) for k in range(11)]), streaming, True)
+    assert opened.table.names == TABLE.names
+    sources = [Source(opened.rows, crops())]
 
     def batches(start: int, workers: int) -> list[dict]:
-        return list(loader(rows, crops(), Share(4, start, 6), per_process=4, workers=workers))
+        return list(loader(sources, Share(4, start, 6), per_process=4, workers=workers))
 
     whole, rest = batches(0, 0), batches(4, 1)
     assert (len(whole), len(rest)) == (6, 2)
@@ -162,11 +164,10 @@ def test_a_feed_that_starts_later_gives_the_same_batches(dataset, streaming):
         assert all(torch.equal(one[k], two[k]) for k in ("pixels", "label", "trusted"))
 
 
-def test_rows_that_lack_a_column(dataset):
-    path = dataset([row(0)], drop=("reliability",))
-    with pytest.raises(UserError, match=r"no reliability .*--no-reliability every label is trusted"):
-        open_rows(path, False, True)
-    assert len(open_rows(path, False, False)[0]) == 1
+@pytest.mark.parametrize("reliability", [False, True])
+def test_rows_without_reliability_are_reliable_everywhere(dataset, reliability):
+    opened = open_rows(dataset([row(0)], drop=("reliability",)), False, reliability)
+    assert crops(no_reliability=not reliability)(opened.rows[0], 0)["trusted"].all()
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -181,7 +182,7 @@ def test_a_dataset_without_rows_is_refused(tmp_path, streaming):
 
 def test_a_mask_that_does_not_fit_is_named_before_training(dataset):
     path = dataset([row(0), row(1, mask=png(np.full((40, 56), 77, np.uint8)))])
-    with pytest.raises(UserError, match=r"^row s1: its mask: id 77 is neither"):
+    with pytest.raises(UserError, match=r"^row s1 of .*data: its mask: id 77 is neither"):
         open_rows(path, False, True)
 
 
@@ -250,10 +251,10 @@ def test_the_whole_image_is_a_crop_of_area_one():
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_first_rows_alone(dataset, streaming):
     path = dataset([row(k) for k in range(9)])
-    rows, _ = open_rows(path, streaming, True, num_rows=4)
+    rows = open_rows(path, streaming, True, num_rows=4).rows
     assert [one["sample_id"] for one in rows] == ["s0", "s1", "s2", "s3"]
     assert number_of_rows(rows) == 4
-    assert number_of_rows(open_rows(path, streaming, True)[0]) == 9
+    assert number_of_rows(open_rows(path, streaming, True).rows) == 9
 
 
 def test_more_rows_than_there_are(dataset):
@@ -338,8 +339,8 @@ def test_too_little_shared_memory_is_named():
 
 def test_loading_processes_leave_signals_to_the_run(dataset):
     """A terminal sends Ctrl-C to them, too."""
-    rows, table = open_rows(dataset([row(index) for index in range(8)]), False, True)
-    batches = loader(rows, crops(table), Share(4, 0, 20), 4, 1)
+    opened = open_rows(dataset([row(index) for index in range(8)]), False, True)
+    batches = loader([Source(opened.rows, crops(opened.table))], Share(4, 0, 20), 4, 1)
     with loading(batches) as loaded:
         next(loaded)
         (worker,) = loaded._workers

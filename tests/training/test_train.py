@@ -415,7 +415,7 @@ def launch(arguments: list[str], processes: int = 1) -> subprocess.CompletedProc
 
 def arguments(config: TrainConfig, **more) -> list[str]:
     given = {
-        "dataset": config.dataset,
+        "dataset": config.dataset[0],
         "output-dir": config.output_dir,
         "max-steps": 2,
         "batch-size": 4,

@@ -173,16 +173,16 @@ def test_a_nearer_thing_hides_a_farther_one():
 
 def test_streets_are_written_as_rows_of_cityscapes(tmp_path):
     run(DrawConfig("streets", str(tmp_path / "rows"), num_images=3, size=32))
-    rows, table = open_rows(str(tmp_path / "rows"), False, False)
-    assert tuple(table.names) == CITYSCAPES
-    first = rows[0]
+    opened = open_rows(str(tmp_path / "rows"), False, False)
+    assert tuple(opened.table.names) == CITYSCAPES
+    first = opened.rows[0]
     image, mask = (decode_png(first[name]["bytes"]) for name in ("image", "mask"))
     assert image.shape == (32, 64, 3)
     assert np.array_equal(mask, draw_scene("streets", np.random.default_rng([HELD_OUT, 0]), (32, 64)).mask)
     made = next(iter(draw_rows("streets", 1, HELD_OUT, (32, 64))))
     assert set(made["classes"]) == {int(k) for k in np.unique(mask) if k < 19}
     assert made["words"] == [CITYSCAPES[k] for k in made["classes"]]
-    named = {o.class_index for o in find_occurrences(table, made["caption"])}
+    named = {o.class_index for o in find_occurrences(opened.table, made["caption"])}
     assert named
     assert named <= set(made["classes"])
 

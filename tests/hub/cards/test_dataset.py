@@ -344,7 +344,7 @@ def test_the_commands_of_the_card_read_what_was_recorded(card, voc, monkeypatch)
     assert config.num_images == ROWS
     assert train[:2] == ["attn2mask", "train"]
     config = parse(TrainConfig, train[2:], "train", "")
-    assert (config.dataset, config.preset, config.output_dir) == (REPO, "demo", "runs/segmenter")
+    assert (config.dataset, config.preset, config.output_dir) == ([REPO], "demo", "runs/segmenter")
 
 
 def test_the_commands_of_a_remasked_dataset_are_a_build_and_a_remask(voc, no_figures, tmp_path, monkeypatch):

@@ -200,7 +200,7 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
         "|evaluated/(classes_scored|method|fixed_images/.*)|boundary_iou_given_labels"
         "|evaluated/options/(allow_incomplete|no_verify|trust_remote_code|method|weights|protocol|background|threshold|words|size)"
         "|options/crop_area_(min|max)"  # the crops of this preset have a scale
-        "|options/(allow_incomplete|no_verify|trust_remote_code|workers|eval_.*|micro_batch|checkpoint_every|mixed_precision)"
+        "|options/(allow_incomplete|no_verify|trust_remote_code|workers|eval_.*|micro_batch|checkpoint_every|mixed_precision|shares)"
         "|rows/identity/(?!model$|model_version|seed$|threshold|reliability).*"
     )
 
