@@ -45,6 +45,9 @@ class Identity(TypedDict, total=False):
     lora: str
     scheduler: dict[str, Any]
     layers: list[str]
+    score_model: str
+    score_model_version: str
+    min_presence: float
 
 
 class LabelFacts(TypedDict, total=False):
@@ -71,6 +74,7 @@ class BuildRecord(TypedDict, total=False):
     """build.json."""
 
     num_images: Required[int]
+    commands: list[str]
     identity: Required[Identity]
     table: Required[TableFacts]
     captions: Captions
@@ -79,14 +83,24 @@ class BuildRecord(TypedDict, total=False):
     versions: dict[str, Any]
 
 
+class FilterRecord(TypedDict, total=False):
+    """A run of `attn2mask filter`; `dropped` holds the names of rows by reasons."""
+
+    rows: Required[int]
+    kept: Required[int]
+    dropped: Required[dict[str, list[str]]]
+
+
 class ReportRecord(TypedDict, total=False):
-    """report.json of a build; `rejected` and `dropped` hold reasons by the names of rows."""
+    """report.json of a build; `rejected`, `dropped` and `untrusted` hold reasons by the names of rows."""
 
     rows_with_foreground: Required[int]
     foreground: Required[float]
     rejected_attempts: Required[int]
     rejected: Required[dict[str, list[str]]]
     dropped: Required[dict[str, list[str]]]
+    untrusted: dict[str, list[str]]
+    filters: list[FilterRecord]
     made_under: list[dict[str, Any]]
     shards: list[dict[str, Any]]
 

@@ -14,9 +14,18 @@ if TYPE_CHECKING:
     from attn2mask.builders.classes import ClassTable
 
 
-# The columns that are stored only if `--store-NAME` is given; and the columns with one entry for each class.
-OPTIONAL = ("scores", "maps", "self_attention")
-PARALLEL = ("classes", "words", "peaks", "scores", "maps")
+# The columns that are stored only on request, by the option that asks for each; and the columns with one entry
+# for each class.
+OPTIONAL = {
+    "scores": "store_scores",
+    "maps": "store_maps",
+    "self_attention": "store_self_attention",
+    "reliable": "store_quality",
+    "image_hash": "store_quality",
+    "clip_score": "score_model",
+    "presence": "score_model",
+}
+PARALLEL = ("classes", "words", "peaks", "scores", "maps", "presence")
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class Sample:
             parallel.
         dropped: the reasons why classes of the prompt are not in the row.
         rejected: the reasons why earlier attempts were rejected.
+        untrusted: the reasons why no pixel of classes of the row is reliable.
         foreground: the share of pixels that are one of the classes, 0 to 1.
         reliable: the mean reliability, 0 to 1.
     """
@@ -37,6 +47,7 @@ class Sample:
     rejected: Sequence[str]
     foreground: float
     reliable: float
+    untrusted: Sequence[str] = ()
 
     def to_row(self, stored: Collection[str] = ()) -> dict[str, Any]:
         """The row as it is stored; of the columns in `OPTIONAL` only with those in `stored`."""
@@ -53,7 +64,7 @@ def png_columns(image: bytes, mask: bytes, reliability: bytes) -> dict[str, Any]
 
 def optional_columns(options: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns in `OPTIONAL` that are stored, by the options of a build or the identity in its record."""
-    return tuple(name for name in OPTIONAL if options.get(f"store_{name}"))
+    return tuple(name for name, option in OPTIONAL.items() if options.get(option))
 
 
 def features(table: "ClassTable", stored: Collection[str] = ()) -> "datasets.Features":
@@ -61,7 +72,9 @@ def features(table: "ClassTable", stored: Collection[str] = ()) -> "datasets.Fea
 
     The ids of `classes` are mask ids. `scores` are (h, w) uint8 for each class. `maps` are the attention maps
     of each class, from the largest size to the smallest, and `self_attention` is (h * w, h * w) for a size
-    (h, w); their values are divided by `peak`, as `scores.pack` does.
+    (h, w); their values are divided by `peak`, as `scores.pack` does. `reliable` is the share of reliable
+    pixels. `image_hash` is that of `image_hash.py`, and `clip_score` and `presence` are those of
+    `score_model.py`.
     """
     from datasets import ClassLabel, Features, Image, List, Value
 
@@ -70,6 +83,10 @@ def features(table: "ClassTable", stored: Collection[str] = ()) -> "datasets.Fea
         "scores": List(List(List(Value("uint8")))),
         "maps": List(List(packed)),
         "self_attention": {"height": Value("int32"), "width": Value("int32"), **packed},
+        "reliable": Value("float32"),
+        "image_hash": Value("string"),
+        "clip_score": Value("float32"),
+        "presence": List(Value("float32")),
     }
     columns = {
         "image": Image(mode="RGB"),
