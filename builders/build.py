@@ -113,10 +113,11 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         "model like CLIP that scores if images show what prompts say", None, RUN, metavar="MODEL"
     )
     min_presence: float | None = _row_option(
-        "do not trust classes that --score-model finds less present, 0 to 1",
+        "trust no class of a lower presence, 0 to 1, by --score-model",
         None,
         at_least=0,
         at_most=1,
+        card="least presence of a trusted class",
     )
     workers: int | None = local_option(
         "number of labeling processes", at_least=1, default_text="one for each core but one"
@@ -170,7 +171,7 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
     )
 
     captions: str | None = option(
-        "captions: a .jsonl or .txt file, COCO's captions .json, or a dataset of the Hub",
+        "a .jsonl, .txt or .json file or Hub dataset",
         None,
         PROMPTS,
         default_text="the built-in grammar",

@@ -1,7 +1,7 @@
 """`attn2mask filter`: keeps the rows of a build that fit, and records which it dropped and why.
 
     attn2mask filter data/voc --out data/voc-good --min-reliable 0.7 --drop-duplicates
-    attn2mask filter data/voc --out data/voc-seen --score-model openai/clip-vit-large-patch14 --min-presence 0.2
+    attn2mask filter data/voc --out data/seen --score-model google/siglip-base-patch16-224 --min-presence 0.2
 
 All rows are measured first, and then those that fit are written. Images and masks stay as they are. The rows
 get the columns `reliable` and `image_hash`, and those of `--score-model`. What was measured stays in the
@@ -12,7 +12,7 @@ import logging
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -93,7 +93,7 @@ def run(config: FilterConfig) -> None:
         scorer = RowScorer(load_score_model(config.score_model), source.table)
 
     least = max((value for value in (before, config.min_presence) if value is not None), default=None)
-    criteria = {
+    criteria: dict[str, Any] = {
         "min_reliable": config.min_reliable,
         "min_clip_score": config.min_clip_score,
         "min_presence": None if config.min_presence is None else least,
@@ -112,7 +112,7 @@ def run(config: FilterConfig) -> None:
         },
     }
     quality = Quality(optional_columns(identity), scorer, least)
-    with _nothing_left_behind(directory), directory.locked(rank=0, run=run_name(1)):
+    with directory.locked(rank=0, run=run_name(1)), _nothing_left_behind(directory):
         directory.check_identity(identity, whole=True)
         rows = measured(source, quality, directory.path / MEASURED)
         dropped = dropped_rows(rows, listed=listed, **criteria)
@@ -135,7 +135,8 @@ def run(config: FilterConfig) -> None:
         make_dataset(
             directory,
             record,
-            copied_options(source) | {"filter.yaml": to_yaml(config, "attn2mask filter --config filter.yaml")},
+            copied_options(source)
+            | {"filter.yaml": to_yaml(config, "attn2mask filter --config filter.yaml")},
             source.table,
             partial(_samples, source, kept, report, Quality(quality.stored, None, least)),
             partial(_painted_under, source, kept),
@@ -156,7 +157,7 @@ def _threshold_of(source: BuildDirectory, config: FilterConfig, identity: Mappin
     needed = config.min_clip_score is not None or config.min_presence is not None
     if needed and config.score_model is None and "score_model" not in identity:
         raise UserError(
-            f"{source.path} holds no scores, which --min-clip-score and --min-presence need: give --score-model"
+            f"--min-clip-score and --min-presence need scores, which {source.path} lacks: give --score-model"
         )
     return before
 
@@ -197,8 +198,8 @@ def dropped_rows(
         listed: sample ids that are dropped.
         min_reliable, min_clip_score: the least values.
         min_presence: rows with classes are dropped if the presence of each is lower.
-        duplicate_distance: near-duplicates (see `image_hash.py`) of earlier rows are dropped, if these have no
-            other reason.
+        duplicate_distance: near-duplicates of earlier rows are dropped (see `image_hash.py`). Rows that have
+            another reason do not count as earlier ones.
     """
     faults: dict[str, Callable[[Mapping[str, Any]], bool]] = {}
     if listed:
@@ -295,9 +296,7 @@ def _samples(
         yield sample
 
 
-def _painted_under(
-    source: BuildDirectory, kept: Sequence[Mapping[str, Any]], shard: Shard
-) -> dict[str, Any]:
+def _painted_under(source: BuildDirectory, kept: Sequence[Mapping[str, Any]], shard: Shard) -> dict[str, Any]:
     """The conditions under which the images of a new shard were painted. Where those of its rows differ, a
     value names all of them.
     """
@@ -305,23 +304,21 @@ def _painted_under(
     numbers = dict.fromkeys(row["shard"] for row in kept[shard.rows.start : shard.rows.stop])
     found = [(source.manifest(shards[number]) or {}).get("made_under", {}) for number in numbers]
     values = {name: list(dict.fromkeys(each.get(name) for each in found)) for name in found[0]}
-    return {
-        name: own[0] if len(own) == 1 else " or ".join(map(str, own)) for name, own in values.items()
-    }
+    return {name: own[0] if len(own) == 1 else " or ".join(map(str, own)) for name, own in values.items()}
 
 
 @contextmanager
 def _nothing_left_behind(directory: BuildDirectory) -> Iterator[None]:
-    """After a mistake of the user, remove what was measured and the locks, unless there is a dataset, and the
-    directory if it is empty then.
+    """After a mistake of the user, remove what was measured and the locks, which this process holds, unless
+    there is a dataset, and the directory if it is empty then.
     """
     try:
         yield
     except UserError:
         if not directory.record_file.exists():
             shutil.rmtree(directory.path / MEASURED, ignore_errors=True)
-            for file in (".lock-0", ".held-by-0"):
-                (directory.path / file).unlink(missing_ok=True)
-            with suppress(OSError):
+            with suppress(OSError):  # Windows removes no file that is open
+                for file in (".lock-0", ".held-by-0"):
+                    (directory.path / file).unlink(missing_ok=True)
                 directory.path.rmdir()
         raise

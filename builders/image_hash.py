@@ -1,7 +1,7 @@
 """Near-duplicates of images, by a perceptual hash: images that look alike have hashes of few unequal bits.
 
-    hashes = [image_hash(image) for image in images]  # "c3d1..." of 16 hexadecimal digits
-    near_duplicates(hashes)                           # [False, False, True, ...]
+hashes = [image_hash(image) for image in images]  # "c3d1..." of 16 hexadecimal digits
+near_duplicates(hashes)                           # [False, False, True, ...]
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ Rows are labeled first and measured then, so that a build, `attn2mask filter` an
 alike. Nothing that is measured changes an image or a mask.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ def share_of_reliable(reliability: np.ndarray) -> float:
     return float(np.mean(reliability >= RELIABLE))
 
 
-def absent(row: dict[str, Any], min_presence: float | None) -> list[int]:
+def absent(row: Mapping[str, Any], min_presence: float | None) -> list[int]:
     """The positions of the classes of a row whose presence is below `min_presence`."""
     if min_presence is None:
         return []
@@ -82,10 +82,11 @@ def without_trust(sample: Sample, min_presence: float | None) -> Sample:
         return sample
     mask, reliability = (decode_png(row[name]["bytes"]) for name in ("mask", "reliability"))
     reliability = np.where(np.isin(mask, [row["classes"][k] for k in positions]), 0, reliability)
-    images = png_columns(row["image"]["bytes"], row["mask"]["bytes"], encode_png(reliability.astype(np.uint8)))
-    reasons = [
-        f"{row['words'][k]}: its presence {row['presence'][k]:.3f} is below {min_presence:g}" for k in positions
-    ]
-    return replace(
-        sample, row={**row, **images}, untrusted=reasons, reliable=float(reliability.mean()) / 255
+    images = png_columns(
+        row["image"]["bytes"], row["mask"]["bytes"], encode_png(reliability.astype(np.uint8))
     )
+    reasons = [
+        f"{row['words'][k]}: its presence {row['presence'][k]:.3f} is below {min_presence:g}"
+        for k in positions
+    ]
+    return replace(sample, row={**row, **images}, untrusted=reasons, reliable=float(reliability.mean()) / 255)

@@ -16,6 +16,7 @@ from attn2mask.builders.errors import UserError, first_line
 
 MOST_BYTES = 2**28  # of a record: report.json of a million rows has some 10 MB
 LARGEST_NUMBER = 2**63
+OPTION_FILES = ("build.yaml", "remask.yaml", "filter.yaml")  # the options of the commands that made a build
 Text = str | list[str] | None
 _NAMES = {
     str: "valid text",
@@ -48,6 +49,7 @@ class Identity(TypedDict, total=False):
     score_model: str
     score_model_version: str
     min_presence: float
+    filter: dict[str, Any]
 
 
 class LabelFacts(TypedDict, total=False):

@@ -23,6 +23,7 @@ from attn2mask.builders.locks import run_name
 from attn2mask.builders.options import SAME_COMMAND, fill, flag_of, option, to_yaml
 from attn2mask.builders.provenance import provenance
 from attn2mask.builders.quality import Quality
+from attn2mask.builders.records import OPTION_FILES
 from attn2mask.builders.rules import (
     CONSTANTS,
     FIXED,
@@ -37,7 +38,7 @@ from attn2mask.builders.rules import (
     rules_preset,
 )
 from attn2mask.builders.sample import OPTIONAL, Sample, optional_columns
-from attn2mask.builders.shards import OPTION_FILES, BuildDirectory, Shard
+from attn2mask.builders.shards import BuildDirectory, Shard
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor

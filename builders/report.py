@@ -33,8 +33,8 @@ def shard_report(samples: Sequence["Sample"], names: Sequence[str]) -> dict[str,
 
 def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """report.json: numbers of rows, mean shares of pixels (0 to 1), all rejections, drops and untrusted
-    classes, and the rows by the conditions under which they were painted; and of each shard the number of rows, the size in bytes, the
-    SHA-256 and these conditions. `manifests` are those of all shards, in order.
+    classes, and the rows by the conditions under which they were painted; and of each shard the number of
+    rows, the size in bytes, the SHA-256 and these conditions. `manifests` are those of all shards, in order.
     """
     rows = sum(manifest["rows"] for manifest in manifests)
     stops = accumulate(manifest["rows"] for manifest in manifests)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from attn2mask.builders.classes import ClassTable
 
 
-# The columns that are stored only on request, by the option that asks for each; and the columns with one entry
-# for each class.
+# The columns that are stored only on request, with the option that asks for each; and the columns with one
+# entry for each class.
 OPTIONAL = {
     "scores": "store_scores",
     "maps": "store_maps",

@@ -51,10 +51,15 @@ class ScoreModel:
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """The unit vectors (N, D) of texts. A text beyond the length that the model reads is cut off there."""
-        length = self.network.config.get_text_config().max_position_embeddings
-        # SigLIP was trained with texts that are filled up to this length. CLIP ignores what fills them.
-        fit = {"padding": "max_length", "truncation": True, "max_length": length}
+        """The unit vectors (N, D) of texts. Of a text, what is too long for the model is left out."""
+        config = self.network.config
+        fit = {
+            "padding": "max_length",
+            "truncation": True,
+            "max_length": config.get_text_config().max_position_embeddings,
+            # SigLIP was trained with what fills a text up to this length. Other models do not see it.
+            "return_attention_mask": not config.model_type.startswith("siglip"),
+        }
         parts = [
             self.network.get_text_features(
                 **self.processor(text=list(part), return_tensors="pt", **fit).to(self.network.device)
@@ -107,8 +112,8 @@ def load_score_model(name: str, device: str | None = None) -> ScoreModel:
         towers = ("get_text_features", "get_image_features", "logit_scale")
         if not all(hasattr(network, part) for part in towers):
             raise UserError(
-                f"--score-model {name} is a {type(network).__name__}, which does not compare images with texts:"
-                " choose a model of CLIP's kind, such as openai/clip-vit-large-patch14"
+                f"--score-model {name} is a {type(network).__name__}, which does not compare images with"
+                " texts: choose a model of CLIP's kind, such as openai/clip-vit-large-patch14"
             )
         if missing := report["missing_keys"]:
             raise UserError(

@@ -54,7 +54,6 @@ START = 600  # seconds that a process waits for process 0 to write build.json
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # other errors hide a file that is there
 MOST_SHARDS = 100_000  # the numbers in their names have five digits
 RECORD, DRAWN_RECORD = "build.json", "draw.json"  # the records of builds and of drawn rows
-OPTION_FILES = ("build.yaml", "remask.yaml", "filter.yaml")  # the options of the commands that made a build
 DIGEST = "attn2mask_record"  # the key of the record's digest in the metadata of a shard
 
 State = Literal["missing", "damaged", "made"]
