@@ -303,7 +303,7 @@ def _painted_under(source: BuildDirectory, kept: Sequence[Mapping[str, Any]], sh
     shards = source.shards
     numbers = dict.fromkeys(row["shard"] for row in kept[shard.rows.start : shard.rows.stop])
     found = [(source.manifest(shards[number]) or {}).get("made_under", {}) for number in numbers]
-    values = {name: list(dict.fromkeys(each.get(name) for each in found)) for name in found[0]}
+    values = {name: sorted({each.get(name) for each in found}, key=str) for name in found[0]}
     return {name: own[0] if len(own) == 1 else " or ".join(map(str, own)) for name, own in values.items()}
 
 
