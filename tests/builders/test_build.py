@@ -534,7 +534,7 @@ def test_background_words_compete(command, tmp_path, capsys):
 def test_scores_of_a_model_are_stored_and_untrust_classes(command, tmp_path, capsys):
     """The same rows as by `filter`; and `remask` with unchanged rules changes no bit."""
     scorer = ("--score-model", str(save_scorer(tmp_path / "tiny-clip")))
-    size = ("--num-images", "4", "--shard-size", "2", "--store-scores", "--store-quality")
+    size = ("--num-images", "3", "--shard-size", "2", "--store-scores", "--store-quality")
     assert command(*size) == 0
     assert main(["filter", str(tmp_path / "out"), "--out", str(tmp_path / "scored"), *scorer]) == 0
     plain, scored = rows_of(tmp_path / "out"), rows_of(tmp_path / "scored")
