@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from scipy.fft import dctn
 
 # Two hashes with at most this many unequal bits of 64 are those of near-duplicates. Of 1,028 images of the
 # embedded painter, JPEG at quality 60 changes at most 4 bits in all but one, and a smaller size at most 2;
@@ -24,6 +23,8 @@ def image_hash(image: np.ndarray) -> str:
     frequencies are taken, and each is a bit: whether it is above their median (Zauner 2010, "Implementation
     and Benchmarking of Perceptual Image Hash Functions"; Krawetz 2011, "Looks Like It").
     """
+    from scipy.fft import dctn
+
     small = Image.fromarray(image).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     lowest = dctn(np.asarray(small, np.float64), norm="ortho")[:_LOWEST, :_LOWEST]
     return np.packbits(lowest > np.median(lowest)).tobytes().hex()

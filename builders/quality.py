@@ -13,7 +13,6 @@ import numpy as np
 
 from attn2mask.builders.image_hash import image_hash
 from attn2mask.builders.images import decode_png, encode_png
-from attn2mask.builders.reliability import RELIABLE
 from attn2mask.builders.sample import Sample, png_columns
 
 if TYPE_CHECKING:
@@ -60,6 +59,8 @@ class Quality:
 
 def share_of_reliable(reliability: np.ndarray) -> float:
     """The share of pixels, 0 to 1, that count as reliable in a map (H, W) uint8."""
+    from attn2mask.builders.reliability import RELIABLE
+
     return float(np.mean(reliability >= RELIABLE))
 
 
