@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 
     from attn2mask.builders.painter import Painter, Painting
     from attn2mask.builders.prompts import PromptSource
+    from attn2mask.builders.quality import Quality
     from attn2mask.builders.sample import Sample
     from attn2mask.builders.stretches import Stretch
     from attn2mask.builders.synthesize import Synthesizer
@@ -108,6 +109,17 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         "store self-attention for remask, 2 MB a row at 512 pixels", False
     )
     overlay: bool = _row_option("store the mask drawn over the image as column overlay", False)
+    store_quality: bool = _row_option("store the share of reliable pixels, and a hash of the image", False)
+    score_model: str | None = option(
+        "model like CLIP that scores if images show what prompts say", None, RUN, metavar="MODEL"
+    )
+    min_presence: float | None = _row_option(
+        "trust no class of a lower presence, 0 to 1, by --score-model",
+        None,
+        at_least=0,
+        at_most=1,
+        card="least presence of a trusted class",
+    )
     workers: int | None = local_option(
         "number of labeling processes", at_least=1, default_text="one for each core but one"
     )
@@ -160,7 +172,7 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
     )
 
     captions: str | None = option(
-        "captions: a .jsonl or .txt file, COCO's captions .json, or a dataset of the Hub",
+        "a .jsonl, .txt or .json file or Hub dataset",
         None,
         PROMPTS,
         default_text="the built-in grammar",
@@ -191,6 +203,8 @@ class BuildConfig(RuleOptions, RecordingOptions, LaunchOptions):
         super().__post_init__()
         if self.store_self_attention and not self.store_maps:
             raise UserError("--store-self-attention is used only with --store-maps")
+        if self.min_presence is not None and self.score_model is None:
+            raise UserError("--min-presence is used only with --score-model")
         if self.store_maps:  # while the options of recording stay, `remask` takes the scores
             object.__setattr__(self, "store_scores", True)
         plan(self.num_images, self.shard_size)
@@ -346,6 +360,25 @@ def painter_of(config: BuildConfig, device: str | None = None) -> "Painter":
     )
 
 
+def quality_of(
+    config: BuildConfig, table: ClassTable, device: str | None = None
+) -> tuple["Quality", dict[str, str]]:
+    """What measures the rows that the options ask for, and the facts of its model. Raises UserError as
+    `load_score_model`.
+    """
+    from attn2mask.builders.quality import Quality
+    from attn2mask.builders.sample import optional_columns
+
+    stored = optional_columns(vars(config))
+    if config.score_model is None:
+        return Quality(table, stored), {}
+    from attn2mask.builders.score_model import RowScorer, load_score_model
+
+    logger.info("Loading the model of scores %s", config.score_model)
+    model = load_score_model(config.score_model, device)
+    return Quality(table, stored, RowScorer(model, table), config.min_presence), model.facts
+
+
 def resolve(config: BuildConfig) -> Inputs:
     """Apply preset and class table, and read the captions. A warning lists broken captions.
 
@@ -417,12 +450,13 @@ def run(config: BuildConfig) -> BuildDirectory | None:
     directory.check_free()
     with directory.locked(process.rank, run_name(process.world_size)):
         directory.check_identity(inputs.identity())
-        logger.info("Loading the painter %s", config.model)
         import torch
 
         from attn2mask.builders.workers import default_workers, labeling_pool
 
         device = f"cuda:{process.local_rank}" if torch.cuda.is_available() else "cpu"
+        quality, scored_by = quality_of(config, inputs.table, device)
+        logger.info("Loading the painter %s", config.model)
         painter = painter_of(config, device)
         inputs = inputs.for_painter(painter)
         with labeling_pool(config.workers or default_workers(process.local_world_size)) as pool:
@@ -435,7 +469,7 @@ def run(config: BuildConfig) -> BuildDirectory | None:
                 "format_version": FORMAT_VERSION,
                 "command": "build",
                 "num_images": config.num_images,
-                "identity": inputs.identity() | painter.facts,
+                "identity": inputs.identity() | painter.facts | scored_by,
                 "captions": {
                     "source": Path(config.captions).name if config.captions else "built-in grammar",
                     "read": len(inputs.captions or ()),
@@ -454,7 +488,7 @@ def run(config: BuildConfig) -> BuildDirectory | None:
                 record,
                 {"build.yaml": options},
                 inputs.table,
-                lambda shard, settled: synthesizer.samples(shard.rows, settled),
+                lambda shard, settled: quality.measure(synthesizer.samples(shard.rows, settled)),
                 lambda shard: conditions,
                 rank=process.rank,
                 processes=process.world_size,
@@ -473,12 +507,14 @@ def make_dataset(
     rank: int = 0,
     processes: int = 1,
     exact: bool = False,
+    further: Mapping[str, Any] | None = None,
 ) -> None:
     """Make the missing shards of this process, and finish the dataset if all shards are there.
 
     `record`, `options` and `exact` are those of `BuildDirectory.claim`. `samples` returns the samples of a
     shard, and calls its second argument once for each finished one. `painted_under` returns the conditions
-    under which the images of a shard were painted (see `painting_conditions`).
+    under which the images of a shard were painted (see `painting_conditions`). report.json also gets
+    `further`.
     """
     from attn2mask.builders.report import dataset_readme, shard_report, totals
     from attn2mask.builders.sample import features, optional_columns
@@ -523,7 +559,7 @@ def make_dataset(
             finished = f"process {rank} of {processes} finished its {made_now} rows {took}"
             logger.info("%s: %s; other processes still have shards to make", directory.path, finished)
             return
-        report = totals(manifests)
+        report = totals(manifests) | dict(further or {})
         write_file(directory.path / "report.json", sealed(report))
         write_file(directory.path / "README.md", dataset_readme(record, report, manifests, columns).encode())
     took += f" with {processes} processes" if processes > 1 else ""
@@ -533,6 +569,9 @@ def make_dataset(
         f"{report['rows_with_foreground']} rows hold a class. The gate rejected {report['rejected_attempts']}"
         f" attempts and dropped classes of {len(report['dropped'])} rows. The reasons are in report.json"
     )
+    if untrusted := report["untrusted"]:
+        number = sum(map(len, untrusted.values()))
+        print(f"{number} classes in {len(untrusted)} rows are untrusted, because their presence is too low")
     if message := several_conditions(directory.path, report["made_under"]):
         logger.warning(message)
     print(f"next: attn2mask show {shlex.quote(str(directory.path))} --out sheet.png")

@@ -18,10 +18,9 @@ from typing import Any
 
 import datasets
 
-from attn2mask.builders.build import BuildConfig, painter_of, resolve
+from attn2mask.builders.build import BuildConfig, painter_of, quality_of, resolve
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import digest
-from attn2mask.builders.options import identity_of
 from attn2mask.builders.painter import folder_of
 from attn2mask.builders.sample import features, optional_columns
 from attn2mask.builders.shards import plan
@@ -67,14 +66,15 @@ class Attn2MaskBuilder(datasets.GeneratorBasedBuilder):
         return BuildConfig(self.TABLE or self.config.name, **options)
 
     def _digest(self, config: BuildConfig) -> str:
-        inputs, folder = resolve(config), folder_of(config.model)
-        code, model = digest(Path(__file__).parent, "*.py"), digest(folder) if folder else None
-        parts = [code, asdict(inputs.config), inputs.identity(), model]
+        inputs, code = resolve(config), digest(Path(__file__).parent, "*.py")
+        folders = [folder_of(model) for model in (config.model, config.score_model) if model is not None]
+        models = [digest(folder) if folder else None for folder in folders]
+        parts = [code, asdict(inputs.config), inputs.identity(), *models]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _info(self) -> datasets.DatasetInfo:
         build = self._build
-        stored = optional_columns(identity_of(build))
+        stored = optional_columns(vars(build))
         return datasets.DatasetInfo(features=features(load_table(build.table), stored))
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
@@ -85,11 +85,12 @@ class Attn2MaskBuilder(datasets.GeneratorBasedBuilder):
         config = self._build
         painter = painter_of(config)
         inputs = resolve(config).for_painter(painter)
+        quality, _ = quality_of(config, inputs.table)
         with labeling_pool(config.workers or default_workers()) as pool:
             synthesizer = inputs.synthesizer(painter, pool)
             for shard in shards:
-                for sample in synthesizer.samples(shard.rows):
-                    yield sample.row["sample_id"], sample.to_row(optional_columns(identity_of(config)))
+                for sample in quality.measure(synthesizer.samples(shard.rows)):
+                    yield sample.row["sample_id"], sample.to_row(quality.stored)
 
 
 class Attn2MaskVOC(Attn2MaskBuilder):

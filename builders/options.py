@@ -124,7 +124,7 @@ class LaunchOptions(CheckedOptions):
         "start this many processes with accelerate", at_least=1, default_text="this process alone"
     )
     accelerate_config: str | None = _launch_option(
-        "start the processes that this configuration file of accelerate describes", metavar="FILE"
+        "start the processes of this configuration of accelerate", metavar="FILE"
     )
     push_to_hub: str | None = _launch_option(
         "publish the finished result as this repository of the Hub", metavar="REPO"

@@ -16,6 +16,7 @@ from attn2mask.builders.errors import UserError, first_line
 
 MOST_BYTES = 2**28  # of a record: report.json of a million rows has some 10 MB
 LARGEST_NUMBER = 2**63
+OPTION_FILES = ("build.yaml", "remask.yaml", "filter.yaml")  # the options of the commands that made a build
 Text = str | list[str] | None
 _NAMES = {
     str: "valid text",
@@ -45,6 +46,10 @@ class Identity(TypedDict, total=False):
     lora: str
     scheduler: dict[str, Any]
     layers: list[str]
+    score_model: str
+    score_model_version: str
+    min_presence: float
+    filter: dict[str, Any]
 
 
 class LabelFacts(TypedDict, total=False):
@@ -71,6 +76,7 @@ class BuildRecord(TypedDict, total=False):
     """build.json."""
 
     num_images: Required[int]
+    commands: list[str]
     identity: Required[Identity]
     table: Required[TableFacts]
     captions: Captions
@@ -79,14 +85,24 @@ class BuildRecord(TypedDict, total=False):
     versions: dict[str, Any]
 
 
+class FilterRecord(TypedDict, total=False):
+    """A run of `attn2mask filter`; `dropped` holds the names of rows by reasons."""
+
+    rows: Required[int]
+    kept: Required[int]
+    dropped: Required[dict[str, list[str]]]
+
+
 class ReportRecord(TypedDict, total=False):
-    """report.json of a build; `rejected` and `dropped` hold reasons by the names of rows."""
+    """report.json of a build; `rejected`, `dropped` and `untrusted` hold reasons by the names of rows."""
 
     rows_with_foreground: Required[int]
     foreground: Required[float]
     rejected_attempts: Required[int]
     rejected: Required[dict[str, list[str]]]
     dropped: Required[dict[str, list[str]]]
+    untrusted: dict[str, list[str]]
+    filters: list[FilterRecord]
     made_under: list[dict[str, Any]]
     shards: list[dict[str, Any]]
 

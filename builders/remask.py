@@ -22,6 +22,8 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.locks import run_name
 from attn2mask.builders.options import SAME_COMMAND, fill, flag_of, option, to_yaml
 from attn2mask.builders.provenance import provenance
+from attn2mask.builders.quality import Quality
+from attn2mask.builders.records import OPTION_FILES
 from attn2mask.builders.rules import (
     CONSTANTS,
     FIXED,
@@ -119,10 +121,7 @@ def run(config: RemaskConfig) -> None:
             " --store-maps"
         )
     rules = config.rules(source.rules, old["identity"]["model"], stored)
-    directory = BuildDirectory(Path(config.out or f"{source.path}-remasked"))
-    if directory.path.resolve() == source.path.resolve():
-        raise UserError(f"--out {directory.path} is the dataset itself: choose another directory")
-    directory.check_free()
+    directory = derived_directory(source, config.out, "remasked")
     logger.info("Labeling the images of %s again", source.path)
     source.check_complete()
 
@@ -131,15 +130,14 @@ def run(config: RemaskConfig) -> None:
     overlay = bool(old["identity"].get("overlay") if config.overlay is None else config.overlay)
     identity = old["identity"] | asdict(rules) | {"overlay": overlay}
     old.pop("begun_under", None)  # no image is painted; the manifests keep under what each was
-    record = {**old, "command": "remask", "identity": identity, **provenance()}
+    commands = [*old.get("commands", [old.get("command")]), "remask"]
+    record = {**old, "command": "remask", "commands": commands, "identity": identity, **provenance()}
     resolved = fill(config, asdict(rules) | {"overlay": overlay})
-    options = {"remask.yaml": to_yaml(resolved, "attn2mask remask --config remask.yaml")}
-    file = source.path / "build.yaml"
-    if file.exists():
-        try:
-            options["build.yaml"] = file.read_text("utf-8")
-        except ValueError as error:
-            raise UserError(f"{file} is damaged: run the command that built {source.path} again") from error
+    options = copied_options(source) | {
+        "remask.yaml": to_yaml(resolved, "attn2mask remask --config remask.yaml")
+    }
+    filters = source.report().get("filters")
+    quality = Quality(source.table, optional_columns(identity), None, old["identity"].get("min_presence"))
     with (
         directory.locked(rank=0, run=run_name(1)),
         labeling_pool(config.workers or default_workers()) as pool,
@@ -152,9 +150,38 @@ def run(config: RemaskConfig) -> None:
             record,
             options,
             source.table,
-            samples,
+            lambda shard, settled: quality.measure(samples(shard, settled)),
             lambda shard: (source.manifest(shard) or {}).get("made_under", {}),
+            further={"filters": filters} if filters else {},
         )
+
+
+def derived_directory(source: BuildDirectory, out: str | None, suffix: str) -> BuildDirectory:
+    """The directory of a dataset that is made of another one: `out`, or that of the source with a suffix.
+
+    Raises UserError if it is that of the source, and as `BuildDirectory.check_free`.
+    """
+    directory = BuildDirectory(Path(out or f"{source.path}-{suffix}"))
+    if directory.path.resolve() == source.path.resolve():
+        raise UserError(f"--out {directory.path} is the dataset itself: choose another directory")
+    directory.check_free()
+    return directory
+
+
+def copied_options(source: BuildDirectory) -> dict[str, str]:
+    """The texts of the files of options that a dataset has, by their names. Raises UserError for one that
+    cannot be read.
+    """
+    options = {}
+    for file in (source.path / name for name in OPTION_FILES):
+        if file.exists():
+            try:
+                options[file.name] = file.read_text("utf-8")
+            except ValueError as error:
+                raise UserError(
+                    f"{file} is damaged: run the command that built {source.path} again"
+                ) from error
+    return options
 
 
 def _samples(

@@ -27,13 +27,14 @@ def shard_report(samples: Sequence["Sample"], names: Sequence[str]) -> dict[str,
         "reliable": sum(sample.reliable for sample in samples),
         "rejected": {sample.row["sample_id"]: sample.rejected for sample in samples if sample.rejected},
         "dropped": {sample.row["sample_id"]: sample.dropped for sample in samples if sample.dropped},
+        "untrusted": {sample.row["sample_id"]: sample.untrusted for sample in samples if sample.untrusted},
     }
 
 
 def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """report.json: numbers of rows, mean shares of pixels (0 to 1), all rejections and drops, and the rows by
-    the conditions under which they were painted; and of each shard the number of rows, the size in bytes, the
-    SHA-256 and these conditions. `manifests` are those of all shards, in order.
+    """report.json: numbers of rows, mean shares of pixels (0 to 1), all rejections, drops and untrusted
+    classes, and the rows by the conditions under which they were painted; and of each shard the number of
+    rows, the size in bytes, the SHA-256 and these conditions. `manifests` are those of all shards, in order.
     """
     rows = sum(manifest["rows"] for manifest in manifests)
     stops = accumulate(manifest["rows"] for manifest in manifests)
@@ -42,7 +43,10 @@ def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for stop, manifest in zip(stops, manifests, strict=True)
     ]
     classes = sum((Counter(manifest["classes"]) for manifest in manifests), Counter())
-    rejected = {name: reasons for manifest in manifests for name, reasons in manifest["rejected"].items()}
+    rejected, dropped, untrusted = (
+        {name: reasons for manifest in manifests for name, reasons in manifest.get(kind, {}).items()}
+        for kind in ("rejected", "dropped", "untrusted")
+    )
     return {
         "rows": rows,
         "rows_with_foreground": sum(manifest["foreground_rows"] for manifest in manifests),
@@ -51,7 +55,8 @@ def totals(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "rejected_attempts": sum(map(len, rejected.values())),
         "classes": dict(classes.most_common()),
         "rejected": rejected,
-        "dropped": {name: reasons for manifest in manifests for name, reasons in manifest["dropped"].items()},
+        "dropped": dropped,
+        "untrusted": untrusted,
         "made_under": rows_by_conditions(painted),
         "shards": [{name: manifest[name] for name in SHARD_FACTS} for manifest in manifests],
     }

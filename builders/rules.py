@@ -99,7 +99,7 @@ class RuleOptions(CheckedOptions):
     )
     graded: bool | None = _rule("reliability in 256 levels, not in two", card="graded reliability")
     crf: Implementation | None = _rule(
-        "dense CRF: this package's, or pydensecrf",
+        "code of the dense CRF",
         card="code of the dense CRF",
         default_text="lattice, or the build's",
     )

@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from attn2mask.builders.classes import ClassTable
 
 
-# The columns that are stored only if an option of the build says so, with its name; and the columns with one
+# The columns that are stored only on request, with the option that asks for each; and the columns with one
 # entry for each class.
 OPTIONAL = {
     "scores": "store_scores",
     "maps": "store_maps",
     "self_attention": "store_self_attention",
     "overlay": "overlay",
+    "reliable": "store_quality",
+    "image_hash": "store_quality",
+    "clip_score": "score_model",
+    "presence": "score_model",
 }
-PARALLEL = ("classes", "words", "peaks", "scores", "maps")
+PARALLEL = ("classes", "words", "peaks", "scores", "maps", "presence")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Sample:
             parallel.
         dropped: the reasons why classes of the prompt are not in the row.
         rejected: the reasons why earlier attempts were rejected.
+        untrusted: the reasons why no pixel of classes of the row is reliable.
         foreground: the share of pixels that are one of the classes, 0 to 1.
         reliable: the mean reliability, 0 to 1.
     """
@@ -43,6 +48,7 @@ class Sample:
     rejected: Sequence[str]
     foreground: float
     reliable: float
+    untrusted: Sequence[str] = ()
 
     def to_row(self, stored: Collection[str] = ()) -> dict[str, Any]:
         """The row as it is stored; of the columns in `OPTIONAL` only with those in `stored`."""
@@ -76,7 +82,8 @@ def features(table: "ClassTable", stored: Collection[str] = ()) -> "datasets.Fea
     have a palette (mode P), whose indices are the ids. The ids of `classes` are mask ids. `overlay` is the
     mask drawn over the image. `scores` are (h, w) uint8 for each class. `maps` are the attention maps of each
     class, from the largest size to the smallest, and `self_attention` is (h * w, h * w) for a size (h, w);
-    their values are divided by `peak`, as `scores.pack` does.
+    their values are divided by `peak`, as `scores.pack` does. `reliable` is the share of reliable pixels.
+    `image_hash` is that of `image_hash.py`, and `clip_score` and `presence` are those of `score_model.py`.
     """
     from datasets import ClassLabel, Features, Image, List, Value
 
@@ -86,6 +93,10 @@ def features(table: "ClassTable", stored: Collection[str] = ()) -> "datasets.Fea
         "maps": List(List(packed)),
         "self_attention": {"height": Value("int32"), "width": Value("int32"), **packed},
         "overlay": Image(mode="RGB"),
+        "reliable": Value("float32"),
+        "image_hash": Value("string"),
+        "clip_score": Value("float32"),
+        "presence": List(Value("float32")),
     }
     ids = Image(mode="P" if len(table.names) <= 254 else "I;16")
     columns = {

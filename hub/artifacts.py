@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from attn2mask.builders.errors import UserError, first_line
-from attn2mask.builders.records import BuildRecord, checked, read_record
+from attn2mask.builders.records import OPTION_FILES, BuildRecord, checked, read_record
 from attn2mask.builders.seals import RECORD, SEAL, check_weights, with_seal
 from attn2mask.builders.yaml_reader import load_yaml
 from attn2mask.hub.cards.markdown import public_path
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 CONFIG_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 RESERVED_NAMES = ("assets", "data")
 # Options beside an artefact, which `--config` reads.
-BUILD_OPTIONS = ("build.yaml", "remask.yaml")
 MODEL_OPTIONS = ("train.yaml", "adapt.yaml")
 ID2LABEL = "id2label.json"  # names the ids of masks, for the Hub's scripts
 # The one file of code that a checkpoint may bring.
@@ -95,7 +94,7 @@ def gather_builds(builds: Sequence[Path], config_name: str | None = None) -> Pub
         named[name] = path
         files |= {f"{name}/{file.name}": file for file in checked_build(path)}
         files[f"{name}/{ID2LABEL}"] = id2label_of(path)
-        files |= {f"{name}/{file}": content for file, content in options_in(path, BUILD_OPTIONS).items()}
+        files |= {f"{name}/{file}": content for file, content in options_in(path, OPTION_FILES).items()}
 
     def make_card(repo_id: str, old: str | None) -> "Card":
         from attn2mask.hub.cards.dataset import dataset_card
@@ -105,7 +104,7 @@ def gather_builds(builds: Sequence[Path], config_name: str | None = None) -> Pub
     def owns(path: str, paths: Collection[str]) -> bool:
         folder, _, file = path.partition("/")
         if folder in named:
-            records = ("build.json", "report.json", ID2LABEL, *BUILD_OPTIONS)
+            records = ("build.json", "report.json", ID2LABEL, *OPTION_FILES)
             return file in records or fnmatchcase(file, "train-*.parquet")
         # `assets/voc-b-classes.png` belongs to config `voc-b` if there is one, otherwise to config `voc`.
         known = {*named, *(p.split("/")[0] for p in paths if p.count("/") == 1 and p.endswith("/build.json"))}

@@ -14,13 +14,20 @@ from transformers import (
     AlignTextConfig,
     AlignVisionConfig,
     CLIPConfig,
+    CLIPImageProcessorPil,
     CLIPModel,
+    CLIPProcessor,
     CLIPSegConfig,
     CLIPSegForImageSegmentation,
     CLIPTokenizer,
     CLIPVisionConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+    SiglipProcessor,
 )
 
 SIZE, PATCH = 32, 8  # pixels of the side of an image and of a patch of `save_clip` and `save_clipseg`
@@ -41,6 +48,29 @@ def save_clip(folder: Path) -> Path:
     vision = CLIPVisionConfig(**_VISION, projection_dim=text.projection_dim)
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=text.projection_dim)
     return _save(CLIPModel, config, tokenizer, folder)
+
+
+def save_scorer(folder: Path) -> Path:
+    """A CLIP with its processor, for `--score-model`. Returns the folder."""
+    save_clip(folder)
+    _processor(CLIPImageProcessorPil, CLIPProcessor, letters_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+def save_siglip(folder: Path) -> Path:
+    """A SigLIP that reads 32 tokens, with its processor, for `--score-model`. Returns the folder."""
+    tokenizer = letters_tokenizer()
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "projection_size": 24}
+    blocks = {name: _VISION[name] for name in list(_VISION)[:4]}
+    config = SiglipConfig(text_config={**blocks, **text}, vision_config=_VISION)
+    _save(SiglipModel, config, tokenizer, folder)
+    _processor(SiglipImageProcessorPil, SiglipProcessor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def _processor(images: type, kind: type, tokenizer: CLIPTokenizer) -> ProcessorMixin:
+    side = {"height": SIZE, "width": SIZE}
+    return kind(images(size=side, crop_size=side), tokenizer)
 
 
 def save_clipseg(folder: Path) -> Path:

@@ -15,11 +15,10 @@ A backbone is one of these:
 
 import hashlib
 import json
-import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,7 +26,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-import transformers.utils.logging as transformers_logging
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
@@ -45,6 +43,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import digest
+from attn2mask.builders.quiet import quiet
 
 EMBEDDED_BACKBONE = Path(__file__).parents[1] / "builders" / "embedded" / "backbone"
 
@@ -203,24 +202,6 @@ def load_weights(module: PreTrainedModel, backbone: Backbone) -> None:
         raise UserError(
             f"backbone {backbone.source}: its weights lack {len(missing)} tensors, such as {missing[0]}"
         )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the libraries' loading reports, retries and progress bars, which no user can act on."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        hub.setLevel(level)
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 # Published state dicts

@@ -27,9 +27,10 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 import attn2mask.training.deeplabv3plus  # noqa: F401 (registers DeepLabv3+)
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import set_usual_mode
+from attn2mask.builders.quiet import quiet
 from attn2mask.builders.records import read_record
 from attn2mask.builders.seals import RECORD, check_weights, with_weights
-from attn2mask.training.backbones import find_backbone, quiet
+from attn2mask.training.backbones import find_backbone
 from attn2mask.training.inference import LONGEST, SHORTEST, pixels_of
 from attn2mask.training.records import TrainingRecord
 

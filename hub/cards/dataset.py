@@ -235,6 +235,7 @@ def _build_values(build: Build) -> dict[str, Any]:
     """What the template shows of a build: its fields, and values made of them."""
     record, identity, statistics = build.record, build.identity, build.statistics
     model, captions = identity["model"], record.get("captions", {})
+    commands = _later_commands(record)
     needed = []
     if model != "embedded" and not ON_HUB.fullmatch(model):
         needed.append(f"{code(model)}, the painter's pipeline with the weights named above")
@@ -243,6 +244,10 @@ def _build_values(build: Build) -> dict[str, Any]:
     if identity["table"] not in TABLES:
         file = code(f"{identity['table']}.yaml")
         needed.append(f"{file}, a class table (`build.json` holds its content)")
+    if not ON_HUB.fullmatch(scored_by := identity.get("score_model", "a/b")):
+        needed.append(f"{code(scored_by)}, the model of scores of the version above")
+    if "drop" in identity.get("filter", {}):
+        needed.append("for `--drop`, a file of the sample ids under `listed` in `report.json`")
     class_counts = sorted(statistics.classes_per_row.items())
     is_many = (statistics.class_rows > 0).sum() > CHART_CLASSES
     return {
@@ -259,13 +264,41 @@ def _build_values(build: Build) -> dict[str, Any]:
         "scheduler": identity.get("scheduler", {}),
         "scheduler_json": Markdown(json.dumps(identity.get("scheduler", {}), indent=1)),
         "options": option_rows(BuildConfig, identity),
-        "has_options": (build.path / "build.yaml").exists(),
-        "is_remasked": record.get("command") == "remask",
+        "has_options": (build.path / "build.yaml").exists() and len(set(commands)) == len(commands),
+        "is_remasked": "remask" in commands,
+        "commands": commands,
+        "steps": _steps(build.name, commands),
+        "filters": _filters(build.report),
+        "untrusted": sum(map(len, build.report.get("untrusted", {}).values())),
         "local_files": Markdown("; ".join(needed)),
         "versions": version_rows(record),
         **_rejections(build.report),
         **_weaknesses(build),
     }
+
+
+def _later_commands(record: Mapping[str, Any]) -> list[str]:
+    """The commands after `build` that made the rows, in order."""
+    commands = record.get("commands", [record.get("command")])
+    return [name for name in commands if name in ("remask", "filter")]
+
+
+def _steps(name: str, commands: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The folders that each command reads and writes: (command, source, result). The last writes `name`."""
+    folders = [f"data/{name}-painted", *(f"data/{name}-{command}" for command in commands[:-1])]
+    return list(zip(commands, folders, [*folders[1:], f"data/{name}"], strict=True)) if commands else []
+
+
+def _filters(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Of each run of `attn2mask filter`: how many rows it kept, of how many, and why it dropped others."""
+    return [
+        (
+            f"{step['kept']:,}",
+            count(step["rows"], "row"),
+            "; ".join(f"{reason}: {len(names):,}" for reason, names in step["dropped"].items()),
+        )
+        for step in report.get("filters", [])
+    ]
 
 
 def _painter(identity: Mapping[str, Any]) -> Markdown:

@@ -10,6 +10,7 @@ from attn2mask.builders.errors import UserError
 from attn2mask.builders.images import decode_png, encode_png, heat_map, overlay
 from attn2mask.builders.label import Labeled, relabel
 from attn2mask.builders.options import flag_of
+from attn2mask.builders.quality import without_trust
 from attn2mask.builders.records import BuildRecord, checked
 from attn2mask.builders.rules import Rules
 from attn2mask.builders.shards import BuildDirectory, Shard
@@ -37,6 +38,16 @@ def _shard_of(directory: BuildDirectory, index: int) -> Shard:
     return shard
 
 
+def _dropped(sample_id: str, directory: BuildDirectory) -> list[str]:
+    """The reasons why classes of the prompt are not in a row. In a build that is not complete, no row was
+    left out, so that the id ends with the index of the row.
+    """
+    if report := directory.report():
+        return report.get("dropped", {}).get(sample_id, [])
+    shard = _shard_of(directory, int(sample_id.rsplit("-", 1)[1]))
+    return directory.dropped(shard).get(sample_id, [])
+
+
 def chosen_rules(
     rules: Rules,
     threshold: Any = None,
@@ -62,10 +73,12 @@ def row_page(row: dict[str, Any], directory: BuildDirectory, rules: Rules) -> st
     mask, reliability, classes = row["mask"]["bytes"], row["reliability"]["bytes"], row["classes"]
     change = ""
     if rules != directory.rules:
-        shard = _shard_of(directory, int(row["sample_id"].rsplit("-", 1)[1]))
-        made = relabel(row, rules, table, directory.dropped(shard).get(row["sample_id"], []))
+        made = relabel(row, rules, table, _dropped(row["sample_id"], directory))
+        least = directory.record()["identity"].get("min_presence")
+        changed = without_trust(made.sample(row, ()), least)
+        made = replace(made, reliable=changed.reliable)
         change = _change(row, made, remask_command(directory, rules))
-        mask, reliability = made.mask, made.reliability
+        mask, reliability = (changed.row[name]["bytes"] for name in ("mask", "reliability"))
     ids = decode_png(mask)
     images = [
         (row["image"]["bytes"], "image"),

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 from PIL import Image
+from zeroshot_models import save_scorer
 
 from attn2mask.builders import build, synthesize
 from attn2mask.builders.families import UNET
@@ -566,6 +567,42 @@ def test_background_words_compete(command, tmp_path, capsys):
         assert main(["remask", str(tmp_path / folder), "--out", str(tmp_path / "new"), *option]) == 2
         (line,) = (line for line in capsys.readouterr().err.splitlines() if "error" in line)
         assert "the attention of the background words, which rows do not hold" in line
+
+
+def test_scores_of_a_model_are_stored_and_untrust_classes(command, tmp_path, capsys):
+    """The same rows as by `filter`; and `remask` with unchanged rules changes no bit."""
+    scorer = ("--score-model", str(save_scorer(tmp_path / "tiny-clip")))
+    size = ("--num-images", "3", "--shard-size", "2", "--store-scores", "--store-quality")
+    assert command(*size) == 0
+    assert main(["filter", str(tmp_path / "out"), "--out", str(tmp_path / "scored"), *scorer]) == 0
+    plain, scored = rows_of(tmp_path / "out"), rows_of(tmp_path / "scored")
+    presence = sorted(value for row in scored for value in row["presence"])
+    least = presence[len(presence) // 2]
+    assert command(*size, *scorer, "--min-presence", str(least), out="built") == 0
+    said = capsys.readouterr().out
+    built = rows_of(tmp_path / "built")
+    untrusted = 0
+    for row, before, other in zip(built, plain, scored, strict=True):
+        assert row["clip_score"] == pytest.approx(other["clip_score"], abs=1e-5)
+        assert row["presence"] == pytest.approx(other["presence"], abs=1e-5)
+        low = [k for k, value in zip(row["classes"], row["presence"], strict=True) if value < least]
+        expected = np.where(np.isin(pixels(row["mask"]), low), 0, pixels(before["reliability"]))
+        assert np.array_equal(pixels(row["reliability"]), expected)
+        assert row["reliable"] == pytest.approx((expected > 0).mean())
+        assert (row["mask"], row["image_hash"]) == (before["mask"], before["image_hash"])
+        untrusted += len(low)
+    assert untrusted == len(presence) // 2 > 0
+    report = json.loads((tmp_path / "built" / "report.json").read_text())
+    assert sum(map(len, report["untrusted"].values())) == untrusted
+    assert f"{untrusted} classes in {len(report['untrusted'])} rows are untrusted" in said
+    identity = BuildDirectory(tmp_path / "built").record()["identity"]
+    assert (identity["score_model"], identity["min_presence"]) == ("tiny-clip", least)
+    assert main(["remask", str(tmp_path / "built"), "--out", str(tmp_path / "again")]) == 0
+    assert rows_of(tmp_path / "again") == built
+    assert command(*size, *scorer, out="built") == 2
+    assert f"min_presence (there {least}, now None)" in capsys.readouterr().err
+    assert command(*size, "--min-presence", "0.2") == 2
+    assert "--min-presence is used only with --score-model" in capsys.readouterr().err
 
 
 def test_background_words_belong_to_the_identity_of_a_build(command, tmp_path, capsys):

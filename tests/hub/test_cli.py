@@ -90,6 +90,7 @@ main([*words, *arguments])
 ARGUMENTS = {
     "build": ["voc"],
     "remask": ["data"],
+    "filter": ["data"],
     "aliases": ["table.yaml"],
     "draw": ["objects"],
     "train": ["--dataset", "data"],

@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from attn2mask.builders.errors import UserError, first_line
-from attn2mask.training.backbones import quiet, read_state, refused
+from attn2mask.builders.quiet import quiet
+from attn2mask.training.backbones import read_state, refused
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a repository; weights, if there are none, below
 _OTHER_WEIGHTS = ["pytorch_model.bin", "pytorch_model-*.bin"]
