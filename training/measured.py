@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from attn2mask.builders.table_reader import bare_table, load_table
 from attn2mask.training.benchmarks import difference, named_classes, recorded_table
 from attn2mask.training.checkpoint import Checkpoint, load_checkpoint
 from attn2mask.training.evaluate_config import EvaluateConfig
-from attn2mask.training.inference import LARGEST, Augmentation, Decide
+from attn2mask.training.inference import LARGEST, PLAIN, Augmentation, Decide
 from attn2mask.training.zeroshot.protocol import Protocol, common, original, read_words
 from attn2mask.training.zeroshot.segmenter import load_segmenter
 
@@ -33,6 +33,7 @@ class Measured:
         decide: makes ids of logits.
         scores_background: whether the pixels of the background count.
         reduce_labels: whether masks that do not name their classes count them from 1.
+        plain: how images are predicted without test-time augmentation; None if `augmentation` has none.
         record: what metrics.json says of it, beside the options.
         digests: what distinguishes the weights from others.
     """
@@ -46,6 +47,7 @@ class Measured:
     decide: Decide = LARGEST
     scores_background: bool = True
     reduce_labels: bool = False
+    plain: Augmentation | None = None
 
 
 def measured_checkpoint(config: EvaluateConfig) -> Measured:
@@ -57,14 +59,18 @@ def measured_checkpoint(config: EvaluateConfig) -> Measured:
     check_choices(config, checkpoint.record)
     networks = [network for network in (checkpoint.network, checkpoint.peer) if network is not None]
     overlap = {} if config.overlap is None else {"overlap": config.overlap}
+    augmentation = Augmentation(
+        config.factors, config.flip, config.window, config.crf is not None, **overlap
+    )
     return Measured(
         networks,
         checkpoint.processor,
         table_of_checkpoint(config, checkpoint),
-        Augmentation(config.factors, config.flip, config.window, config.crf is not None, **overlap),
+        augmentation,
         {"checkpoint_chosen_on": checkpoint.record.get("chosen_on"), "method": None},
         [digest_of(network) for network in networks],
         reduce_labels=bool(getattr(checkpoint.processor, "do_reduce_labels", False)),
+        plain=None if augmentation.is_direct else PLAIN,
     )
 
 
@@ -82,15 +88,18 @@ def measured_method(config: EvaluateConfig) -> Measured:
         "normalization": protocol.normalization or segmenter.preprocessor.normalization,
         **segmenter.record,
     }
+    plain = Augmentation(window=protocol.window, overlap=protocol.overlap, via_pixels=True)
+    is_plain = config.factors == (1.0,) and not config.flip
     return Measured(
         [segmenter.network.eval()],
         segmenter.preprocessor,
         table,
-        Augmentation(config.factors, config.flip, protocol.window, config.crf is not None, protocol.overlap),
+        replace(plain, scales=config.factors, flip=config.flip, crf=config.crf is not None),
         {"checkpoint_chosen_on": None, "method": method},
         method,
         segmenter.decision,
         scores_background=protocol.background != "none",
+        plain=None if is_plain else plain,
     )
 
 
