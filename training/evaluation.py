@@ -108,9 +108,7 @@ def evaluate(
     return summarize(dict(bar), table, metric_names(len(networks), augmentation))
 
 
-def metric_names(
-    networks: int, augmentation: Augmentation, plain: Augmentation | None = None
-) -> list[str]:
+def metric_names(networks: int, augmentation: Augmentation, plain: Augmentation | None = None) -> list[str]:
     """The names of what is counted for so many networks, as `Evaluation.metrics` has them."""
     after_crf = ("crf", "crf_given_labels") if augmentation.crf else ()
     without = () if plain is None else (f"{WITHOUT}{name}" for name in metric_names(networks, plain))

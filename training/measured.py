@@ -59,9 +59,7 @@ def measured_checkpoint(config: EvaluateConfig) -> Measured:
     check_choices(config, checkpoint.record)
     networks = [network for network in (checkpoint.network, checkpoint.peer) if network is not None]
     overlap = {} if config.overlap is None else {"overlap": config.overlap}
-    augmentation = Augmentation(
-        config.factors, config.flip, config.window, config.crf is not None, **overlap
-    )
+    augmentation = Augmentation(config.factors, config.flip, config.window, config.crf is not None, **overlap)
     return Measured(
         networks,
         checkpoint.processor,
@@ -138,6 +136,12 @@ def check_choices(config: EvaluateConfig, record: dict[str, Any]) -> None:
         raise UserError(
             f"checkpoint {config.checkpoint} was chosen on {config.dataset}: measure it on other images, or"
             " measure the last networks of the training, which are in the folder above"
+        )
+    size = record.get("prediction_size") or {}
+    if size.get("dataset") and same_place(config.dataset, size["dataset"]):
+        raise UserError(
+            f"the size at which checkpoint {config.checkpoint} predicts was chosen on {config.dataset}:"
+            " measure it on other images"
         )
     if config.chosen_on and same_place(config.dataset, config.chosen_on):
         raise UserError(
