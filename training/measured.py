@@ -15,7 +15,7 @@ from attn2mask.builders.table_reader import bare_table, load_table
 from attn2mask.training.benchmarks import difference, named_classes, recorded_table
 from attn2mask.training.checkpoint import Checkpoint, load_checkpoint
 from attn2mask.training.evaluate_config import EvaluateConfig
-from attn2mask.training.inference import LARGEST, PLAIN, Augmentation, Decide
+from attn2mask.training.inference import LARGEST, OVERLAP, PLAIN, Augmentation, Decide
 from attn2mask.training.zeroshot.protocol import Protocol, common, original, read_words
 from attn2mask.training.zeroshot.segmenter import load_segmenter
 
@@ -58,8 +58,8 @@ def measured_checkpoint(config: EvaluateConfig) -> Measured:
     checkpoint = load_checkpoint(config.checkpoint, config.trust_remote_code, not config.no_verify)
     check_choices(config, checkpoint.record)
     networks = [network for network in (checkpoint.network, checkpoint.peer) if network is not None]
-    overlap = {} if config.overlap is None else {"overlap": config.overlap}
-    augmentation = Augmentation(config.factors, config.flip, config.window, config.crf is not None, **overlap)
+    overlap = OVERLAP if config.overlap is None else config.overlap
+    augmentation = Augmentation(config.factors, config.flip, config.window, config.crf is not None, overlap)
     return Measured(
         networks,
         checkpoint.processor,

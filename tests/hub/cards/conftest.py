@@ -72,6 +72,12 @@ def run(voc, tmp_path_factory) -> Path:
         "table": "voc",
         "warmup_steps": 1,
         "chosen_on": None,
+        "prediction_size": {
+            "size": 96,
+            "tried": {"64": 0.31, "80": 0.42, "96": 0.53, "128": 0.44},
+            "dataset": None,
+            "images": 6,
+        },
         "step": 4,
         "seconds": 3.5,
         "hardware": "CPU",
