@@ -93,10 +93,15 @@ class TrainedModel:
 
     @property
     def datasets(self) -> list[tuple[str, str | None]]:
-        """What it was trained on: the path or name of each dataset, and its name on the Hub or None."""
+        """The recorded datasets of the training: the path or name of each, and its name on the Hub or None."""
         recorded = zip_longest(as_list(self.options.get("dataset")), as_list(self.on_hub.get("dataset")))
-        found = [(name, hub) for name, hub in recorded if name]
-        return [*found, *((name, name) for name in self.stated_datasets if name not in dict(found).values())]
+        return [(name, hub) for name, hub in recorded if name]
+
+    @property
+    def further_datasets(self) -> list[str]:
+        """The stated datasets that are not recorded."""
+        recorded = [hub for _, hub in self.datasets]
+        return [name for name in self.stated_datasets if name not in recorded]
 
 
 @dataclass(frozen=True)
@@ -344,7 +349,8 @@ def _model_metadata(model: TrainedModel, repo_id: str, evaluations: Sequence[Eva
     ]
     tags = ["attn2mask", "semantic-segmentation", "weakly-supervised-segmentation", "synthetic-data"]
     tags += [model.config["model_type"]] if model.config.get("model_type") else []
-    backbone, datasets = model.on_hub.get("backbone"), [hub for _, hub in model.datasets if hub]
+    backbone = model.on_hub.get("backbone")
+    datasets = [*(hub for _, hub in model.datasets if hub), *model.further_datasets]
     return ModelCardData(
         license=model.license,
         library_name="transformers",
@@ -384,15 +390,13 @@ def _model_values(model: TrainedModel) -> dict[str, Any]:
 
 
 def _dataset_links(model: TrainedModel) -> Iterator[Markdown]:
-    """The name of each dataset; of one on the Hub, as a link to the revision that was recorded."""
-    for dataset, name in model.datasets:
-        revision = model.rows.get("revision") if name not in model.stated_datasets else None
-        at = f"/tree/{url(revision)}" if revision else ""
-        yield (
-            code(public_path(dataset))
-            if name is None
-            else link(name, f"https://huggingface.co/datasets/{url(name)}{at}")
-        )
+    """The name of each dataset; of one on the Hub, as a link, to the revision that was recorded."""
+    page, revision = "https://huggingface.co/datasets/", model.rows.get("revision")
+    at = f"/tree/{url(revision)}" if revision else ""
+    for dataset, hub in model.datasets:
+        yield link(hub, f"{page}{url(hub)}{at}") if hub else code(public_path(dataset))
+    for name in model.further_datasets:
+        yield link(name, f"{page}{url(name)}")
 
 
 def _training_values(model: TrainedModel) -> dict[str, Any]:

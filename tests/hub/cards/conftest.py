@@ -35,6 +35,8 @@ def no_figures(monkeypatch) -> None:
     """Nothing is drawn: only the text of the card counts."""
     for name in ("dataset.sampled_rows", "dataset.class_chart", "segmenter.training_chart"):
         monkeypatch.setattr(f"attn2mask.hub.cards.{name}", lambda *_: [])
+    for kind in ("dataset", "segmenter"):
+        monkeypatch.setattr(f"attn2mask.hub.cards.{kind}.legend", lambda _: None)
     for name in ("hub.cards.dataset.png_bytes", "hub.cards.segmenter.png_bytes", "builders.show.sheet"):
         monkeypatch.setattr(f"attn2mask.{name}", lambda *_: b"")
     monkeypatch.setattr("attn2mask.hub.cards.segmenter.iou_chart", lambda *_: None)

@@ -29,15 +29,17 @@ from places import ROOT
 
 from attn2mask.builders.build import BuildConfig, Inputs
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.markdown import escaped
 from attn2mask.builders.options import parse, to_yaml
 from attn2mask.builders.remask import RemaskConfig
 from attn2mask.builders.sample import OPTIONAL, features
 from attn2mask.builders.seals import sealed
 from attn2mask.builders.shards import BuildDirectory, write_parquet
 from attn2mask.builders.table_reader import load_table
-from attn2mask.hub.cards.dataset import dataset_card
+from attn2mask.hub.cards.dataset import SHEET_ROWS, dataset_card
 from attn2mask.hub.cards.markdown import split
 from attn2mask.hub.cards.sources import OURS, read_sources, source_of
+from attn2mask.hub.cards.statistics import sampled_rows
 from attn2mask.training.adaptation.config import AdaptConfig
 from attn2mask.training.config import TrainConfig
 
@@ -267,6 +269,35 @@ def test_a_painter_on_the_hub_is_linked_and_its_license_not_guessed(voc, no_figu
     assert "| license of the LoRA | not recorded |" in made.text
 
 
+def test_the_license_of_the_painter_is_stated(card, voc, no_figures, tmp_path):
+    assert "the embedded painter, which ships with `attn2mask`" in card.text
+    assert "The license of its weights and images is apache-2.0." in card.text
+    hub = changed(voc, tmp_path, "build.json", "identity", "model", "owner/painter")
+    hub = changed(hub, tmp_path / "openrail", "build.json", "license", "openrail")
+    silent = changed(hub, tmp_path / "silent", "build.json", "license", None)
+    assert "Its license is openrail." in dataset_card({"voc": hub}, REPO).text
+    assert "Its license was not recorded: read the page" in dataset_card({"voc": silent}, REPO).text
+    lora = changed(hub, tmp_path / "lora", "build.json", "identity", "lora", "owner/lora")
+    assert "The license of the LoRA was not recorded" in dataset_card({"voc": lora}, REPO).text
+    for made in (card, dataset_card({"voc": silent}, REPO)):
+        assert "The images can repeat the biases of the painter." in made.text
+
+
+def test_an_example_row_is_shown(card, voc):
+    row = sampled_rows(sorted((voc / "data").glob("*.parquet")), SHEET_ROWS)[0]
+    names = load_table("voc").names
+    rows = rows_of(card.text, "column")
+    assert f"| `prompt` | {escaped(row['prompt'])} |" in rows
+    assert f"| `seed` | {row['seed']} |" in rows
+    assert f"| `classes` | {', '.join(f'{k} ({names[k]})' for k in row['classes'])} |" in rows
+
+
+def test_the_code_follows_the_first_paragraph(card):
+    heads = re.findall(r"^##? .*", split(card.text)[1], re.MULTILINE)
+    assert heads[:2] == ["# attn2mask-things", "## Use"]
+    assert card.text.index("```python") < card.text.index("| configuration |")
+
+
 def test_rows_of_several_conditions_are_named(card, voc, no_figures, tmp_path):
     """The card names the rows of each, and promises no command that makes exactly these images."""
     first = json.loads((voc / "report.json").read_text())["made_under"][0]
@@ -315,7 +346,7 @@ def test_configurations_are_kept_beside_one_another(make_build, card, voc, tmp_p
     assert len(rows) == ROWS
 
 
-def test_publishing_again_changes_nothing_but_what_is_new(card, voc, no_figures):
+def test_publishing_again_changes_nothing_but_what_is_new(card, voc):
     old = card.text + "\nMy own words.\n"
     again = dataset_card({"voc": voc}, REPO, old).text
     assert again == old

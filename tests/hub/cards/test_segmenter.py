@@ -81,6 +81,52 @@ def test_backbone_and_rows_on_the_hub_are_named(run, no_figures, tmp_path):
     assert "base_model" not in split(model_card(from_scratch, REPO).text)[0]
 
 
+def test_a_license_and_datasets_that_no_record_tells_may_be_stated(run, no_figures, tmp_path):
+    stated = {"license": "mit", "datasets": ["owner/rows", "owner/more"]}
+    text = model_card(run, REPO, **stated).text
+    data = split(text)[0]
+    assert (data["license"], data["datasets"]) == ("mit", ["owner/rows", "owner/more"])
+    assert "| license | mit |" in text
+    assert "[owner/more](https://huggingface.co/datasets/owner/more)" in text
+    own = changed(run, tmp_path, "training_config.json", "options", "backbone", "embedded")
+    with pytest.raises(UserError, match=r"--license mit: the records of .* name apache-2\.0; leave it out"):
+        model_card(own, REPO, **stated)
+    hub = changed(run, tmp_path / "hub", "training_config.json", "on_hub", "dataset", "owner/rows")
+    hub = changed(hub, tmp_path / "2", "training_config.json", "rows", {"revision": "0a1b"})
+    text = model_card(hub, REPO, **stated).text
+    assert split(text)[0]["datasets"] == ["owner/rows", "owner/more"]
+    assert text.count("(https://huggingface.co/datasets/owner/rows/tree/0a1b)") == text.count("[owner/rows]")
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_all_datasets_of_a_training_are_named(run, no_figures, tmp_path, both):
+    names = ["/data/one", "owner/two"]
+    folder = changed(run, tmp_path, "training_config.json", "options", "dataset", names if both else names[1])
+    hub = [None, "owner/two"] if both else "owner/two"
+    folder = changed(folder, tmp_path / "2", "training_config.json", "on_hub", "dataset", hub)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attn2mask.hub.cards.segmenter.TrainingRecord", dict)  # which allows one name alone
+        text = model_card(folder, REPO).text
+    assert split(text)[0]["datasets"] == ["owner/two"]
+    assert ("`one`, [owner/two]" in text) == both
+
+
+def test_the_code_follows_the_first_paragraph(run, report):
+    heads = re.findall(r"^##? .*", split(model_card(run, REPO, [report]).text)[1], re.MULTILINE)
+    assert heads[:3] == ["# attn2mask-things", "## Use", "## Classes"]
+
+
+def test_the_chosen_size_is_told_with_what_was_tried(run, no_figures, tmp_path):
+    text = model_card(run, REPO).text
+    assert "The image processor resizes the shorter side of images to 96 pixels." in text
+    tried = "64 (31.0%), 80 (42.0%), 96 (53.0%), 128 (44.0%)"
+    assert f"on 6 images of the training, where their masks are reliable: {tried}." in text
+    keys = ("training_config.json", "prediction_size")
+    other = changed(run, tmp_path, *keys, "dataset", "/home/me/scenes")
+    assert f"on 6 images of `scenes`: {tried}." in model_card(other, REPO).text
+    assert "image processor resizes" not in model_card(changed(run, tmp_path / "2", *keys, None), REPO).text
+
+
 def test_the_rows_are_those_that_the_training_recorded(run, no_figures, tmp_path):
     """Not those that lie in the folder now."""
     text = model_card(run, REPO).text
