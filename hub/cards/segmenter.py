@@ -93,7 +93,7 @@ class TrainedModel:
 
     @property
     def datasets(self) -> list[tuple[str, str | None]]:
-        """The recorded datasets of the training: the path or name of each, and its name on the Hub or None."""
+        """The recorded datasets of the training: the path or name of each, and its name on the Hub if any."""
         recorded = zip_longest(as_list(self.options.get("dataset")), as_list(self.on_hub.get("dataset")))
         return [(name, hub) for name, hub in recorded if name]
 

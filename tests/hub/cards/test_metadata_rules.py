@@ -17,8 +17,8 @@ from attn2mask.hub.cards.segmenter import model_card
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 LICENSES = """
-apache-2.0 mit openrail openrail++ bigscience-openrail-m creativeml-openrail-m afl-3.0 artistic-2.0 bsl-1.0 bsd
-bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0
+apache-2.0 mit openrail openrail++ bigscience-openrail-m creativeml-openrail-m afl-3.0 artistic-2.0 bsl-1.0
+bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0
 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0
 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 gpl-2.0 gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 unlicense wtfpl
 zlib unknown other
