@@ -270,7 +270,7 @@ def test_a_painter_on_the_hub_is_linked_and_its_license_not_guessed(voc, no_figu
 
 
 def test_the_license_of_the_painter_is_stated(card, voc, no_figures, tmp_path):
-    assert "the embedded painter, which ships with `attn2mask`" in card.text
+    assert "the embedded painter, which ships with attn2mask." in card.text
     assert "The license of its weights and images is apache-2.0." in card.text
     hub = changed(voc, tmp_path, "build.json", "identity", "model", "owner/painter")
     hub = changed(hub, tmp_path / "openrail", "build.json", "license", "openrail")
