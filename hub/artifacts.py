@@ -47,7 +47,7 @@ MODEL_FILES = (
     MODEL_CODE,
     *MODEL_OPTIONS,
 )
-MODEL_FIGURES = {"assets/training.png", "assets/predictions.png", "assets/samples.png"}
+MODEL_FIGURES = {"assets/legend.png", "assets/training.png", "assets/predictions.png", "assets/samples.png"}
 
 
 @dataclass(frozen=True)
@@ -160,22 +160,33 @@ def checked_build(path: Path) -> list[Path]:
     return [*files, path / "build.json", report]
 
 
-def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
-    """A checkpoint with the reports of its evaluations, or a LoRA adapter.
+def gather_model(
+    folder: Path, metrics: Sequence[Path] = (), license: str | None = None, datasets: Sequence[str] = ()
+) -> Publication:
+    """A checkpoint with the reports of its evaluations, or a LoRA adapter. `license` and `datasets` are what
+    its card says where no record tells it.
 
     Raises UserError for a folder that does not load, or that others could not load, and as `check_inside`.
     """
     from attn2mask.builders.provenance import LORA_WEIGHTS
     from attn2mask.hub.cards.adapter import adapter_card
+    from attn2mask.hub.cards.dataset import ON_HUB
     from attn2mask.hub.cards.segmenter import model_card, reports
     from attn2mask.training.checkpoint import PEER
 
     folder = Path(folder)
+    for name in datasets:
+        if not ON_HUB.fullmatch(name):
+            raise UserError(f"--dataset {name}: a dataset of the Hub has a name such as org/attn2mask-voc")
     check_inside(folder, folder.rglob("*"))
     for report in map(Path, metrics):  # with it, its figure and its options are published
         beside = (report.with_name(f"{report.stem}_images.png"), report.with_suffix(".yaml"))
         check_inside(report.parent, beside)
     is_adapter = (folder / LORA_WEIGHTS).is_file()
+    if is_adapter and datasets:
+        raise UserError(
+            "--dataset is only for segmenters: the images of an adapter are in no dataset of rows"
+        )
     evaluations = {} if is_adapter else reports(folder, metrics)
     paths = adapter_files(folder) if is_adapter else checkpoint_files(folder)
     files: dict[str, Path | bytes] = {**paths}
@@ -191,16 +202,16 @@ def gather_model(folder: Path, metrics: Sequence[Path] = ()) -> Publication:
 
     def make_card(repo_id: str, old: str | None) -> "Card":
         if is_adapter:
-            return adapter_card(folder, repo_id, old)
-        return model_card(folder, repo_id, metrics, old)
+            return adapter_card(folder, repo_id, old, license)
+        return model_card(folder, repo_id, metrics, old, license, datasets)
 
     def owns(path: str, paths: Collection[str]) -> bool:
         if path.startswith((f"{PEER}/", "metrics/")):
             return True
-        # Figures and results that the card made from a report are removed with it; others are somebody's.
+        # Figures that the card made from a report are removed with it; others are somebody's.
         names = [Path(p).stem for p in paths if p.startswith("metrics/")]
         made = {f"assets/{name}-{figure}.png" for name in names for figure in ("iou", "images")}
-        made |= {f".eval_results/{name}.yaml" for name in names} | MODEL_FIGURES
+        made |= MODEL_FIGURES
         return path in made or ("/" not in path and any(fnmatchcase(path, p) for p in MODEL_FILES))
 
     def loading_code(repo_id: str, revision: str | None) -> str:

@@ -152,12 +152,14 @@ def measure_segmenters(size: Size, data: Path, out: Path) -> dict[str, Any]:
     labels, and of one network and of two that co-trained, with and without the labels given.
     """
     from attn2mask.training.config import TrainConfig
-    from attn2mask.training.held_out import attention_masks, make_sets, train_and_score
+    from attn2mask.training.held_out import attention_masks, make_sets, make_validation, train_and_score
+    from attn2mask.training.prediction_size import IMAGES
 
     logger.info("Making the held-out sets")
     held_out = out / "held-out"
     sets = make_sets(held_out, size.held_out)
     attention = attention_masks(held_out, size.held_out)
+    validation = make_validation(out / "validation", min(size.held_out, IMAGES))
     found: dict[str, Any] = {
         "attention masks": {name: {"mean_iou_given_labels": iou} for name, iou in attention.items()}
     }
@@ -168,6 +170,7 @@ def measure_segmenters(size: Size, data: Path, out: Path) -> dict[str, Any]:
             output_dir=str(out / directory),
             max_steps=size.max_steps,
             resume=True,
+            size_dataset=str(validation),
             no_co_training=name == "no co-training",
             mixed_precision="no",
         )
@@ -204,10 +207,15 @@ def mask_text(report: dict[str, Any]) -> str:
 def segmenter_text(segmenters: dict[str, dict[str, dict[str, float]]]) -> str:
     """What `measure_segmenters` found as a table."""
     columns = {"objects": "drawn", "shifted": "drawn, shifted", "painted": "painted"}
-    lines = ["mIoU on held-out images (in brackets: given image-level labels)"]
-    lines.append(f"{'':16}" + "".join(f"{title:>18}" for title in columns.values()))
+    lines = ["mIoU on held-out images, without and with test-time augmentation"]
+    lines.append("(in brackets: given image-level labels; attention masks always know them)")
+    lines.append(f"{'':24}" + "".join(f"{title:>18}" for title in columns.values()))
     for name, sets in segmenters.items():
-        line = f"{name:16}"
+        if "plain_mean_iou" in sets["objects"]:
+            plain = "".join(f"{sets[held_out]['plain_mean_iou']:18.3f}" for held_out in columns)
+            lines.append(f"{name:24}{plain}")
+            name = "  with augmentation"
+        line = f"{name:24}"
         for held_out in columns:
             mean_iou, given_labels = sets[held_out].get("mean_iou"), sets[held_out]["mean_iou_given_labels"]
             entry = "-" if mean_iou is None else f"{mean_iou:.3f}"

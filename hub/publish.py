@@ -83,6 +83,18 @@ class PublishModelConfig(PublishOptions):
     metrics: list[str] | None = option(
         "reports that `attn2mask evaluate` wrote", None, default_text="metrics*.json in DIR", metavar="FILE"
     )
+    license: str | None = option(
+        "license of the model, by the Hub's name of it, such as apache-2.0",
+        None,
+        default_text="what the records tell, or unknown",
+        metavar="NAME",
+    )
+    dataset: list[str] | None = option(
+        "datasets of the Hub that a segmenter was trained on, beside those of its records",
+        None,
+        default_text="those of the records",
+        metavar="REPO",
+    )
 
 
 @dataclass(frozen=True)
@@ -109,7 +121,8 @@ def run_dataset(config: PublishDatasetConfig) -> None:
 def run_model(config: PublishModelConfig) -> None:
     """Run `attn2mask publish model`. Raises UserError for what the user can correct."""
     metrics = [Path(file) for file in config.metrics or ()]
-    publish(partial(gather_model, Path(config.dir), metrics), target_of(config))
+    gather = partial(gather_model, Path(config.dir), metrics, config.license, config.dataset or ())
+    publish(gather, target_of(config))
 
 
 def run_space(config: PublishSpaceConfig) -> None:

@@ -146,6 +146,13 @@ class TrainConfig(RunOptions):
     eval_every: int | None = option(
         "steps between two evaluations", None, EVALUATION, at_least=1, default_text="a tenth of all steps"
     )
+    size_dataset: str | None = option(
+        "images with masks on which the best of --predict-scales is chosen",
+        None,
+        EVALUATION,
+        metavar="PATH",
+        default_text="rows of --dataset",
+    )
     preset: str = preset_option("options of the method", PRESETS, "demo", METHOD)
     architecture: str | None = method_option(
         "architecture of the networks", choices=("deeplabv3plus", "upernet"), card="architecture"
@@ -179,6 +186,13 @@ class TrainConfig(RunOptions):
         " 0 leaves them as they are",
         at_least=0,
         card="shortest side in pixels",
+    )
+    predict_scales: str | None = constant_option(
+        "multiples of --resize, with commas between them: the trained networks predict at the best of these"
+        " sizes, which is chosen at the end",
+        metavar="S,S",
+        identity=False,  # the weights do not depend on it
+        card="sizes that were tried for prediction (multiples of the shortest side)",
     )
     crop_area_min: float | None = area_option(
         "least area of a crop as a fraction of the image's, before it is resized to --crop-size",
@@ -246,6 +260,8 @@ class TrainConfig(RunOptions):
                 )
         if (self.crop_scale_min is None) != (self.crop_scale_max is None) and self.crop_area_min is not None:
             raise UserError("--crop-scale-min and --crop-scale-max must be given together")
+        if self.predict_scales is not None:
+            factors_of(self.predict_scales, "--predict-scales")
 
     def _check_datasets(self) -> None:
         datasets = self.dataset or []
@@ -262,6 +278,15 @@ class TrainConfig(RunOptions):
     def resolve(self) -> "TrainConfig":
         """These options with the preset's values for all that are not given."""
         return fill(self, read_preset(PRESETS, self.preset))
+
+    @property
+    def predict_sizes(self) -> list[int]:
+        """Pixels of the shorter side of an image in prediction, of which one is chosen, for resolved options;
+        none where images are not resized.
+        """
+        if not self.resize or self.predict_scales is None:
+            return []
+        return [round(factor * self.resize) for factor in factors_of(self.predict_scales, "--predict-scales")]
 
     @property
     def co_training(self) -> bool:
@@ -281,6 +306,17 @@ class TrainConfig(RunOptions):
     def warmup_steps(self, rows: int) -> int:
         """The number of steps of the warm-up on so many rows; for resolved options."""
         return math.ceil(self.warmup_epochs * rows / self.batch_size)
+
+
+def factors_of(scales: str, flag: str = "--scales") -> tuple[float, ...]:
+    """Scales with commas between them as numbers. Raises UserError if they are not numbers above 0."""
+    try:
+        factors = tuple(float(scale) for scale in scales.split(","))
+    except ValueError:
+        factors = ()
+    if not factors or not all(math.isfinite(factor) and factor > 0 for factor in factors):
+        raise UserError(f"{flag} {scales}: it must be numbers above 0 with commas between them")
+    return factors
 
 
 @dataclass(frozen=True)

@@ -100,22 +100,7 @@ class Crops:
         sample_id = row.get("sample_id")
         name = f"at position {position} of the run" if sample_id in (None, "") else str(sample_id)
         name += f" of {self.dataset}" if self.is_one_of_several else ""
-        sources = {
-            column: (image_content(row[column], where, self.dataset), where)
-            for column in used_columns(row, config.reliability)
-            for where in [f"row {name}: its {column}"]
-        }
-        image = Image.fromarray(read_image(*sources["image"], at_most_large))
-        mask = Image.fromarray(read_mask(*sources["mask"], self.table, self.decode, at_most_large))
-        trust = Image.new("L", mask.size, 255)
-        if "reliability" in sources:
-            levels = read_image(*sources["reliability"], at_most_large)
-            trust = Image.fromarray(levels[..., 0])  # a gray map: the channels are equal
-        for part, kind in ((mask, "mask"), (trust, "reliability")):
-            if part.size != image.size:
-                raise UserError(
-                    f"row {name}: the image has {image.size} pixels, but its {kind} has {part.size}"
-                )
+        image, mask, trust = self.opened(row, name)
         rng = np.random.default_rng([config.seed, position])
         box = self.box(*image.size, rng)
         mirror = rng.random() < 0.5
@@ -134,6 +119,28 @@ class Crops:
             "trusted": torch.from_numpy((cut(trust) >= RELIABLE) & (label != ignore) | ~inside),
             "sample_id": name,
         }
+
+    def opened(self, row: dict[str, Any], name: str) -> tuple[Image.Image, Image.Image, Image.Image]:
+        """The image, the mask and the reliability of the row of this name, of one size. Without reliability,
+        all pixels are reliable. Raises UserError as a call does.
+        """
+        sources = {
+            column: (image_content(row[column], where, self.dataset), where)
+            for column in used_columns(row, self.config.reliability)
+            for where in [f"row {name}: its {column}"]
+        }
+        image = Image.fromarray(read_image(*sources["image"], at_most_large))
+        mask = Image.fromarray(read_mask(*sources["mask"], self.table, self.decode, at_most_large))
+        trust = Image.new("L", mask.size, 255)
+        if "reliability" in sources:
+            levels = read_image(*sources["reliability"], at_most_large)
+            trust = Image.fromarray(levels[..., 0])  # a gray map: the channels are equal
+        for part, kind in ((mask, "mask"), (trust, "reliability")):
+            if part.size != image.size:
+                raise UserError(
+                    f"row {name}: the image has {image.size} pixels, but its {kind} has {part.size}"
+                )
+        return image, mask, trust
 
     def box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """The crop of an image, (left, top, right, bottom) in its pixels; it may be larger than the image."""

@@ -76,7 +76,8 @@ def run(config: EvaluateConfig) -> None:
     if not os.access(out if out.exists() else out.parent, os.W_OK):
         raise UserError(f"--out {out} cannot be written")
     counts = count(config, measured, images)
-    evaluation = summarize(counts, table, metric_names(len(measured.networks), measured.augmentation))
+    names = metric_names(len(measured.networks), measured.augmentation, measured.plain)
+    evaluation = summarize(counts, table, names)
     metrics = report(evaluation)
     fixed = save_predictions(measured, images, len(counts), predictions_folder(out))
     evaluated = {
@@ -120,7 +121,7 @@ def count(
     import torch
     from tqdm import tqdm
 
-    from attn2mask.training.evaluation import count_images
+    from attn2mask.training.evaluation import count_images, metric_names
     from attn2mask.training.evaluation_progress import EvaluationProgress
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -130,6 +131,7 @@ def count(
         "options": options,
         "table": measured.table.facts(),
         "images": len(images),
+        "counted": metric_names(len(measured.networks), measured.augmentation, measured.plain),
         "weights": measured.digests,
     }
     progress = EvaluationProgress(progress_file(Path(config.out)), identity)
@@ -148,6 +150,7 @@ def count(
         measured.decide,
         boundaries=True,
         batch_size=config.batch_size or (GPU_BATCH if device == "cuda" else 1),
+        plain=measured.plain,
     )
     for index, of_image in tqdm(
         counted, "evaluating", len(wanted), unit="image", initial=len(wanted) - len(left)
@@ -245,4 +248,9 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     left_out = len(metrics["per_class_iou"]) - len(names)
     more = f"; {left_out} more classes are in the report" if left_out else ""
     text.append(f"{metrics['num_images']:,} images{more}")
+    if (plain := metrics.get("plain")) is not None and plain["mean_iou"] is not None:
+        of_networks = plain["networks"] if len(networks) > 1 else {}
+        values = [f"{100 * plain['mean_iou']:.1f}"]
+        values += [f"{name} {100 * scores['mean_iou']:.1f}" for name, scores in of_networks.items()]
+        text.append(f"mean IoU without test-time augmentation: {', '.join(values)}")
     return "\n".join(text)

@@ -1,6 +1,5 @@
 """The options of `attn2mask evaluate`."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import ClassVar
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.options import SAME_COMMAND, CheckedOptions, flag_of, option
 from attn2mask.builders.row_reader import incomplete_option, no_verify_option
-from attn2mask.training.config import measured_images, measured_split
+from attn2mask.training.config import factors_of, measured_images, measured_split
 from attn2mask.training.zeroshot.protocol import Background, Method, ProtocolName
 
 GPU_BATCH = 16  # images
@@ -154,14 +153,3 @@ class EvaluateConfig(CheckedOptions):
     def factors(self) -> tuple[float, ...]:
         """`scales` as numbers. Raises as `factors_of`."""
         return factors_of(self.scales)
-
-
-def factors_of(scales: str) -> tuple[float, ...]:
-    """Scales with commas between them as numbers. Raises UserError if they are not numbers above 0."""
-    try:
-        factors = tuple(float(scale) for scale in scales.split(","))
-    except ValueError:
-        factors = ()
-    if not factors or not all(math.isfinite(factor) and factor > 0 for factor in factors):
-        raise UserError(f"--scales {scales}: it must be numbers above 0 with commas between them")
-    return factors

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+WITHOUT = "plain_"  # begins the names of predictions without test-time augmentation
 EXTREMES = 2  # images on a sheet: so many of the best, of the median and of the worst
 LOOK_AHEAD = 8  # batches whose images are read at once, to find images of equal size
 MOST_HELD = 8 * LARGE  # pixels of these images; of more, smaller batches are predicted
@@ -72,7 +73,8 @@ class Evaluation:
         metrics: a `MeanIoU` for network "a", for "b" where there are two, for the mean of their logits
             ("both"), and for "given_labels": the mean prediction restricted to the background and the classes
             in the ground truth, an oracle that matches what attention masks know. With a CRF, also for "crf"
-            and "crf_given_labels": the last two after it.
+            and "crf_given_labels": the last two after it. Beside test-time augmentation, also for "plain_a",
+            "plain_b", "plain_both" and "plain_given_labels": the first four without it.
         image_iou: the mean IoU of "both" on each image, by its index; NaN if all of it is ignored.
         boundary: the boundary counts (classes, 2) of these, but for single networks, if they were measured.
     """
@@ -106,10 +108,11 @@ def evaluate(
     return summarize(dict(bar), table, metric_names(len(networks), augmentation))
 
 
-def metric_names(networks: int, augmentation: Augmentation) -> list[str]:
+def metric_names(networks: int, augmentation: Augmentation, plain: Augmentation | None = None) -> list[str]:
     """The names of what is counted for so many networks, as `Evaluation.metrics` has them."""
     after_crf = ("crf", "crf_given_labels") if augmentation.crf else ()
-    return [*("a", "b")[:networks], "both", "given_labels", *after_crf]
+    without = () if plain is None else (f"{WITHOUT}{name}" for name in metric_names(networks, plain))
+    return [*("a", "b")[:networks], "both", "given_labels", *after_crf, *without]
 
 
 @torch.no_grad()
@@ -124,6 +127,7 @@ def count_images(
     decide: Decide = LARGEST,
     boundaries: bool = False,
     batch_size: int = 1,
+    plain: Augmentation | None = None,
 ) -> Iterator[tuple[int, ImageCounts]]:
     """The index of each image and what was counted of it, in the order in which the batches are predicted.
 
@@ -132,16 +136,23 @@ def count_images(
         decide: makes ids of the logits.
         boundaries: measure boundaries, too.
         batch_size: images whose pixels have equal sizes are predicted together, at most so many.
+        plain: also predict in this way, without test-time augmentation.
     """
     for network in networks if device is not None else ():
         network.to(device)
-    names = metric_names(len(networks), augmentation)
+    names = metric_names(len(networks), augmentation, plain)
+    ways = [augmentation] if plain is None else [augmentation, plain]
     for batch in _batches(images, processor, indices, batch_size):
+        pixels = torch.cat([pixels for _, _, pixels in batch])
         with evaluating(networks):
-            logits = logits_of(networks, torch.cat([pixels for _, _, pixels in batch]), augmentation)
+            logits = [logits_of(networks, pixels, way) for way in ways]
         for place, (index, example, _) in enumerate(batch):
-            own = [each[place : place + 1] for each in logits]
-            predicted = _predictions(own, example, table, augmentation, decide)
+            predicted = [
+                ids
+                for way, by_network in zip(ways, logits, strict=True)
+                for own in [[each[place : place + 1] for each in by_network]]
+                for ids in _predictions(own, example, table, way, decide)
+            ]
             yield index, counts_of(dict(zip(names, predicted, strict=True)), example, table, boundaries)
 
 
@@ -171,10 +182,27 @@ def summarize(counts: Mapping[int, ImageCounts], table: ClassTable, names: Itera
 
 def report(evaluation: Evaluation) -> dict[str, Any]:
     """What metrics.json holds: the metrics of "both"; `mean_iou_given_labels`; with a CRF, the metrics after
-    it, whose names begin with `crf_`; if boundaries were measured, `boundary_iou` and the like; and the
-    metrics of each network under `networks.a` and `networks.b`. The counts start again.
+    it, whose names begin with `crf_`; if boundaries were measured, `boundary_iou` and the like; the metrics
+    of each network under `networks.a` and `networks.b`; and beside test-time augmentation, all of this
+    without it under `plain`. The counts start again.
     """
     computed = {name: metric.compute() for name, metric in evaluation.metrics.items()}
+    scores = _scores(_named(computed, False), _named(evaluation.boundary, False))
+    plain = _named(computed, True)
+    return scores | {"plain": _scores(plain, _named(evaluation.boundary, True))} if plain else scores
+
+
+def _named(values: Mapping[str, Any], is_plain: bool) -> dict[str, Any]:
+    """The values of predictions without test-time augmentation, or of the others, by their common names."""
+    return {
+        name.removeprefix(WITHOUT): value
+        for name, value in values.items()
+        if name.startswith(WITHOUT) == is_plain
+    }
+
+
+def _scores(computed: Mapping[str, dict[str, Any]], boundary: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The metrics and boundary counts of one way to predict, as `report` names them."""
     scores: dict[str, Any] = {}
     networks: dict[str, Any] = {}
     for name, metrics in computed.items():
@@ -186,7 +214,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
             scores |= {f"crf_{key}": value for key, value in metrics.items() if key != "num_images"}
         else:
             scores[key_of("mean_iou", name)] = metrics["mean_iou"]
-    for name, counts in evaluation.boundary.items():
+    for name, counts in boundary.items():
         value = mean_boundary_iou(counts)
         scores[key_of("boundary_iou", name)] = None if math.isnan(value) else value
     return {**scores, "networks": networks}
@@ -315,7 +343,7 @@ def counts_of(
         confusion[name] = [list(entry) for entry in entries]
     boundary = {}
     for name, ids in predictions.items() if boundaries else ():
-        if name not in ("a", "b"):
+        if name.removeprefix(WITHOUT) not in ("a", "b"):
             counts = boundary_counts(ids.cpu().numpy(), example.target, classes, ignore)
             boundary[name] = [[int(k), *counts[k].tolist()] for k in np.flatnonzero(counts.any(1))]
     return ImageCounts(example.name, confusion, boundary, bool((example.target == ignore).any()))

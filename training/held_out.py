@@ -21,13 +21,16 @@ from attn2mask.builders.drawn.rows import HELD_OUT, draw_rows, exact_row, write_
 from attn2mask.builders.drawn.scenes import DrawnScene, draw_scene
 from attn2mask.builders.images import read_image, read_mask
 from attn2mask.builders.painter import load_painter
+from attn2mask.builders.records import read_record
 from attn2mask.builders.row_images import encoded_columns
 from attn2mask.builders.rules import load_rules
+from attn2mask.builders.seals import RECORD
 from attn2mask.builders.table_reader import load_table
 from attn2mask.training.benchmarks import open_images
 from attn2mask.training.config import TrainConfig
 from attn2mask.training.mask_quality import record_scenes, recorded_quality
 from attn2mask.training.miou import MeanIoU
+from attn2mask.training.records import TrainingRecord
 from attn2mask.training.referee import Referee, load_referee
 
 SETS = ("objects", "shifted", "painted")
@@ -35,7 +38,8 @@ MEASURES = ("mean_iou", "mean_iou_given_labels")
 # Sides in pixels of the images of 128 pixels at test time. They were chosen with networks of the preset
 # `demo` on scenes that are neither trained on nor held out.
 IMAGE_SIDE, TEST_SIDES = 128, (96, 128)
-CHOSEN_ON = "drawn scenes of the seed 78000000"
+VALIDATION = 78_000_000  # seed of the drawn scenes on which options and sizes of prediction are chosen
+CHOSEN_ON = f"drawn scenes of the seed {VALIDATION}"
 PAINTED_SEED = 1_000_003  # of the painted set; builds that are trained on have other seeds
 
 
@@ -100,6 +104,12 @@ def write_once(
         write_rows(make(), folder, table)
 
 
+def make_validation(folder: Path, count: int) -> Path:
+    """Make the drawn scenes on which the size of prediction is chosen, unless they are there."""
+    write_once(folder, partial(draw_rows, "objects", count, VALIDATION))
+    return folder
+
+
 def make_sets(folder: Path, count: int) -> list[Path]:
     """Make what is missing of `SETS`, and of the build of the painted set. Returns the folders of `SETS`."""
     build_rows(folder / "painted-build", count, seed=PAINTED_SEED)
@@ -149,15 +159,17 @@ def attention_masks(folder: Path, count: int) -> dict[str, float]:
 def train_and_score(config: TrainConfig, sets: Sequence[Path]) -> dict[str, dict[str, float]]:
     """Train by `config`, or resume, and measure the checkpoint on each set of rows.
 
-    Returns each of `MEASURES`, 0 to 1, by the name of the set's folder. metrics_NAME.json and its charts are
-    in the output directory.
+    Returns each of `MEASURES`, 0 to 1, with test-time augmentation, and `plain_mean_iou`, the mean IoU
+    without it, by the name of the set's folder. metrics_NAME.json and its charts are in the output directory.
     """
     from attn2mask.training.evaluate_command import run
     from attn2mask.training.evaluate_config import EvaluateConfig
     from attn2mask.training.train import train
 
     train(config)
-    side = config.resolve().resize or IMAGE_SIDE
+    record = read_record(Path(config.output_dir) / RECORD, TrainingRecord)
+    chosen = record.get("prediction_size") or {"size": config.resolve().resize or IMAGE_SIDE}
+    side = chosen["size"]
     scales = ",".join(f"{test_side / side:g}" for test_side in TEST_SIDES)
     augmentation: dict[str, Any] = {"scales": scales, "flip": True, "chosen_on": CHOSEN_ON}
     scores = {}
@@ -166,4 +178,5 @@ def train_and_score(config: TrainConfig, sets: Sequence[Path]) -> dict[str, dict
         run(EvaluateConfig(config.output_dir, str(rows), out=str(metrics), **augmentation))
         measured = json.loads(metrics.read_text())
         scores[rows.name] = {measure: measured[measure] for measure in MEASURES}
+        scores[rows.name]["plain_mean_iou"] = measured["plain"]["mean_iou"]
     return scores

@@ -34,6 +34,10 @@ class Augmentation:
     image is resized by each of `scales`, also mirrored with `flip`, and predicted in windows of at most
     `window` pixels, of which the fraction `overlap` lies in the next one. With `crf`, BECO's dense CRF
     refines the prediction.
+
+    The logits of the whole image alone are resized straight to the size of the image, as a pipeline of
+    transformers does. With `via_pixels`, they get the size of the pixels before, as the code of zero-shot
+    methods does.
     """
 
     scales: Sequence[float] = (1.0,)
@@ -41,6 +45,13 @@ class Augmentation:
     window: int | None = None
     crf: bool = False
     overlap: float = OVERLAP
+    via_pixels: bool = False
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether logits keep the size that the network gives them."""
+        is_plain = tuple(self.scales) == (1.0,) and not self.flip and self.window is None
+        return is_plain and not self.via_pixels
 
 
 PLAIN = Augmentation()
@@ -117,7 +128,7 @@ def pixels_of(processor: Any, image: np.ndarray) -> Tensor:
 
 def logits_of(networks: Sequence[nn.Module], pixels: Tensor, augmentation: Augmentation) -> list[Tensor]:
     """The logits (N, C, h, w) of each network and, of two, of their mean, for the pixels (N, 3, h, w) of N
-    images: their maximum over all views.
+    images: their maximum over all views. They have the size of the pixels, unless `is_direct`.
     """
     size = pixels.shape[-2:]
     views = [
@@ -130,6 +141,9 @@ def logits_of(networks: Sequence[nn.Module], pixels: Tensor, augmentation: Augme
         found = []
         for network in networks:
             given = view.to(next(network.parameters(), pixels))
+            if augmentation.is_direct:
+                found.append(network(pixel_values=given).logits.float())
+                continue
             logits = _windowed(network, given.flip(-1) if mirrored else given, augmentation)
             found.append(resize(logits.flip(-1) if mirrored else logits, size))
         if len(found) > 1:

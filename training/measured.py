@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from attn2mask.builders.table_reader import bare_table, load_table
 from attn2mask.training.benchmarks import difference, named_classes, recorded_table
 from attn2mask.training.checkpoint import Checkpoint, load_checkpoint
 from attn2mask.training.evaluate_config import EvaluateConfig
-from attn2mask.training.inference import LARGEST, Augmentation, Decide
+from attn2mask.training.inference import LARGEST, OVERLAP, PLAIN, Augmentation, Decide
 from attn2mask.training.zeroshot.protocol import Protocol, common, original, read_words
 from attn2mask.training.zeroshot.segmenter import load_segmenter
 
@@ -33,6 +33,7 @@ class Measured:
         decide: makes ids of logits.
         scores_background: whether the pixels of the background count.
         reduce_labels: whether masks that do not name their classes count them from 1.
+        plain: how images are predicted without test-time augmentation; None if `augmentation` has none.
         record: what metrics.json says of it, beside the options.
         digests: what distinguishes the weights from others.
     """
@@ -46,6 +47,7 @@ class Measured:
     decide: Decide = LARGEST
     scores_background: bool = True
     reduce_labels: bool = False
+    plain: Augmentation | None = None
 
 
 def measured_checkpoint(config: EvaluateConfig) -> Measured:
@@ -56,15 +58,17 @@ def measured_checkpoint(config: EvaluateConfig) -> Measured:
     checkpoint = load_checkpoint(config.checkpoint, config.trust_remote_code, not config.no_verify)
     check_choices(config, checkpoint.record)
     networks = [network for network in (checkpoint.network, checkpoint.peer) if network is not None]
-    overlap = {} if config.overlap is None else {"overlap": config.overlap}
+    overlap = OVERLAP if config.overlap is None else config.overlap
+    augmentation = Augmentation(config.factors, config.flip, config.window, config.crf is not None, overlap)
     return Measured(
         networks,
         checkpoint.processor,
         table_of_checkpoint(config, checkpoint),
-        Augmentation(config.factors, config.flip, config.window, config.crf is not None, **overlap),
+        augmentation,
         {"checkpoint_chosen_on": checkpoint.record.get("chosen_on"), "method": None},
         [digest_of(network) for network in networks],
         reduce_labels=bool(getattr(checkpoint.processor, "do_reduce_labels", False)),
+        plain=None if augmentation.is_direct else PLAIN,
     )
 
 
@@ -82,15 +86,18 @@ def measured_method(config: EvaluateConfig) -> Measured:
         "normalization": protocol.normalization or segmenter.preprocessor.normalization,
         **segmenter.record,
     }
+    plain = Augmentation(window=protocol.window, overlap=protocol.overlap, via_pixels=True)
+    is_plain = config.factors == (1.0,) and not config.flip
     return Measured(
         [segmenter.network.eval()],
         segmenter.preprocessor,
         table,
-        Augmentation(config.factors, config.flip, protocol.window, config.crf is not None, protocol.overlap),
+        replace(plain, scales=config.factors, flip=config.flip, crf=config.crf is not None),
         {"checkpoint_chosen_on": None, "method": method},
         method,
         segmenter.decision,
         scores_background=protocol.background != "none",
+        plain=None if is_plain else plain,
     )
 
 
@@ -129,6 +136,12 @@ def check_choices(config: EvaluateConfig, record: dict[str, Any]) -> None:
         raise UserError(
             f"checkpoint {config.checkpoint} was chosen on {config.dataset}: measure it on other images, or"
             " measure the last networks of the training, which are in the folder above"
+        )
+    size = record.get("prediction_size") or {}
+    if size.get("dataset") and same_place(config.dataset, size["dataset"]):
+        raise UserError(
+            f"the size at which checkpoint {config.checkpoint} predicts was chosen on {config.dataset}:"
+            " measure it on other images"
         )
     if config.chosen_on and same_place(config.dataset, config.chosen_on):
         raise UserError(

@@ -18,7 +18,7 @@ from attn2mask import __version__
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import write_file
 from attn2mask.builders.options import SAME_COMMAND, CheckedOptions, option
-from attn2mask.training.evaluate_config import factors_of
+from attn2mask.training.config import factors_of
 
 logger = logging.getLogger(__name__)
 

@@ -39,6 +39,18 @@ class TrainOptions(TypedDict, total=False):
     trust_remote_code: bool
 
 
+class PredictionSize(TypedDict, total=False):
+    """The size of images in prediction, and how it was chosen.
+
+    `tried` holds the mean IoU by size. `dataset` is None for rows of the training.
+    """
+
+    size: Required[int]
+    tried: Required[dict[str, float | None]]
+    images: Required[int]
+    dataset: str | None
+
+
 class TrainingRecord(TypedDict, total=False):
     """training_config.json of a checkpoint."""
 
@@ -48,6 +60,7 @@ class TrainingRecord(TypedDict, total=False):
     table: str
     warmup_steps: int | None
     chosen_on: Chosen | None
+    prediction_size: PredictionSize | None
     step: int
     seconds: float
     versions: dict[str, Any]
@@ -104,6 +117,14 @@ class Scores(TypedDict, total=False):
     num_images: Required[int]
 
 
+class PlainScores(Scores, total=False):
+    """The scores without test-time augmentation, beside those with it."""
+
+    networks: dict[str, Scores]
+    boundary_iou: float | None
+    mean_iou_given_labels: float | None
+
+
 class EvaluateOptions(TypedDict, total=False):
     """The options of an evaluation that cards read."""
 
@@ -144,6 +165,7 @@ class MetricsRecord(Scores, total=False):
     networks: dict[str, Scores]
     boundary_iou: float | None
     mean_iou_given_labels: float | None
+    plain: PlainScores
     crf_mean_iou: float | None
     crf_pixel_accuracy: float | None
     step: int

@@ -8,7 +8,8 @@
 The output directory holds network A at its root and network B in `peer/`, as transformers saves them, with
 `training_config.json` and `train.yaml`; `best/`, the same at the highest mIoU on `--eval-dataset`, on which
 it must therefore not be measured, with this mIoU in `selection.json`;
-`predictions/`, images of the evaluations; and the files of a run (see `run.py`).
+`predictions/`, images of the evaluations; and the files of a run (see `run.py`). Where images are resized
+before prediction, the size is chosen at the end (see `prediction_size.py`).
 """
 
 import sys
@@ -40,12 +41,14 @@ from attn2mask.builders.row_reader import is_build, rows_in
 from attn2mask.builders.seals import seal_of
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.training.backbones import backbone_digest
-from attn2mask.training.benchmarks import hub_name, open_images
+from attn2mask.training.benchmarks import Example, hub_name, open_images
 from attn2mask.training.checkpoint import is_exported, make_processor, save_checkpoint
 from attn2mask.training.config import BatchPlan, TrainConfig
 from attn2mask.training.cotraining import Pair, cotraining_losses
-from attn2mask.training.data import Crops, Source, loader, loading, number_of_rows, open_datasets
+from attn2mask.training.data import Crops, OpenedRows, Source, loader, loading, number_of_rows, open_datasets
+from attn2mask.training.inference import LONGEST, SHORTEST
 from attn2mask.training.models import build_network, split_parameters
+from attn2mask.training.prediction_size import IMAGES, best_size, examples_of_rows, mean_iou_by_size
 from attn2mask.training.run import (
     Run,
     end,
@@ -77,16 +80,20 @@ def train(config: TrainConfig) -> None:
         logger.info("%s is finished: all %d steps are done", output, config.max_steps)
         return
     images = open_images(config.eval_dataset, config.eval_split, table) if config.eval_dataset else None
+    check_sizes(config)
+    several = len(opened) > 1
+    crops = [Crops(config, each.table, each.dataset, each.decode, several) for each in opened]
+    size_images = images_for_size(config, opened, crops)
     logger.info("Making the networks")
     pair = make_pair(config, table, batches, accelerator)
     optimizer = make_optimizer(pair, config)
     pair, optimizer = accelerator.prepare(pair, optimizer)
-    has_warmup, several = bool(config.mixing and config.warmup_epochs), len(opened) > 1
+    has_warmup = bool(config.mixing and config.warmup_epochs)
     numbers = [number_of_rows(each.rows) for each in opened] if has_warmup or several else [1]
     warmup = config.warmup_steps(sum(numbers)) if has_warmup else 0
     sources = [
-        Source(each.rows, Crops(config, each.table, each.dataset, each.decode, several), weight)
-        for each, weight in zip(opened, config.shares or numbers, strict=True)
+        Source(each.rows, crop, weight)
+        for each, crop, weight in zip(opened, crops, config.shares or numbers, strict=True)
     ]
     rows = mixture_record(config, origins, numbers) if several else origins[0]
     run = Training(config, accelerator, pair, optimizer, table, rows, warmup)
@@ -97,12 +104,12 @@ def train(config: TrainConfig) -> None:
             write_identity(output, identity)
         accelerator.wait_for_everyone()
         run.begin()
-        crops = loader(sources, run.share(), batches.per_process, config.workers)
+        batch_loader = loader(sources, run.share(), batches.per_process, config.workers)
         logger.info("%s, %s precision: %s", accelerator.device, accelerator.mixed_precision, batches)
-        with run.progress("training"), loading(crops) as loaded:
-            run.train(loaded, batches, images)
+        with run.progress("training"), loading(batch_loader) as loaded:
+            run.train(loaded, batches, images, size_images)
         run.finish()
-        del loaded, crops, run, pair, optimizer
+        del loaded, batch_loader, run, pair, optimizer
         end(accelerator)
 
 
@@ -129,11 +136,25 @@ class Training(Run):
         self.networks = self.pair.networks
         super().__init__(config, accelerator, self.pair.state_dict, optimizer)
         self.wrapped, self.table, self.rows, self.warmup = pair, table, rows, warmup
-        self.processor = make_processor(config.resize or None)
-        self.kept = {"best": -1.0, "metrics": {}}
+        self.kept = {"best": -1.0, "metrics": {}, "prediction_size": None}
 
-    def train(self, loaded: Iterator[dict[str, Any]], batches: BatchPlan, images: Sequence | None) -> None:
-        """Train to the last step. Raises KeyboardInterrupt and SystemExit as `stop`."""
+    @property
+    def processor(self) -> Any:
+        """The image processor: with the first size for prediction, until one is chosen."""
+        first, *_ = [*self.config.predict_sizes, self.config.resize or None]
+        chosen = self.kept["prediction_size"]
+        return make_processor(chosen["size"] if chosen else first)
+
+    def train(
+        self,
+        loaded: Iterator[dict[str, Any]],
+        batches: BatchPlan,
+        images: Sequence[Example] | None,
+        size_images: Sequence[Example],
+    ) -> None:
+        """Train to the last step, measure on `images` meanwhile, and choose the size of prediction on
+        `size_images`. Raises KeyboardInterrupt and SystemExit as `stop`.
+        """
         config, table, accelerator = self.config, self.table, self.accelerator
         eval_every = config.eval_every or max(1, config.max_steps // 10)
         background = 0 if table.background is not None else None
@@ -160,6 +181,8 @@ class Training(Run):
                     self.optimizer.zero_grad()
                 total += torch.stack(losses).detach() / batches.accumulation
             self.count(dict(zip(("loss_a", "loss_b"), total, strict=False)), names)
+            if self.finished and len(config.predict_sizes) > 1:
+                self.choose_size(size_images)
             if images is not None and (self.step % eval_every == 0 or self.finished):
                 self.evaluate(images)
             stop = self.must_stop()
@@ -168,7 +191,23 @@ class Training(Run):
             if stop:
                 self.stop()
 
-    def evaluate(self, images: Sequence) -> None:
+    def choose_size(self, images: Sequence[Example]) -> None:
+        """Choose the size at which the networks predict, by network A alone, which pipelines load."""
+        choice = None
+        if self.accelerator.is_main_process:
+            tried = mean_iou_by_size(
+                self.networks[0], images, self.table, self.config.predict_sizes, self.accelerator.device
+            )
+            choice = {
+                "size": best_size(tried),
+                "tried": {str(size): score for size, score in tried.items()},
+                "dataset": self.config.size_dataset,
+                "images": len(images),
+            }
+            logger.info("The networks predict at %d pixels, the best of %s", choice["size"], [*tried])
+        self.kept["prediction_size"] = gather_object([choice])[0]
+
+    def evaluate(self, images: Sequence[Example]) -> None:
         """Measure the networks, draw some predictions, and export the best networks so far to `best/`."""
         from attn2mask.training.charts import prediction_sheet
         from attn2mask.training.evaluation import best_and_worst, evaluate, report
@@ -219,6 +258,7 @@ class Training(Run):
             rows=self.rows,
             table=self.table.name,
             warmup_steps=self.warmup,
+            prediction_size=self.kept["prediction_size"],
             chosen_on=chosen_on,
         )
         options = to_yaml(config, "attn2mask train --config train.yaml")
@@ -238,6 +278,38 @@ class Training(Run):
         print(f"made {', '.join(made)} in {self.seconds:.0f} s")
         checkpoint = shlex.quote(str(self.output))
         print(f"next: attn2mask evaluate --checkpoint {checkpoint} --dataset VOCdevkit/VOC2012 --split val")
+
+
+def check_sizes(config: TrainConfig) -> None:
+    """Raise UserError for sizes of prediction that networks cannot have, and for images that choose none."""
+    sizes = config.predict_sizes
+    if sizes and not SHORTEST <= min(sizes) <= max(sizes) <= LONGEST:
+        raise UserError(
+            f"--predict-scales {config.predict_scales}: they give {', '.join(map(str, sizes))} pixels, but"
+            f" prediction needs {SHORTEST} to {LONGEST}"
+        )
+    if config.size_dataset and len(sizes) < 2:
+        raise UserError(
+            "--size-dataset: there is nothing to choose; leave it out, or give --resize and several"
+            " --predict-scales"
+        )
+
+
+def images_for_size(
+    config: TrainConfig, opened: Sequence[OpenedRows], crops: Sequence[Crops]
+) -> list[Example]:
+    """The images on which the size of prediction is chosen: those of --size-dataset, or else the first rows
+    of the training, as many of each dataset; none where there is nothing to choose. Raises UserError for
+    images that cannot be read.
+    """
+    if len(config.predict_sizes) < 2:
+        return []
+    if config.size_dataset is None:
+        each = IMAGES // len(opened)
+        parts = zip(opened, crops, strict=True)
+        return [example for rows, crop in parts for example in examples_of_rows(rows.rows, crop, each)]
+    images = open_images(config.size_dataset, None, opened[0].table)
+    return [images[index] for index in range(min(len(images), IMAGES))]
 
 
 def rows_record(dataset: str) -> dict[str, Any]:

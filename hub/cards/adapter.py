@@ -10,12 +10,12 @@ from attn2mask.builders.markdown import code, link
 from attn2mask.builders.provenance import LORA_RECORD, LORA_WEIGHTS
 from attn2mask.builders.records import read_record
 from attn2mask.hub.cards.markdown import (
-    UNKNOWN,
     Card,
     duration,
     merge,
     public_path,
     render,
+    stated_license,
     version_rows,
 )
 from attn2mask.hub.cards.sources import option_rows
@@ -35,7 +35,7 @@ FACTS = {
 }
 
 
-def adapter_card(folder: Path, repo_id: str, old: str | None = None) -> Card:
+def adapter_card(folder: Path, repo_id: str, old: str | None = None, license: str | None = None) -> Card:
     """README.md of a LoRA adapter that diffusers loads, and its samples.
 
     Args:
@@ -43,8 +43,10 @@ def adapter_card(folder: Path, repo_id: str, old: str | None = None) -> Card:
             adapter_config.json with at least the base model.
         repo_id: the name that `load_lora_weights` takes.
         old: the card in the repository. Its free text stays.
+        license: the license of the adapter, if no record tells it.
 
-    Raises UserError if the weights or the base model are missing.
+    Raises UserError if the weights or the base model are missing, and for a license that contradicts the
+    records.
     """
     from huggingface_hub import ModelCardData
 
@@ -59,7 +61,7 @@ def adapter_card(folder: Path, repo_id: str, old: str | None = None) -> Card:
     options = record.get("options", {})  # empty for an adapter that `attn2mask adapt` did not make
     prompt, hub, version = options.get("instance_prompt"), hub_name(base), record.get("base_version")
     data = ModelCardData(
-        license=record.get("license") or UNKNOWN,
+        license=stated_license(record.get("license"), license, folder),
         library_name="diffusers",
         pipeline_tag="text-to-image",
         base_model=hub,

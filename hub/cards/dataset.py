@@ -23,6 +23,7 @@ from attn2mask.builders.records import BuildRecord, ReportRecord, Text, checked
 from attn2mask.builders.sample import OPTIONAL
 from attn2mask.builders.shards import BuildDirectory
 from attn2mask.builders.table_reader import TABLES
+from attn2mask.hub.cards.legend import MOST_SHOWN, legend
 from attn2mask.hub.cards.markdown import (
     UNKNOWN,
     Card,
@@ -78,7 +79,6 @@ class OldMetadata(TypedDict, total=False):
     """What is read of the metadata of a card that the repository has already."""
 
     license: Text
-    source_models: Text
     dataset_info: OldInfo | list[OldInfo]
     configs: dict[str, Any] | list[dict[str, Any]]
 
@@ -116,9 +116,12 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
     before = checked(split(old)[0], OldMetadata, "README.md of the repository") if old else {}
     data = _dataset_metadata(read, repo_id, before)
     files: dict[str, bytes] = {}
+    examples: dict[str, list[tuple[str, str]]] = {}
     for build in read:
         rows = sampled_rows(build.files, SHEET_ROWS)
+        examples[build.name] = list(_example(rows[0], build.table)) if rows else []
         files[f"assets/{build.name}-sheet.png"] = png_bytes(sheet(rows, build.table))
+        files[f"assets/{build.name}-legend.png"] = png_bytes(legend(build.table))
         if build.statistics.class_rows.any():
             files[f"assets/{build.name}-classes.png"] = png_bytes(class_chart(build.statistics))
     names = [config.get("config_name", "default") for config in data["configs"]]
@@ -136,7 +139,7 @@ def dataset_card(builds: Mapping[str, Path], repo_id: str, old: str | None = Non
         default=default,
         other_configurations=[name for name in names if name != default],
         **{f"has_{name}": name in columns for name in OPTIONAL},
-        builds=[_build_values(build) for build in read],
+        builds=[_build_values(build) | {"example": examples[build.name]} for build in read],
     )
     return Card(merge(text, old), files)
 
@@ -165,14 +168,14 @@ def _dataset_metadata(builds: Sequence[Build], repo_id: str, before: Mapping[str
 
     infos: dict[str, DatasetInfo] = {}
     configs: list[dict[str, Any]] = []
-    licenses, models = as_list(before.get("license")), as_list(before.get("source_models"))
+    licenses = as_list(before.get("license"))
     others = [
         info
         for info in as_list(before.get("dataset_info"))
         if info.get("config_name", "default") not in [build.name for build in builds]
     ]
     if not others:
-        licenses, models = [], []
+        licenses = []
     for build in builds:
         rows, size = build.statistics.rows, sum(file.stat().st_size for file in build.files)
         infos[build.name] = DatasetInfo(
@@ -184,12 +187,10 @@ def _dataset_metadata(builds: Sequence[Build], repo_id: str, before: Mapping[str
         files = [{"split": "train", "path": f"{build.name}/train-*"}]
         configs.append({"config_name": build.name, "data_files": files})
         licenses += as_list(build.record.get("license")) or [UNKNOWN]
-        models.append(build.identity["model"])
         if "lora" in build.identity:
             licenses += as_list(build.record.get("lora_license")) or [UNKNOWN]
-            models.append(build.identity["lora"])
     configs[0]["default"] = True
-    licenses, models = (list(dict.fromkeys(names)) for names in (licenses, models))
+    licenses = list(dict.fromkeys(licenses))
     rows = sum(build.statistics.rows for build in builds) + sum(map(_num_rows, others))
     is_grammar = all(build.identity["captions"] == "grammar" for build in builds) and not others
     data = DatasetCardData(
@@ -203,7 +204,6 @@ def _dataset_metadata(builds: Sequence[Build], repo_id: str, before: Mapping[str
         task_ids=["semantic-segmentation"],
         size_categories=[SIZE_CATEGORIES[min(max(len(str(rows)) - 3, 0), len(SIZE_CATEGORIES) - 1)]],
         tags=["attn2mask", "synthetic", "pseudo-labels", "weakly-supervised-segmentation", "diffusion"],
-        source_models=models,
     )
     DatasetInfosDict(infos).to_dataset_card_data(data)
     values = data.to_dict()
@@ -259,6 +259,9 @@ def _build_values(build: Build) -> dict[str, Any]:
         "classes_per_row": ", ".join(f"{number} in {count(rows, 'row')}" for number, rows in class_counts),
         "training_preset": "voc-resnet50" if min(map(min, statistics.sizes)) >= 256 else "demo",
         "painter": _painter(identity),
+        "license": ", ".join(as_list(record.get("license"))),
+        "lora_license": ", ".join(as_list(record.get("lora_license"))),
+        "is_long": len(build.table.names) > MOST_SHOWN,
         "painter_on_hub": ON_HUB.fullmatch(model) is not None,
         "captions": captions,
         "scheduler": identity.get("scheduler", {}),
@@ -299,6 +302,15 @@ def _filters(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         )
         for step in report.get("filters", [])
     ]
+
+
+def _example(row: Mapping[str, Any], table: ClassTable) -> Iterator[tuple[str, str]]:
+    """The columns of a row that are text or numbers, and their values."""
+    for name in ("prompt", "caption", "seed", "sample_id"):
+        yield code(name), row[name]
+    named = [f"{number} ({table.names[number]})" for number in row["classes"]]
+    for name, values in (("classes", named), ("words", row["words"]), ("peaks", row["peaks"])):
+        yield code(name), ", ".join(f"{value:.3g}" if isinstance(value, float) else value for value in values)
 
 
 def _painter(identity: Mapping[str, Any]) -> Markdown:

@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, Undefined
 
 from attn2mask.builders.errors import UserError, printable
 from attn2mask.builders.files import write_file
-from attn2mask.builders.markdown import Markdown, code, escaped, python, shell, table_row, url
+from attn2mask.builders.markdown import Markdown, code, escaped, link, python, shell, table_row, url
 from attn2mask.builders.yaml_reader import load_yaml
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def render(data: "CardData", template: str, repo_id: str, **values: Any) -> str:
     environment = Environment(loader=FileSystemLoader(TEMPLATES, "utf-8"), finalize=_as_text)
     functions = (as_list, table_row, code, count, percent, python, shell, url)
     environment.globals |= {function.__name__: function for function in functions}
+    environment.globals |= project()
     citation = Markdown((TEMPLATES / "citation.md").read_text("utf-8").strip())
     values |= {"repo_id": repo_id, "title": repo_id.split("/")[-1], "citation": citation}
     page = environment.get_template(f"{template}.md")
@@ -87,6 +89,19 @@ def _without_next_line(value: Any) -> Any:
 def _as_text(value: Any) -> Any:
     """What a template shows of a value. Of one that it misses, Jinja decides."""
     return value if isinstance(value, Undefined) else escaped(value)
+
+
+def project() -> dict[str, Markdown | None]:
+    """What cards say of this package, from the addresses in the installed package: `project`, its name as a
+    link if it has an address, and `install`, the command that installs it if it has a repository.
+    """
+    urls = dict(line.split(", ", 1) for line in metadata("attn2mask").get_all("Project-URL") or ())
+    page = next((urls[name] for name in ("Homepage", "Repository") if name in urls), None)
+    repository = urls.get("Repository")
+    return {
+        "project": code("attn2mask") if page is None else link("attn2mask", url(page)),
+        "install": repository and Markdown(f"pip install {shell(f'attn2mask @ git+{repository}')}"),
+    }
 
 
 def write_card(card: Card, folder: Path) -> Path:
@@ -209,6 +224,16 @@ def _merge_configs(new: Any, old: Any) -> list[dict[str, Any]]:
 def as_list(value: Any) -> list[Any]:
     """A list of what metadata holds as one value or as several."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def stated_license(recorded: Any, stated: str | None, folder: Path) -> Any:
+    """The license that the records of a folder tell, or else the one that the user states, or unknown. Raises
+    UserError if the user states another one than the records.
+    """
+    licenses = ", ".join(as_list(recorded))
+    if stated and licenses not in ("", UNKNOWN, stated):
+        raise UserError(f"--license {stated}: the records of {folder} name {licenses}; leave it out")
+    return stated or recorded or UNKNOWN
 
 
 def public_path(path: str) -> str:

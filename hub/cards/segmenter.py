@@ -8,15 +8,15 @@ import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.markdown import NOT_RECORDED, Markdown, code, link, url
 from attn2mask.builders.records import parse_record, read_record
+from attn2mask.builders.table_reader import bare_table
+from attn2mask.hub.cards.legend import MOST_SHOWN, legend
 from attn2mask.hub.cards.markdown import (
     UNKNOWN,
     Card,
@@ -27,6 +27,7 @@ from attn2mask.hub.cards.markdown import (
     png_bytes,
     public_path,
     render,
+    stated_license,
     version_rows,
 )
 from attn2mask.hub.cards.sources import option_rows
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ARCHITECTURE_NAMES = {"deeplabv3plus": "DeepLabv3+", "upernet": "UperNet"}
-# Columns of the results that the metadata holds, too. Network B is in the card alone.
-METADATA_COLUMNS = {"A": "network A", "both": "both networks", "IoU": "one network"}
+# Columns of the results that the metadata holds, too, with what is added to the names of their metrics. A
+# pipeline loads network A. Network B is in the card alone.
+METADATA_COLUMNS = {"A": "", "both": " of both networks", "IoU": ""}
+AUGMENTED = " with test-time augmentation"
 METRICS = (("mean_iou", "mean_iou", "mean IoU"), ("pixel_accuracy", "accuracy", "pixel accuracy"))
 
 
@@ -60,6 +63,7 @@ class TrainedModel:
             several datasets.
         mixture: of several datasets, such a record of each, with its share and its number of rows.
         painter: the identity of the build that made the rows.
+        stated_license, stated_datasets: what the user says that no record tells.
     """
 
     path: Path
@@ -72,14 +76,38 @@ class TrainedModel:
     rows: dict[str, Any]
     mixture: list[dict[str, Any]]
     painter: dict[str, Any]
+    stated_license: str | None = None
+    stated_datasets: Sequence[str] = ()
 
     @property
     def license(self) -> str:
-        """The license of the rows if painter and backbone are this project's own, else unknown."""
+        """The license that follows from the records, or the stated one, or unknown. Raises UserError if the
+        user states another license than the records.
+        """
+        return stated_license(self.recorded_license, self.stated_license, self.path)
+
+    @property
+    def recorded_license(self) -> str | None:
+        """The license of the rows if painter and backbone are this project's own, else None."""
         backbone = self.options.get("backbone") or ""
         is_own = backbone == "embedded" or backbone.startswith("scratch:")
         is_own &= self.painter.get("model") == "embedded" and "lora" not in self.painter
-        return (self.rows.get("license") if is_own else None) or UNKNOWN
+        return self.rows.get("license") if is_own else None
+
+    @property
+    def recorded_datasets(self) -> list[dict[str, Any]]:
+        """The records of the datasets of the training: of each its name or path as `dataset`, and if they
+        are known, its name `on_hub` and its `revision`; of several also what `mixture` has.
+        """
+        on_hub, revision = self.on_hub.get("dataset"), self.rows.get("revision")
+        one = [{"dataset": name, "on_hub": on_hub, "revision": revision} for name in self.datasets[:1]]
+        return self.mixture or one
+
+    @property
+    def further_datasets(self) -> list[str]:
+        """The stated datasets that are not recorded."""
+        recorded = [rows.get("on_hub") for rows in self.recorded_datasets]
+        return [name for name in self.stated_datasets if name not in recorded]
 
 
 @dataclass(frozen=True)
@@ -90,11 +118,9 @@ class Evaluation:
         name: the name of its files in the repository.
         options: the options of `attn2mask evaluate`; empty for a report of the training.
         title: the dataset's name on the Hub, or the folder's own name.
-        hub: the dataset's name on the Hub; None for a folder.
         is_training_set: whether the network was trained on this dataset.
-        columns: the scores by what was measured.
-        root: the scores of network A, which is at the repository's root.
-        measured: network A's IoU of each class that was measured.
+        plain: the scores without test-time augmentation by what was measured; empty if they are not recorded.
+        augmented: the scores with test-time augmentation; empty if there was none.
         method: the record of a zero-shot method; empty for the networks of the card.
     """
 
@@ -104,26 +130,49 @@ class Evaluation:
     options: dict[str, Any]
     title: str
     split: str | None
-    hub: str | None
     is_training_set: bool
-    columns: dict[str, dict[str, Any]]
-    root: dict[str, Any]
-    measured: dict[str, float]
+    plain: dict[str, dict[str, Any]]
+    augmented: dict[str, dict[str, Any]]
     method: dict[str, Any]
 
+    @property
+    def columns(self) -> dict[str, dict[str, Any]]:
+        """The scores that the card shows for each class: the plain ones, where they are recorded."""
+        return self.plain or self.augmented
 
-def model_card(run: Path, repo_id: str, metrics: Sequence[Path] = (), old: str | None = None) -> Card:
-    """README.md of a model repository, its figures and, for datasets on the Hub, its `.eval_results`.
+    @property
+    def root(self) -> dict[str, Any]:
+        """The scores of network A, which is at the repository's root."""
+        return next(iter(self.columns.values()))
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """Network A's IoU of each class that was measured."""
+        return {label: iou for label, iou in self.root["per_class_iou"].items() if iou is not None}
+
+
+def model_card(
+    run: Path,
+    repo_id: str,
+    metrics: Sequence[Path] = (),
+    old: str | None = None,
+    license: str | None = None,
+    datasets: Sequence[str] = (),
+) -> Card:
+    """README.md of a model repository and its figures.
 
     Args:
         run: the output directory of a training, or a checkpoint of transformers.
         repo_id: the name that `from_pretrained` takes.
         metrics: reports of `attn2mask evaluate`; if none is given, `metrics*.json` in the run.
         old: the card in the repository. Its free text stays.
+        license: the license of the model, if no record tells it.
+        datasets: datasets of the Hub that the model was trained on, if no record tells them.
 
-    Raises UserError for a folder without config.json, and for a file that is not such a report.
+    Raises UserError for a folder without config.json, for a file that is not such a report, and for a license
+    that contradicts the records.
     """
-    model = _read_model(Path(run))
+    model = replace(_read_model(Path(run)), stated_license=license, stated_datasets=datasets)
     read = [_evaluation(model, name, path) for name, path in reports(model.path, metrics).items()]
     evaluations = [evaluation for evaluation in read if not evaluation.method]
     files = dict(_model_files(model, evaluations))
@@ -187,11 +236,8 @@ def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
     if not evaluated and path.parent == model.path:  # a report of the training
         dataset, split = model.options.get("eval_dataset"), model.options.get("eval_split")
         hub = model.on_hub.get("eval_dataset")
-    networks = report.get("networks", {})
-    columns = {"IoU": networks.get("a", report)}
-    if {"a", "b"} <= networks.keys():
-        columns = {"A": networks["a"], "B": networks["b"], "both": report}
-    root = next(iter(columns.values()))
+    plain = report.get("plain")
+    is_augmented = plain is not None or _is_augmented(options)
     return Evaluation(
         name,
         path,
@@ -199,20 +245,34 @@ def _evaluation(model: TrainedModel, name: str, path: Path) -> Evaluation:
         options,
         title=hub or Path(public_path(dataset or NOT_RECORDED)).name,
         split=split,
-        hub=hub,
         is_training_set=dataset in model.datasets,
-        columns=columns,
-        root=root,
-        measured={label: iou for label, iou in root["per_class_iou"].items() if iou is not None},
+        plain=_by_network(plain) if plain else {} if is_augmented else _by_network(report),
+        augmented=_by_network(report) if is_augmented else {},
         method=evaluated.get("method") or {},
     )
 
 
-# Files: figures, and the results for the Hub
+def _is_augmented(options: Mapping[str, Any]) -> bool:
+    """Whether the options of an evaluation ask for test-time augmentation."""
+    scales = options.get("scales", "1") not in ("1", "1.0")
+    return bool(scales or options.get("flip") or options.get("window"))
+
+
+def _by_network(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The scores of network A, and with two networks those of network B and of both."""
+    networks = report.get("networks", {})
+    if {"a", "b"} <= networks.keys():
+        return {"A": networks["a"], "B": networks["b"], "both": report}
+    return {"IoU": networks.get("a", report)}
+
+
+# Files: figures
 
 
 def _model_files(model: TrainedModel, evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, bytes]]:
-    has_images = False
+    has_images, names = False, _class_names(model.config)
+    if names:
+        yield "assets/legend.png", png_bytes(legend(bare_table("", names)))
     for evaluation in evaluations:
         if evaluation.measured:
             chart = io.BytesIO()
@@ -222,8 +282,6 @@ def _model_files(model: TrainedModel, evaluations: Sequence[Evaluation]) -> Iter
         if images.exists():
             has_images = True
             yield f"assets/{evaluation.name}-images.png", images.read_bytes()
-        if evaluation.hub and evaluation.root["mean_iou"] is not None:
-            yield f".eval_results/{evaluation.name}.yaml", _eval_results(evaluation)
     predictions = sorted((model.path / "predictions").glob("step-*.png"))
     if predictions and not has_images:
         yield "assets/predictions.png", predictions[-1].read_bytes()
@@ -231,19 +289,14 @@ def _model_files(model: TrainedModel, evaluations: Sequence[Evaluation]) -> Iter
         yield "assets/training.png", png_bytes(training_chart(model.log, model.training.get("warmup_steps")))
 
 
-def _eval_results(evaluation: Evaluation) -> bytes:
-    """The Hub's format for results on datasets of the Hub: the mean IoU of network A, 0 to 1."""
-    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-
-    split = f", split {evaluation.split}" if evaluation.split else ""
-    network = METADATA_COLUMNS[next(iter(evaluation.columns))]
-    entry = EvalResultEntry(
-        dataset_id=evaluation.hub,
-        task_id="semantic-segmentation",
-        value=evaluation.root["mean_iou"],
-        notes=f"mean IoU, 0 to 1, {network}, {count(evaluation.root['num_images'], 'image')}{split}",
+def _class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the classes by id; none if an id has no name."""
+    labels = {int(key): name for key, name in config.get("id2label", {}).items()}
+    return (
+        tuple(labels[number] for number in range(len(labels)))
+        if set(labels) == set(range(len(labels)))
+        else ()
     )
-    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False).encode()
 
 
 def training_chart(log: Sequence[Mapping[str, Any]], warmup: int | None) -> "Figure":
@@ -294,24 +347,26 @@ def _model_metadata(model: TrainedModel, repo_id: str, evaluations: Sequence[Eva
             dataset_name=evaluation.title,
             dataset_split=evaluation.split,
             metric_type=kind,
-            metric_name=f"{name} ({METADATA_COLUMNS[column]})",
+            metric_name=f"{name}{METADATA_COLUMNS[column]}{ending}",
             metric_value=scores[key],
         )
         for evaluation in evaluations
-        for column, scores in evaluation.columns.items()
+        for ending, columns in (("", evaluation.plain), (AUGMENTED, evaluation.augmented))
+        for column, scores in columns.items()
         for key, kind, name in METRICS
         if column in METADATA_COLUMNS and scores[key] is not None
     ]
     tags = ["attn2mask", "semantic-segmentation", "weakly-supervised-segmentation", "synthetic-data"]
     tags += [model.config["model_type"]] if model.config.get("model_type") else []
-    backbone, rows = model.on_hub.get("backbone"), [part.get("on_hub") for part in model.mixture]
-    on_hub = [name for name in (model.on_hub.get("dataset"), *rows) if name]
+    backbone = model.on_hub.get("backbone")
+    recorded = [rows["on_hub"] for rows in model.recorded_datasets if rows.get("on_hub")]
+    datasets = [*recorded, *model.further_datasets]
     return ModelCardData(
         license=model.license,
         library_name="transformers",
         pipeline_tag="image-segmentation",
         base_model=None if model.config.get("backbone_from_scratch", True) else backbone,
-        datasets=on_hub or None,
+        datasets=datasets or None,
         tags=[*tags, "custom_code"] if "auto_map" in model.config else tags,
         metrics=["mean_iou", "accuracy"] if results else None,
         model_name=repo_id.split("/")[-1] if results else None,
@@ -334,39 +389,32 @@ def _model_values(model: TrainedModel) -> dict[str, Any]:
         "num_classes": f"{len(labels):,}",
         "class_table": config.get("class_table"),
         "classes": ", ".join(f"{number} {labels[number]}" for number in sorted(labels, key=int)),
+        "is_long": len(labels) > MOST_SHOWN,
         "parameters": f"{parameters / 1e6:.1f}" if parameters else None,
         "rows": model.rows,
         "painter": model.painter,
-        "dataset": _dataset_links(model),
+        "dataset": Markdown(" and ".join(_dataset_links(model)) or f"a dataset that is {NOT_RECORDED}"),
         "has_peer": (model.path / "peer").is_dir(),
         "trust_code": Markdown(", trust_remote_code=True" if "auto_map" in config else ""),
     }
 
 
-def _dataset_links(model: TrainedModel) -> Markdown:
-    """The datasets of the training; of several, with their shares and their numbers of rows."""
-    if not model.mixture:
-        dataset = next(iter(model.datasets), None)
-        return _dataset_link(dataset, model.on_hub.get("dataset"), model.rows.get("revision"))
-    parts = []
-    for rows in model.mixture:
-        named = _dataset_link(rows.get("dataset"), rows.get("on_hub"), rows.get("revision"))
+def _dataset_links(model: TrainedModel) -> Iterator[Markdown]:
+    """The name of each dataset; of one on the Hub, as a link, to the revision that was recorded. If there are
+    several, with their shares and their numbers of rows.
+    """
+    page = "https://huggingface.co/datasets/"
+    for rows in model.recorded_datasets:
+        hub, revision = rows.get("on_hub"), rows.get("revision")
+        at = f"/tree/{url(revision)}" if revision else ""
+        named = link(hub, f"{page}{url(hub)}{at}") if hub else code(public_path(rows["dataset"]))
         painter = (rows.get("identity") or {}).get("model")
-        facts = [f"{percent(rows.get('share'))} of each batch"]
+        facts = [f"{percent(rows['share'])} of each batch"] if "share" in rows else []
         facts += [count(rows["num_rows"], "row")] if "num_rows" in rows else []
         facts += [f"painted by {code(painter)}"] if painter else []
-        parts.append(f"{named} ({', '.join(facts)})")
-    return Markdown(" and ".join(parts))
-
-
-def _dataset_link(dataset: str | None, name: str | None, revision: str | None) -> Markdown:
-    """A dataset with this name on the Hub, if any, at a revision."""
-    if not dataset:
-        return Markdown(f"a dataset that is {NOT_RECORDED}")
-    if name is None:
-        return code(public_path(dataset))
-    at = f"/tree/{url(revision)}" if revision else ""
-    return link(name, f"https://huggingface.co/datasets/{url(name)}{at}")
+        yield Markdown(f"{named} ({', '.join(facts)})" if facts else named)
+    for name in model.further_datasets:
+        yield link(name, f"{page}{url(name)}")
 
 
 def _training_values(model: TrainedModel) -> dict[str, Any]:
@@ -387,6 +435,7 @@ def _training_values(model: TrainedModel) -> dict[str, Any]:
         "speed": f"{speeds[len(speeds) // 2]:.1f}" if speeds else None,
         "weights": _weights(model.config),
         "chosen_on": _choice(training.get("chosen_on")),
+        "prediction": _prediction(training.get("prediction_size")),
         "license": model.license if is_known else f"{NOT_RECORDED} for everything that was used",
         "preset": options.get("preset"),
         "options": option_rows(TrainConfig, used, **shown),
@@ -412,13 +461,28 @@ def _choice(chosen_on: Mapping[str, Any] | None) -> Markdown | None:
     return Markdown(f"{code(public_path(chosen_on['dataset']))}{split}")
 
 
+def _prediction(chosen: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The size of images in prediction, and how it was chosen."""
+    if not chosen:
+        return None
+    tried = ", ".join(f"{size} ({percent(score)})" for size, score in chosen["tried"].items())
+    dataset = chosen.get("dataset")
+    return {**chosen, "tried": tried, "dataset": code(public_path(dataset)) if dataset else None}
+
+
 def _result_values(evaluation: Evaluation) -> dict[str, Any]:
     """What the template shows of an evaluation: its fields, and values made of them."""
     columns, measured = evaluation.columns.values(), evaluation.measured
     scales, flip = evaluation.options.get("scales", "1"), evaluation.options.get("flip")
+    is_plain = bool(evaluation.plain)
+    shown = evaluation.report.get("plain") or evaluation.report
     return {
         **vars(evaluation),
-        "is_augmented": scales != "1" or flip,
+        "root": evaluation.root,
+        "measured": measured,
+        "headline": evaluation.root["mean_iou"] if is_plain else None,
+        "is_plain": is_plain,
+        "is_augmented": scales not in ("1", "1.0") or flip,
         "scales": scales,
         "is_mirrored": flip,
         "window": evaluation.options.get("window"),
@@ -427,9 +491,15 @@ def _result_values(evaluation: Evaluation) -> dict[str, Any]:
         "overlap": evaluation.options.get("overlap"),
         "limit": evaluation.options.get("num_images"),
         "columns": list(evaluation.columns),
-        "mean_iou": [_per_cent(scores["mean_iou"]) for scores in columns],
-        "pixel_accuracy": [_per_cent(scores["pixel_accuracy"]) for scores in columns],
-        "boundary_iou": evaluation.report.get("boundary_iou"),
+        "score_rows": [
+            (_score_name(key, name, ending), *map(_per_cent, values))
+            for ending, scores in (("", evaluation.plain), (AUGMENTED, evaluation.augmented))
+            for key, _, name in METRICS
+            if scores
+            for values in [[scores.get(column, {}).get(key) for column in evaluation.columns]]
+        ],
+        "boundary_iou": shown.get("boundary_iou"),
+        "given_labels": shown.get("mean_iou_given_labels"),
         "chart_limit": MOST_BARS if len(measured) > MOST_BARS else None,
         "class_rows": [
             (label, *(_per_cent(scores["per_class_iou"].get(label)) for scores in columns))
@@ -438,6 +508,11 @@ def _result_values(evaluation: Evaluation) -> dict[str, Any]:
         "has_options": bool(evaluation.options) and evaluation.path.with_suffix(".yaml").exists(),
         "weakest": sorted(measured, key=measured.get)[:3],
     }
+
+
+def _score_name(key: str, name: str, ending: str) -> str:
+    """The name of a score in its table. The headline is bold."""
+    return Markdown(f"**{name}**") if key == "mean_iou" and not ending else f"{name}{ending}"
 
 
 def _method_row(evaluation: Evaluation) -> list[str]:
@@ -452,6 +527,8 @@ def _method_row(evaluation: Evaluation) -> list[str]:
     parts += [f"crop {protocol['crop']}"] if protocol.get("crop") else []
     parts += [f"windows of {window} with an overlap of {protocol['overlap']:.0%}"] if window else []
     parts += [f"templates {' and '.join(protocol.get('templates', ()))}"]
+    if evaluation.augmented and (evaluation.options.get("flip") or evaluation.options.get("scales") != "1"):
+        parts.append("test-time augmentation")
     rule = f"{protocol.get('background')}"
     if protocol.get("threshold") is not None:
         rule += f", threshold {protocol['threshold']:g}"

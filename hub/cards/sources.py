@@ -37,7 +37,14 @@ UNUSED_WITH = {
     },
 }
 # Options that are only used if they have a value.
-OPTIONAL = ("num_rows", "crop_scale_min", "crop_scale_max", "negative_prompt", "min_presence")
+OPTIONAL = (
+    "num_rows",
+    "predict_scales",
+    "crop_scale_min",
+    "crop_scale_max",
+    "negative_prompt",
+    "min_presence",
+)
 # Options whose values nobody states, and that are of no method.
 UNSOURCED = (
     "seed",

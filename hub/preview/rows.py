@@ -75,7 +75,7 @@ def row_page(row: dict[str, Any], directory: BuildDirectory, rules: Rules) -> st
     if rules != directory.rules:
         made = relabel(row, rules, table, _dropped(row["sample_id"], directory))
         least = directory.record()["identity"].get("min_presence")
-        changed = without_trust(made.sample(row, ()), least)
+        changed = without_trust(made.sample(row, ()), least, table)
         made = replace(made, reliable=changed.reliable)
         change = _change(row, made, remask_command(directory, rules))
         mask, reliability = (changed.row[name]["bytes"] for name in ("mask", "reliability"))

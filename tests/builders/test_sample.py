@@ -14,7 +14,6 @@ from PIL import Image
 from attn2mask.builders.classes import ClassTable, LabelClass, default_color
 from attn2mask.builders.drawn.rows import exact_row
 from attn2mask.builders.images import decode_png, overlay
-from attn2mask.builders.mask_ids import decoder_of
 from attn2mask.builders.sample import features
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cards.statistics import count_rows
@@ -88,10 +87,10 @@ def test_every_reader_finds_the_ids_of_gray_masks_in_colored_ones(table, tmp_pat
     for name in folders:
         folder = str(tmp_path / name)
         for streaming in (False, True):
-            found, named = open_rows(folder, streaming, True)
+            opened = open_rows(folder, streaming, True)
             config = TrainConfig(dataset=folder, preset="voc-resnet50", crop_size=32).resolve()
-            crop = Crops(config, named, decoder_of(found.features["mask"]))
-            crops[name, streaming] = [crop(row, place) for place, row in enumerate(found)]
+            crop = Crops(config, opened.table, decode=opened.decode)
+            crops[name, streaming] = [crop(row, place) for place, row in enumerate(opened.rows)]
         examples = open_images(folder, None, table)
         for example, ids in zip(examples, masks, strict=True):
             np.testing.assert_array_equal(example.target, ids)

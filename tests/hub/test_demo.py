@@ -4,6 +4,7 @@ import json
 from dataclasses import astuple, replace
 
 from accelerate.state import AcceleratorState
+from datasets import load_dataset
 from PIL import Image
 
 from attn2mask.builders.options import parse
@@ -42,6 +43,14 @@ def test_demo(tmp_path, capsys, monkeypatch):
             assert 0 <= scores["mean_iou_given_labels"] <= 1
     assert load_checkpoint(tmp_path / "segmenter").peer is not None
     assert load_checkpoint(tmp_path / "alone").peer is None
+    chosen = load_checkpoint(tmp_path / "segmenter").record["prediction_size"]
+    assert (chosen["dataset"], chosen["images"]) == (str(tmp_path / "validation"), 6)
+    validation, objects = (
+        {row["image"].tobytes() for row in load_dataset(str(tmp_path / name), split="train")}
+        for name in ("validation", "held-out/objects")
+    )
+    assert len(validation) == len(objects) == 6
+    assert not validation & objects
     for name in ("sheet.png", "tokens.png", "segmenter/metrics_objects_images.png"):
         with Image.open(tmp_path / name) as image:
             assert min(image.size) > 200

@@ -175,6 +175,17 @@ def test_a_pipe_is_not_read(hub, publish, voc):
     refused_without_a_request(hub, publish, "dataset", voc, "report.json is neither a file nor a folder")
 
 
+def test_a_license_and_datasets_can_be_stated(hub, publish, trained):
+    options = ("--license", "mit", "--dataset", "org/rows", "org/more")
+    assert publish("model", trained["upernet"], MODEL, *options)[0] == 0
+    data, _ = split(hub.files("model", MODEL)["README.md"].decode())
+    assert (data["license"], data["datasets"]) == ("mit", ["org/rows", "org/more"])
+    hub.log.clear()
+    status, _, error = publish("model", trained["upernet"], MODEL, "--dataset", "data/../rows")
+    assert (status, "--dataset data/../rows: a dataset of the Hub has a name such as" in error) == (2, True)
+    assert not hub.log
+
+
 def test_links_beside_a_report_are_refused(hub, publish, trained, tmp_path):
     """The report itself may be a link, because the user names it."""
     figures = {"mean_iou": 0.5, "per_class_iou": {"cat": 0.5}, "pixel_accuracy": 0.6, "num_images": 3}
@@ -940,7 +951,7 @@ def test_checkpoints_load_for_anyone(hub, publish, trained, tmp_path):
         wanted = network | {f"peer/{file}" for file in network}
         wanted |= {"README.md", ".gitattributes", "preprocessor_config.json", "training_config.json"}
         assert wanted <= files
-        assert {path.split("/")[0] for path in files - wanted} <= {"assets", "metrics", ".eval_results"}
+        assert {path.split("/")[0] for path in files - wanted} <= {"assets", "metrics"}
         ModelCard(hub.files("model", f"org/{name}")["README.md"].decode())
     code = """
 import numpy, torch

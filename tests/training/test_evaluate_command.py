@@ -87,6 +87,21 @@ def test_the_command_with_one_network_and_a_limit(dataset, checkpoint, tmp_path,
     assert "m.yaml --scales 0.5,0.75,1,1.25,1.5 --flip --out" in said
 
 
+def test_plain_scores_stand_beside_those_with_augmentation(dataset, checkpoint, tmp_path, capsys):
+    plain, augmented = tmp_path / "plain.json", tmp_path / "augmented.json"
+    assert command(dataset, "--out", str(plain)) == 0
+    assert command(dataset, "--out", str(augmented), "--scales", "1,1.5", "--window", "40") == 0
+    alone, beside = (json.loads(file.read_text()) for file in (plain, augmented))
+    assert "plain" not in alone
+    assert beside["plain"] == {key: alone[key] for key in beside["plain"]}
+    assert {"mean_iou", "per_class_iou", "boundary_iou", "networks"} <= beside["plain"].keys()
+    assert beside["mean_iou"] != alone["mean_iou"]
+    said = capsys.readouterr().out
+    values = (beside["plain"], *beside["plain"]["networks"].values())
+    numbers = [f"{name}{100 * s['mean_iou']:.1f}" for name, s in zip(("", "a ", "b "), values, strict=True)]
+    assert f"mean IoU without test-time augmentation: {', '.join(numbers)}" in said
+
+
 def test_scores_after_the_crf_stand_beside_those_without(dataset, checkpoint, tmp_path, capsys):
     plain, refined = tmp_path / "plain.json", tmp_path / "refined.json"
     assert command(dataset, "--out", str(plain), "--num-images", "2") == 0

@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 from datasets import load_dataset
 
 from attn2mask.builders.drawn.rows import draw_rows
+from attn2mask.training.checkpoint import load_checkpoint
 from attn2mask.training.config import TrainConfig
 from attn2mask.training.held_out import (
     MEASURES,
@@ -73,8 +74,12 @@ def test_training_is_scored_on_every_set(tmp_path):
     assert set(scores) == {"rows", "streets"}
     for name, measured in scores.items():
         metrics = json.loads((tmp_path / "run" / f"metrics_{name}.json").read_text())
-        assert measured == {measure: metrics[measure] for measure in MEASURES}
+        expected = {measure: metrics[measure] for measure in MEASURES}
+        assert measured == expected | {"plain_mean_iou": metrics["plain"]["mean_iou"]}
         assert metrics["evaluated"]["options"]["flip"]
+        size = load_checkpoint(tmp_path / "run").processor.size["shortest_edge"]
+        scales = [float(scale) for scale in metrics["evaluated"]["options"]["scales"].split(",")]
+        assert [round(scale * size) for scale in scales] == [96, 128]
         assert (tmp_path / "run" / f"metrics_{name}_images.png").exists()
     AcceleratorState._reset_state(reset_partial_state=True)
     assert train_and_score(config, [tmp_path / "rows"]) == {"rows": scores["rows"]}  # it is finished

@@ -89,7 +89,8 @@ def plan_trials(
     """The trials of all variants by a preset, those of the first seed first. A variant has rows and further
     flags.
     """
-    flags = ("--preset", preset, "--max-steps", str(config.max_steps))
+    # Predictions are at the size of the training's images, before test-time augmentation changes it.
+    flags = ("--preset", preset, "--max-steps", str(config.max_steps), "--predict-scales", "1")
     folders = {name: Path(config.out) / "trials" / re.sub(r"\W+", "-", name) for name in variants}
     return [
         Trial(name, seed, Path(f"{folders[name]}-{seed}"), rows, sets, (*flags, *more))

@@ -35,6 +35,8 @@ def no_figures(monkeypatch) -> None:
     """Nothing is drawn: only the text of the card counts."""
     for name in ("dataset.sampled_rows", "dataset.class_chart", "segmenter.training_chart"):
         monkeypatch.setattr(f"attn2mask.hub.cards.{name}", lambda *_: [])
+    for kind in ("dataset", "segmenter"):
+        monkeypatch.setattr(f"attn2mask.hub.cards.{kind}.legend", lambda _: None)
     for name in ("hub.cards.dataset.png_bytes", "hub.cards.segmenter.png_bytes", "builders.show.sheet"):
         monkeypatch.setattr(f"attn2mask.{name}", lambda *_: b"")
     monkeypatch.setattr("attn2mask.hub.cards.segmenter.iou_chart", lambda *_: None)
@@ -72,6 +74,12 @@ def run(voc, tmp_path_factory) -> Path:
         "table": "voc",
         "warmup_steps": 1,
         "chosen_on": None,
+        "prediction_size": {
+            "size": 96,
+            "tried": {"64": 0.31, "80": 0.42, "96": 0.53, "128": 0.44},
+            "dataset": None,
+            "images": 6,
+        },
         "step": 4,
         "seconds": 3.5,
         "hardware": "CPU",

@@ -29,15 +29,17 @@ from places import ROOT
 
 from attn2mask.builders.build import BuildConfig, Inputs
 from attn2mask.builders.errors import UserError
+from attn2mask.builders.markdown import escaped
 from attn2mask.builders.options import parse, to_yaml
 from attn2mask.builders.remask import RemaskConfig
 from attn2mask.builders.sample import OPTIONAL, features
 from attn2mask.builders.seals import sealed
 from attn2mask.builders.shards import BuildDirectory, write_parquet
 from attn2mask.builders.table_reader import load_table
-from attn2mask.hub.cards.dataset import dataset_card
+from attn2mask.hub.cards.dataset import SHEET_ROWS, dataset_card
 from attn2mask.hub.cards.markdown import split
 from attn2mask.hub.cards.sources import OURS, read_sources, source_of
+from attn2mask.hub.cards.statistics import sampled_rows
 from attn2mask.training.adaptation.config import AdaptConfig
 from attn2mask.training.config import TrainConfig
 
@@ -116,7 +118,7 @@ def test_metadata_is_what_the_hub_and_datasets_read(card, voc, tmp_path):
 
 def test_every_figure_and_file_that_the_card_names_is_there(card, voc, tmp_path):
     figures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", card.text)
-    assert len(figures) == 2
+    assert len(figures) == 3
     assert {*figures, "id2label.json"} == set(card.files)
     assert all(card.files[figure].startswith(b"\x89PNG") for figure in figures)
     labels = json.loads(card.files["id2label.json"])
@@ -268,13 +270,43 @@ def test_a_painter_on_the_hub_is_linked_and_its_license_not_guessed(voc, no_figu
     assert "(https://huggingface.co/owner/painter/tree/sha256:abc)" in made.text
     assert "| license of the painter | not recorded |" in made.text
     data = split(made.text)[0]
-    assert (data["license"], data["source_models"]) == ("unknown", ["owner/painter"])
+    assert data["license"] == "unknown"
+    assert "source_models" not in data  # no specification has it
     known = changed(hub, tmp_path / "known", "build.json", "license", "creativeml-openrail-m")
     assert split(dataset_card({"voc": known}, REPO).text)[0]["license"] == "creativeml-openrail-m"
     lora = changed(known, tmp_path / "lora", "build.json", "identity", "lora", "owner/lora")
     made = dataset_card({"voc": lora}, REPO)
     assert split(made.text)[0]["license"] == ["creativeml-openrail-m", "unknown"]
     assert "| license of the LoRA | not recorded |" in made.text
+
+
+def test_the_license_of_the_painter_is_stated(card, voc, no_figures, tmp_path):
+    assert "the embedded painter, which ships with attn2mask." in card.text
+    assert "The license of its weights and images is apache-2.0." in card.text
+    hub = changed(voc, tmp_path, "build.json", "identity", "model", "owner/painter")
+    hub = changed(hub, tmp_path / "openrail", "build.json", "license", "openrail")
+    silent = changed(hub, tmp_path / "silent", "build.json", "license", None)
+    assert "Its license is openrail." in dataset_card({"voc": hub}, REPO).text
+    assert "Its license was not recorded: read the page" in dataset_card({"voc": silent}, REPO).text
+    lora = changed(hub, tmp_path / "lora", "build.json", "identity", "lora", "owner/lora")
+    assert "The license of the LoRA was not recorded" in dataset_card({"voc": lora}, REPO).text
+    for made in (card, dataset_card({"voc": silent}, REPO)):
+        assert "The images can repeat the biases of the painter." in made.text
+
+
+def test_an_example_row_is_shown(card, voc):
+    row = sampled_rows(sorted((voc / "data").glob("*.parquet")), SHEET_ROWS)[0]
+    names = load_table("voc").names
+    rows = rows_of(card.text, "column")
+    assert f"| `prompt` | {escaped(row['prompt'])} |" in rows
+    assert f"| `seed` | {row['seed']} |" in rows
+    assert f"| `classes` | {', '.join(f'{k} ({names[k]})' for k in row['classes'])} |" in rows
+
+
+def test_the_code_follows_the_first_paragraph(card):
+    heads = re.findall(r"^##? .*", split(card.text)[1], re.MULTILINE)
+    assert heads[:2] == ["# attn2mask-things", "## Use"]
+    assert card.text.index("```python") < card.text.index("| configuration |")
 
 
 def test_rows_of_several_conditions_are_named(card, voc, no_figures, tmp_path):
@@ -318,13 +350,14 @@ def test_configurations_are_kept_beside_one_another(make_build, card, voc, tmp_p
             assert f"| `{name}` | {ROWS} | 21 |" in made.text
         assert "Other configurations: `streets`." in made.text
         assert "Changed" not in made.text
-    assert set(later.files) == {"assets/streets-sheet.png", "assets/streets-classes.png"}
+    kinds = ("sheet", "legend", "classes")
+    assert set(later.files) == {f"assets/streets-{kind}.png" for kind in kinds}
     folder = stage(tmp_path / "repo", both, voc=voc, streets=streets)
     rows = load_dataset(str(folder), "streets", split="train", cache_dir=str(tmp_path / "cache"))
     assert len(rows) == ROWS
 
 
-def test_publishing_again_changes_nothing_but_what_is_new(card, voc, no_figures):
+def test_publishing_again_changes_nothing_but_what_is_new(card, voc):
     old = card.text + "\nMy own words.\n"
     again = dataset_card({"voc": voc}, REPO, old).text
     assert again == old

@@ -1,17 +1,22 @@
 """How a new card is merged into an old one, and what templates put into tables."""
 
+from email.message import Message
+
 import pytest
 from card_text import block
 from huggingface_hub import DatasetCardData
+from jinja2 import Environment, FileSystemLoader
 
 from attn2mask.builders.errors import UserError
 from attn2mask.hub.cards.markdown import (
+    TEMPLATES,
     as_list,
     compose,
     count,
     duration,
     merge,
     percent,
+    project,
     public_path,
     render,
     split,
@@ -23,6 +28,34 @@ def made(*names: str, **data: object) -> str:
     """A card with these blocks, and with a hint between the first and the second."""
     first, *others = [block(name, f"# {name} is new") for name in names]
     return compose(data, "\n".join([first, "<!-- Write here. -->\n", *others]))
+
+
+@pytest.mark.parametrize(
+    ("urls", "shown", "install"),
+    [
+        ([], "`attn2mask`", None),
+        (["Changelog, https://example.org/log"], "`attn2mask`", None),
+        (["Homepage, https://example.org"], "[attn2mask](https://example.org)", None),
+        (
+            ["Repository, https://example.org/it", "Homepage, https://example.org"],
+            "[attn2mask](https://example.org)",
+            "$ pip install 'attn2mask @ git+https://example.org/it'",
+        ),
+    ],
+)
+def test_the_project_is_linked_where_the_package_has_an_address(monkeypatch, urls, shown, install):
+    installed = Message()
+    for line in urls:
+        installed["Project-URL"] = line
+    monkeypatch.setattr("attn2mask.hub.cards.markdown.metadata", lambda name: installed)
+    page = Environment(loader=FileSystemLoader(TEMPLATES)).get_template("project.md").render(**project())
+    assert f"This repository was made with {shown}." in page
+    assert install in page if install else "pip" not in page
+
+
+def test_the_paper_is_a_link():
+    """The Hub makes the tag `arxiv:` of links, not of BibTeX."""
+    assert "](https://arxiv.org/abs/2309.01369)" in (TEMPLATES / "citation.md").read_text("utf-8")
 
 
 def test_free_text_stays_and_blocks_are_replaced():

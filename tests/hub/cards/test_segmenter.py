@@ -5,7 +5,6 @@ import re
 import shutil
 
 import pytest
-import yaml
 from card_text import (
     REPO,
     blocks_of,
@@ -18,7 +17,7 @@ from card_text import (
     run_python,
     with_value,
 )
-from huggingface_hub import ModelCard, parse_eval_result_entries
+from huggingface_hub import ModelCard
 from PIL import Image
 from places import ROOT
 
@@ -38,11 +37,6 @@ RECORDED = ("training", "option", "library", "%", "class")
 NUMBERS = ("mean_iou", "pixel_accuracy", "sheep", "sofa", "num_images", "mix_probability")
 
 
-def texts_of(made) -> str:
-    """The text of a card and of the results for the Hub."""
-    return made.text + "".join(made.files[name].decode() for name in made.files if name.endswith(".yaml"))
-
-
 def test_metadata_is_what_the_hub_reads(run, report):
     made = model_card(run, REPO, [report])
     data = ModelCard(made.text).data
@@ -52,15 +46,15 @@ def test_metadata_is_what_the_hub_reads(run, report):
     assert (data.base_model, data.datasets) == (None, None)
     found = json.loads(report.read_text())
     values = {(result.metric_type, result.metric_name): result.metric_value for result in data.eval_results}
-    assert values["mean_iou", "mean IoU (network A)"] == found["networks"]["a"]["mean_iou"]
-    assert values["mean_iou", "mean IoU (both networks)"] == found["mean_iou"]
+    assert values["mean_iou", "mean IoU"] == found["networks"]["a"]["mean_iou"]
+    assert values["mean_iou", "mean IoU of both networks"] == found["mean_iou"]
     assert {result.dataset_name for result in data.eval_results} == {"voc"}
 
 
 def test_every_figure_and_file_that_the_card_names_is_there(run, report):
     made = model_card(run, REPO, [report])
     figures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", made.text)
-    assert len(figures) == 3
+    assert len(figures) == 4
     assert set(figures) == {name for name in made.files if name.startswith("assets/")}
     assert all(made.files[name].startswith(b"\x89PNG") for name in figures)
     assert links_of(made.text) == {"metrics/report.yaml", "train.yaml"}
@@ -70,19 +64,6 @@ def test_the_card_names_no_folder_of_this_machine(run, report, tmp_path_factory)
     text = model_card(run, REPO, [report]).text
     assert str(tmp_path_factory.getbasetemp()) not in text
     assert str(ROOT) not in text
-
-
-def test_the_hubs_own_results_are_only_for_datasets_on_the_hub(run, report, no_figures, tmp_path):
-    made = model_card(run, REPO, [report])
-    assert not [name for name in made.files if name.startswith(".eval_results")]
-    assert "`.eval_results` is only for datasets on the Hub" in made.text
-    found = json.loads(report.read_text())
-    found["evaluated"]["hub"] = "owner/rows"
-    (tmp_path / "report.json").write_text(json.dumps(found))
-    made = model_card(run, REPO, [tmp_path / "report.json"])
-    (entry,) = parse_eval_result_entries(yaml.safe_load(made.files[".eval_results/report.yaml"]))
-    assert (entry.dataset_id, entry.value) == ("owner/rows", found["networks"]["a"]["mean_iou"])
-    assert ".eval_results" not in made.text
 
 
 def test_backbone_and_rows_on_the_hub_are_named(run, no_figures, tmp_path):
@@ -98,6 +79,52 @@ def test_backbone_and_rows_on_the_hub_are_named(run, no_figures, tmp_path):
     assert "painted" not in split(made.text)[1].split("## Use")[0]
     from_scratch = changed(hub, tmp_path / "5", "config.json", "backbone_from_scratch", True)
     assert "base_model" not in split(model_card(from_scratch, REPO).text)[0]
+
+
+def test_a_license_and_datasets_that_no_record_tells_may_be_stated(run, no_figures, tmp_path):
+    stated = {"license": "mit", "datasets": ["owner/rows", "owner/more"]}
+    text = model_card(run, REPO, **stated).text
+    data = split(text)[0]
+    assert (data["license"], data["datasets"]) == ("mit", ["owner/rows", "owner/more"])
+    assert "| license | mit |" in text
+    assert "[owner/more](https://huggingface.co/datasets/owner/more)" in text
+    own = changed(run, tmp_path, "training_config.json", "options", "backbone", "embedded")
+    with pytest.raises(UserError, match=r"--license mit: the records of .* name apache-2\.0; leave it out"):
+        model_card(own, REPO, **stated)
+    hub = changed(run, tmp_path / "hub", "training_config.json", "on_hub", "dataset", "owner/rows")
+    hub = changed(hub, tmp_path / "2", "training_config.json", "rows", {"revision": "0a1b"})
+    text = model_card(hub, REPO, **stated).text
+    assert split(text)[0]["datasets"] == ["owner/rows", "owner/more"]
+    assert text.count("(https://huggingface.co/datasets/owner/rows/tree/0a1b)") == text.count("[owner/rows]")
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_all_datasets_of_a_training_are_named(run, no_figures, tmp_path, both):
+    names = ["/data/one", "owner/two"]
+    folder = changed(run, tmp_path, "training_config.json", "options", "dataset", names if both else names[1])
+    hub = [None, "owner/two"] if both else "owner/two"
+    folder = changed(folder, tmp_path / "2", "training_config.json", "on_hub", "dataset", hub)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attn2mask.hub.cards.segmenter.TrainingRecord", dict)  # which allows one name alone
+        text = model_card(folder, REPO).text
+    assert split(text)[0]["datasets"] == ["owner/two"]
+    assert ("`one`, [owner/two]" in text) == both
+
+
+def test_the_code_follows_the_first_paragraph(run, report):
+    heads = re.findall(r"^##? .*", split(model_card(run, REPO, [report]).text)[1], re.MULTILINE)
+    assert heads[:3] == ["# attn2mask-things", "## Use", "## Classes"]
+
+
+def test_the_chosen_size_is_told_with_what_was_tried(run, no_figures, tmp_path):
+    text = model_card(run, REPO).text
+    assert "The image processor resizes the shorter side of images to 96 pixels." in text
+    tried = "64 (31.0%), 80 (42.0%), 96 (53.0%), 128 (44.0%)"
+    assert f"on 6 images of the training, where their masks are reliable: {tried}." in text
+    keys = ("training_config.json", "prediction_size")
+    other = changed(run, tmp_path, *keys, "dataset", "/home/me/scenes")
+    assert f"on 6 images of `scenes`: {tried}." in model_card(other, REPO).text
+    assert "image processor resizes" not in model_card(changed(run, tmp_path / "2", *keys, None), REPO).text
 
 
 def test_the_rows_are_those_that_the_training_recorded(run, no_figures, tmp_path):
@@ -146,8 +173,8 @@ def test_the_license_of_a_model_is_that_of_its_rows_if_its_backbone_is_our_own(r
     ],
 )
 def test_what_the_card_says_is_recorded(run, no_figures, tmp_path, file, change, text):
-    assert text not in texts_of(model_card(run, REPO))
-    assert text in texts_of(model_card(changed(run, tmp_path, file, *change), REPO))
+    assert text not in model_card(run, REPO).text
+    assert text in model_card(changed(run, tmp_path, file, *change), REPO).text
 
 
 def test_the_learning_rate_of_table_1_is_that_of_its_backbone(run, no_figures, tmp_path):
@@ -200,14 +227,14 @@ def test_the_card_follows_every_value_of_its_records(run, report, no_figures, tm
         "|evaluated/(classes_scored|method|fixed_images/.*)|boundary_iou_given_labels"
         "|evaluated/options/(allow_incomplete|no_verify|trust_remote_code|method|weights|protocol|background|threshold|words|size)"
         "|options/crop_area_(min|max)"  # the crops of this preset have a scale
-        "|options/(allow_incomplete|no_verify|trust_remote_code|workers|eval_.*|micro_batch|checkpoint_every|mixed_precision|shares)"
+        "|options/(allow_incomplete|no_verify|trust_remote_code|workers|eval_.*|size_dataset|micro_batch|checkpoint_every|mixed_precision|shares)"
         "|rows/identity/(?!model$|model_version|seed$|threshold|reliability).*"
     )
 
     def card(records: dict[str, dict]) -> str:
         for file, record in records.items():
             (copy / file).write_text(json.dumps(record))
-        return texts_of(model_card(copy, REPO, [copy / "report.json"]))
+        return model_card(copy, REPO, [copy / "report.json"]).text
 
     bases = [records, records | {"training_config.json": local}]
     texts, followed = [card(base) for base in bases], set()
@@ -365,7 +392,7 @@ def test_the_chart_of_the_training_is_that_of_the_log():
 def test_records_that_are_missing_are_named(run, tmp_path):
     shutil.copy(run / "config.json", tmp_path)
     made = model_card(tmp_path, REPO)
-    assert made.files == {}
+    assert set(made.files) == {"assets/legend.png"}
     for text in ("How the network was trained is not recorded.", "The accuracy is not recorded"):
         assert text in made.text
     data = split(made.text)[0]
