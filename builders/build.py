@@ -408,12 +408,10 @@ def run(config: BuildConfig) -> BuildDirectory | None:
     with directory.locked(process.rank, run_name(process.world_size)):
         directory.check_identity(inputs.identity())
         logger.info("Loading the painter %s", config.model)
-        import torch
-
+        from attn2mask.builders.devices import default_device
         from attn2mask.builders.workers import default_workers, labeling_pool
 
-        device = f"cuda:{process.local_rank}" if torch.cuda.is_available() else "cpu"
-        painter = painter_of(config, device)
+        painter = painter_of(config, default_device(process.local_rank))
         inputs = inputs.for_painter(painter)
         with labeling_pool(config.workers or default_workers(process.local_world_size)) as pool:
             synthesizer = inputs.synthesizer(painter, pool)

@@ -29,6 +29,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from tqdm import tqdm
 
+from attn2mask.builders.devices import device_name
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import write_file
 from attn2mask.builders.locks import locked, run_name
@@ -395,9 +396,8 @@ def noted_signals(received: list[int]) -> Iterator[None]:
 
 def hardware(accelerator: Accelerator) -> str:
     """The hardware of a run: "2 x NVIDIA H100", or "2 x CPU (x86_64, 1 thread)"."""
-    if accelerator.device.type == "cuda":
-        name = torch.cuda.get_device_name(accelerator.device)
-    else:
+    name = device_name(accelerator.device)
+    if name == "cpu":
         threads = torch.get_num_threads()
         name = f"CPU ({platform.machine()}, {threads} thread{'s' * (threads > 1)})"
     return f"{accelerator.num_processes} x {name}"
