@@ -24,6 +24,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
@@ -48,6 +49,7 @@ PROCESS_TIMEOUT = timedelta(hours=4)
 # to save after SIGTERM, and a scheduler may start them again at once.
 PATIENCE = 30
 CHECK_EVERY = 20  # steps between two checks of the losses, each of which waits for the GPU
+IMAGE_TRACKERS = ("tensorboard", "wandb", "swanlab")  # whose `log_images` takes lists of images by name
 IDENTITY, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
 START_AGAIN = "delete it, and the same command starts again"
 
@@ -326,6 +328,15 @@ class Run:
         shown = {name: f"{value:.3g}" for name, value in (means | {"lr": rate}).items()}
         self._bar.set_postfix(shown, images_s=f"{speed:.1f}")
         self.log(means | {"learning_rate": rate, "images_per_second": speed})
+
+    def log_images(self, images: Mapping[str, Sequence[np.ndarray]]) -> None:
+        """Give images (H, W, 3) uint8 to the `IMAGE_TRACKERS` in use. Those of one name have one size."""
+        for tracker in self.accelerator.trackers:
+            if tracker.name in IMAGE_TRACKERS:
+                # TensorBoard takes one array, and has to know the order of its axes.
+                axes = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                arrays = {name: np.stack(of_name) if axes else of_name for name, of_name in images.items()}
+                tracker.log_images(arrays, step=self.step, **axes)
 
     def log(self, values: dict[str, float]) -> None:
         """Give values to the tracker, and write them as a line of log.jsonl."""

@@ -221,7 +221,7 @@ def test_the_token_sheet_draws_and_names_the_share_of_each_token(tiny_model, tmp
     monkeypatch.setattr(
         painter,
         "paint",
-        lambda prompts, *rest: ([image], [dict.fromkeys(prompts[0].words, {(2, 2): share})], [None]),
+        lambda prompts, *rest: ([image], [{key: {(2, 2): share} for key in prompts[0].words}], [None]),
     )
     labels = []
     monkeypatch.setattr(
