@@ -485,7 +485,7 @@ def make_dataset(
         initial=total - made_now,
         desc=str(directory.path),
         unit=" images",
-        disable=rank != 0 or not missing,
+        **({"disable": True} if rank != 0 or not missing else {}),  # otherwise TQDM_DISABLE decides
     ) as bar:
 
         def write(shard: Shard, made: Sequence["Sample"]) -> None:

@@ -243,14 +243,15 @@ class Run:
         """A progress bar over the steps, in the main process. Inside, Ctrl-C and SIGTERM do not end the
         program; `must_stop` tells that they came.
         """
-        hidden = not self.accelerator.is_main_process
+        # In the main process the variable TQDM_DISABLE decides, which any other value would override.
+        hidden = {} if self.accelerator.is_main_process else {"disable": True}
         bar = tqdm(
             total=self.config.max_steps,
             initial=self.step,
             desc=doing,
             unit="step",
-            disable=hidden,
             mininterval=1,
+            **hidden,
         )
         with bar as self._bar, noted_signals(self._signals):
             try:
