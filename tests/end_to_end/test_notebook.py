@@ -35,7 +35,7 @@ def test_the_stored_notebook_was_executed_and_is_small(notebook):
     assert module.NOTEBOOK.stat().st_size < MOST_BYTES
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert all("error" != output.output_type for cell in cells for output in cell.outputs)
+    assert all(output.output_type != "error" for cell in cells for output in cell.outputs)
     assert "error:" not in printed(notebook)
     assert sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs) == 3
 
