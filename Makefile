@@ -8,7 +8,7 @@ SIZE ?= full
 INSTALL := PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel $(BIN)/python -m pip install --quiet -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: demo test slow lint lowest bench bench-masks bench-peers survival painter evidence table3 clean
+.PHONY: demo test slow lint lowest bench bench-masks bench-peers survival painter evidence table3 docs notebook clean
 
 demo: .venv/.installed
 	$(BIN)/attn2mask demo --size $(SIZE) --out runs/demo$(if $(filter small,$(SIZE)),-small)
@@ -75,6 +75,14 @@ table3: .venv/.developer
 	  { echo "The tests need a C++ compiler (g++ or clang++) for pydensecrf2, the reference of the dense CRF"; exit 1; }
 	$(INSTALL) -e '.[dev]'
 	@touch $@
+
+# The page of the Python interface, from the docstrings.
+docs: .venv/.installed
+	$(BIN)/python docs/api_page.py
+
+# The notebook with new outputs. It takes some minutes.
+notebook: .venv/.developer
+	$(BIN)/python docs/notebook.py
 
 clean:
 	rm -rf .venv build dist *.egg-info runs

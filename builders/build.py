@@ -450,11 +450,10 @@ def run(config: BuildConfig) -> BuildDirectory | None:
     directory.check_free()
     with directory.locked(process.rank, run_name(process.world_size)):
         directory.check_identity(inputs.identity())
-        import torch
-
+        from attn2mask.builders.devices import default_device
         from attn2mask.builders.workers import default_workers, labeling_pool
 
-        device = f"cuda:{process.local_rank}" if torch.cuda.is_available() else "cpu"
+        device = default_device(process.local_rank)
         quality, scored_by = quality_of(config, inputs.table, device)
         logger.info("Loading the painter %s", config.model)
         painter = painter_of(config, device)
@@ -533,7 +532,7 @@ def make_dataset(
         initial=total - made_now,
         desc=str(directory.path),
         unit=" images",
-        disable=rank != 0 or not missing,
+        **({"disable": True} if rank != 0 or not missing else {}),  # otherwise TQDM_DISABLE decides
     ) as bar:
 
         def write(shard: Shard, made: Sequence["Sample"]) -> None:

@@ -29,9 +29,10 @@ def painting_conditions(painter: "Painter", batch_size: int) -> dict[str, Any]:
     """
     import torch
 
-    is_cpu = painter.device.startswith("cpu")
+    from attn2mask.builders.devices import device_name
+
     return {
-        "device": "cpu" if is_cpu else torch.cuda.get_device_name(painter.device),
+        "device": device_name(painter.device),
         "dtype": str(painter.pipe.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from attn2mask.builders.devices import default_device
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.families import UNET, Family, denoiser_class, family_of
 from attn2mask.builders.files import digest
@@ -278,7 +279,7 @@ def load_painter(
 ) -> Painter:
     """Load the embedded painter ("embedded"), a folder with a diffusers pipeline, or a model of the Hub.
 
-    `lora` is a file, a folder or a repository of the Hub. `device` is by default the GPU, if there is one,
+    `lora` is a file, a folder or a repository of the Hub. `device` is by default that of `default_device`,
     and `dtype` is by default that of the model's family there and float32 on the CPU. `offload` keeps weights
     in the memory of the CPU until a GPU needs them: whole models, layers ("sequential"), or groups of layers.
     `scheduler` is the name of a class of diffusers. Raises UserError if the model or the LoRA cannot be
@@ -288,7 +289,7 @@ def load_painter(
     _silence()
     from diffusers import DiffusionPipeline
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     if offload != "none" and device.startswith("cpu"):
         raise UserError(f"--offload {offload} is for a GPU, and there is none: leave it out")
     folder = _checked_folder(model, revision)

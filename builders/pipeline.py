@@ -27,7 +27,7 @@ from attn2mask.builders.stretches import Stretch, positions_of
 from attn2mask.builders.words.captions import Caption
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabeledRow:
     """A painted image and its labels. A notebook draws it as `attn2mask show` does.
 
@@ -76,6 +76,9 @@ class LabeledRow:
 
     def _opened(self, name: str) -> Image.Image:
         return Image.open(io.BytesIO(self.columns[name]["bytes"]), formats=("PNG",))
+
+    def __repr__(self) -> str:
+        return f"LabeledRow({self.columns['prompt']!r}, classes={self.classes}, size={self.image.size})"
 
     def _repr_png_(self) -> bytes:
         """The row as notebooks draw it: a PNG file."""

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoProcessor
 
 from attn2mask.builders.classes import ClassTable
+from attn2mask.builders.devices import default_device
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import digest
 from attn2mask.builders.quiet import quiet
@@ -131,7 +132,7 @@ def load_score_model(name: str, device: str | None = None) -> ScoreModel:
             ) from error
         if not complete:
             raise UserError(f"--score-model {name} lacks a tokenizer or an image processor")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     facts = {
         "score_model": folder.resolve().name if folder else name,
         "score_model_version": digest(folder) if folder else files.name,

@@ -2,11 +2,12 @@
 
     attn2mask show data/voc --out sheet.png --rows 8
 
-Each row is one line: image | heat map of each class (if scores are stored) | mask | reliability | prompt.
+Each row is one line: image | mask | reliability | heat map of each class (if scores are stored) | prompt.
 """
 
 import io
 import logging
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # In pixels: the longer side of a tile, the gap between tiles, and the sizes of a line and a column of text.
 TILE, GAP, LINE, TEXT = 256, 8, 20, 300
+FRAME = 1  # pixels of the frame of a tile, without which a white map would not end on a white page
+MOST_COLUMNS = 7  # tiles in a line of a sheet of tokens
 
 
 @dataclass(frozen=True)
@@ -73,31 +76,29 @@ def run(config: ShowConfig) -> None:
 def sheet(rows: Sequence[dict[str, Any]], table: ClassTable) -> Image.Image:
     """One page with a line for each row. `rows` belong to one dataset, and are as the shards hold them."""
     with_scores = "scores" in rows[0]
-    maps = max(len(row["classes"]) for row in rows) if with_scores else 0
     lines = []
     for row in rows:
         image, mask, reliability = (
             decode_png(row[name]["bytes"]) for name in ("image", "mask", "reliability")
         )
         heats = [heat_map(image, np.asarray(scores) / 255) for scores in row["scores"]] if with_scores else []
-        blanks = [np.full_like(image, 255)] * (maps - len(heats))
-        tiles = [image, *heats, *blanks, overlay(image, mask, table), reliability]
-        labels = ["", *row["words"][: len(heats)], *[""] * len(blanks), "", ""]
-        cells = [*map(_cell, tiles, labels), _legend(row, table)]
-        lines.append(_joined(cells))
-    head = Image.new("RGB", (lines[0].width, LINE + GAP), "white")
-    step = (head.width - GAP - TEXT) // (maps + 3)
-    for column, title in enumerate(["image", *["class map"] * maps, "mask", "reliability", "prompt"]):
-        place = (GAP + column * step, GAP // 2)
-        ImageDraw.Draw(head).text(place, title, "black", ImageFont.load_default(16))
-    return _joined([head, *lines], downwards=True)
+        tiles = [image, overlay(image, mask, table), reliability, *heats]
+        cells = list(map(_cell, tiles, ["image", "mask", "reliability", *row["words"][: len(heats)]]))
+        lines.append(_joined([*cells, _legend(row, table)]))
+    if with_scores:
+        lines.insert(0, _scale("Class maps: from a score of 0", "to 1"))
+    return _joined(lines, downwards=True)
 
 
 def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0) -> None:
-    """Paint `prompt` with the painter's defaults, and draw the image and a heat map of each token."""
+    """Paint `prompt` with the painter's defaults, and draw the image and a heat map of each token.
+
+    A heat map shows the share of each pixel's attention that goes to the token, averaged over layers and
+    steps, from its least to its largest value in the image. Both stand below the map.
+    """
     from attn2mask.builders.prompts import Prompt
     from attn2mask.builders.rules import load_rules, preset_for
-    from attn2mask.builders.scores import class_scores
+    from attn2mask.builders.scores import mean_map
 
     named = [token for stretch in painter.stretches for token in stretch.tokens(prompt)]
     tokens = [token.replace("</w>", "") for _, token in named]
@@ -107,11 +108,16 @@ def token_sheet(painter: "Painter", prompt: str, out: str | Path, seed: int = 0)
     rules, defaults = load_rules(preset_for(painter.facts["model"])), painter.defaults
     images, maps, _ = painter.paint([every], [seed], replace(defaults, window=rules.window))
     latent_side = painter.latent_side(defaults.height, defaults.width)
-    scores, _ = class_scores([maps[0][word] for word in words], rules, latent_side)
-    tiles = [images[0], *(heat_map(images[0], score) for score in scores.numpy())]
-    cells = list(map(_cell, tiles, [prompt, *tokens]))
-    lines = [_joined(cells[start : start + 6]) for start in range(0, len(cells), 6)]
-    save(_joined(lines, downwards=True), out)
+    cells = [_cell(images[0], prompt)]
+    for word, token in zip(words, tokens, strict=True):
+        share = mean_map(maps[0][word], rules, latent_side).numpy()
+        low, high = share.min(), share.max()
+        heat = heat_map(images[0], (share - low) / max(high - low, np.finfo(np.float32).tiny))
+        cells.append(_cell(heat, f"{token}: {low:.3f} to {high:.3f}"))
+    columns = math.ceil(len(cells) / math.ceil(len(cells) / MOST_COLUMNS))  # lines of about equal lengths
+    lines = [_joined(cells[start : start + columns]) for start in range(0, len(cells), columns)]
+    head = _scale("Share of the attention: from the least", "to the largest of a token, which stand below it")
+    save(_joined([head, *lines], downwards=True), out)
 
 
 def save(page: Image.Image, out: str | Path) -> None:
@@ -125,9 +131,22 @@ def save(page: Image.Image, out: str | Path) -> None:
     write_file(out, content.getvalue())
 
 
+def _scale(before: str, after: str) -> Image.Image:
+    """A line with the colors of heat maps, from their least value to their largest, between two texts."""
+    font = ImageFont.load_default(14)
+    colors = heat_map(np.full((LINE - GAP, TILE // 2, 3), 128, np.uint8), np.linspace(0, 1, TILE // 2)[None])
+    bar = GAP + round(font.getlength(before)) + GAP
+    text = bar + colors.shape[1] + GAP
+    page = Image.new("RGB", (text + round(font.getlength(after)) + GAP, LINE + GAP), "white")
+    ImageDraw.Draw(page).text((GAP, GAP // 2), before, "black", font)
+    ImageDraw.Draw(page).text((text, GAP // 2), after, "black", font)
+    page.paste(Image.fromarray(colors), (bar, GAP))
+    return page
+
+
 def _cell(image: np.ndarray, label: str) -> Image.Image:
-    """An image with a margin to its left, and a label below it."""
-    tile, font = _fit(image), ImageFont.load_default(14)
+    """An image in a frame with a margin to its left, and a label below it."""
+    tile, font = ImageOps.expand(_fit(image), FRAME, "silver"), ImageFont.load_default(14)
     cell = Image.new("RGB", (GAP + tile.width, tile.height + LINE + GAP), "white")
     cell.paste(tile, (GAP, 0))
     while len(label) > 1 and font.getlength(label) > tile.width:

@@ -53,7 +53,7 @@ class DemoConfig(CheckedOptions):
 
     out: str = option("directory of everything that the demo makes", "runs/demo", stored=False, metavar="DIR")
     size: str = option(
-        "how much the demo makes: full takes about ten minutes on two cores, small takes less than two",
+        "how much the demo makes: full takes about ten minutes on two idle cores, small takes two",
         "full",
         choices=tuple(SIZES),
     )

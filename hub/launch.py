@@ -115,11 +115,11 @@ def launcher_options(num_processes: int | None, config_file: str | None) -> tupl
 
     `--multi_gpu` is what starts several processes with torchrun, on CPUs as well.
     """
-    import torch
+    from attn2mask.builders.devices import gpu_count
 
     config = read_config(config_file) if config_file else {}
     count = num_processes or config.get("num_processes") or 1
-    gpus = torch.cuda.device_count()
+    gpus = gpu_count()
     use_cpu = not gpus or str(config.get("use_cpu")).lower() == "true"
     several_machines = (config.get("num_machines") or 1) > 1
     if not use_cpu and not several_machines and count > gpus:

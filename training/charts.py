@@ -156,6 +156,18 @@ def prediction_sheet(rows: Sequence[SheetRow], table: ClassTable, path: str | Pa
     _sheet(lines, table, path, WIDTH)
 
 
+def prediction_strips(rows: Sequence[SheetRow], table: ClassTable) -> list[np.ndarray]:
+    """Image, target and prediction of each row side by side: (h, w, 3) uint8, with h at most `SIDE`."""
+    strips = []
+    for row in rows:
+        masks = [overlay(row.image, ids, table) for ids in (row.target, row.prediction)]
+        tiles = [Image.fromarray(tile) for tile in (row.image, *masks)]
+        for tile in tiles:
+            tile.thumbnail((SIDE, SIDE))
+        strips.append(np.hstack([np.asarray(tile) for tile in tiles]))
+    return strips
+
+
 @plain_text
 def method_sheet(rows: Sequence[MethodsRow], table: ClassTable, path: str | Path | IO[bytes]) -> None:
     """Draw image | target | the prediction of each method in a line for each row, and the colors of their

@@ -86,7 +86,9 @@ class RunOptions(LaunchOptions):
     )
     checkpoint_every: int = run_option("number of steps between two checkpoints", 250, at_least=1)
     report_to: str = run_option(
-        "tracker of accelerate that also gets the log, such as tensorboard; or none", "none", stored=False
+        "tracker of accelerate that also gets the log and images, such as tensorboard; or none",
+        "none",
+        stored=False,
     )
     resume: bool = run_option(
         "resume from the last checkpoint; without one, a new run starts", False, stored=False

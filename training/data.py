@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.cores import local_processes, usable_cores
+from attn2mask.builders.devices import gpu_count
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import refuse_pattern
 from attn2mask.builders.images import at_most_large, read_image, read_mask
@@ -433,7 +434,7 @@ def loader(
         workers = min(max(usable_cores() // local_processes(), 1), MOST_WORKERS)
     common: dict[str, Any] = {
         "drop_last": True,
-        "pin_memory": torch.cuda.is_available(),
+        "pin_memory": gpu_count() > 0,
         "worker_init_fn": _leave_signals,
     }
     seed = sources[0].crops.config.seed

@@ -118,13 +118,13 @@ def count(
     config: EvaluateConfig, measured: "Measured", images: "Sequence[Example]"
 ) -> "dict[int, ImageCounts]":
     """What is counted of each image, by its index. A repeated call continues a killed one."""
-    import torch
     from tqdm import tqdm
 
+    from attn2mask.builders.devices import default_device
     from attn2mask.training.evaluation import count_images, metric_names
     from attn2mask.training.evaluation_progress import EvaluationProgress
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     options = {name: value for name, value in stored_options(config).items() if name != "num_images"}
     identity = {
         "version": __version__,
@@ -149,7 +149,7 @@ def count(
         device,
         measured.decide,
         boundaries=True,
-        batch_size=config.batch_size or (GPU_BATCH if device == "cuda" else 1),
+        batch_size=config.batch_size or (1 if device == "cpu" else GPU_BATCH),
         plain=measured.plain,
     )
     for index, of_image in tqdm(

@@ -57,9 +57,9 @@ def run(config: PredictConfig) -> None:
     Raises UserError for a folder without images that can be read, a checkpoint that cannot be loaded, and an
     output folder that holds something else.
     """
-    import torch
     from tqdm import tqdm
 
+    from attn2mask.builders.devices import default_device
     from attn2mask.builders.images import (
         UnreadableError,
         encode_mask,
@@ -93,9 +93,8 @@ def run(config: PredictConfig) -> None:
         },
     )
     write_file(out / "id2label.json", table.id2label.encode())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     for network in networks:
-        network.to(device)
+        network.to(default_device())
     unreadable = []
     for name, file in tqdm(images.items(), "segmenting", unit="image"):
         mask, drawn = out / "masks" / f"{name}.png", out / "overlays" / f"{name}.png"

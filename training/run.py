@@ -24,11 +24,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from tqdm import tqdm
 
+from attn2mask.builders.devices import device_name
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import write_file
 from attn2mask.builders.locks import locked, run_name
@@ -47,6 +49,7 @@ PROCESS_TIMEOUT = timedelta(hours=4)
 # to save after SIGTERM, and a scheduler may start them again at once.
 PATIENCE = 30
 CHECK_EVERY = 20  # steps between two checks of the losses, each of which waits for the GPU
+IMAGE_TRACKERS = ("tensorboard", "wandb", "swanlab")  # whose `log_images` takes lists of images by name
 IDENTITY, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
 START_AGAIN = "delete it, and the same command starts again"
 
@@ -250,14 +253,15 @@ class Run:
         """A progress bar over the steps, in the main process. Inside, Ctrl-C and SIGTERM do not end the
         program; `must_stop` tells that they came.
         """
-        hidden = not self.accelerator.is_main_process
+        # In the main process the variable TQDM_DISABLE decides, which any other value would override.
+        hidden = {} if self.accelerator.is_main_process else {"disable": True}
         bar = tqdm(
             total=self.config.max_steps,
             initial=self.step,
             desc=doing,
             unit="step",
-            disable=hidden,
             mininterval=1,
+            **hidden,
         )
         with bar as self._bar, noted_signals(self._signals):
             try:
@@ -336,6 +340,15 @@ class Run:
         self._bar.set_postfix(shown, images_s=f"{speed:.1f}")
         self.log(means | {"learning_rate": rate, "images_per_second": speed})
 
+    def log_images(self, images: Mapping[str, Sequence[np.ndarray]]) -> None:
+        """Give images (H, W, 3) uint8 to the `IMAGE_TRACKERS` in use. Those of one name have one size."""
+        for tracker in self.accelerator.trackers:
+            if tracker.name in IMAGE_TRACKERS:
+                # TensorBoard takes one array, and has to know the order of its axes.
+                axes = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                arrays = {name: np.stack(of_name) if axes else of_name for name, of_name in images.items()}
+                tracker.log_images(arrays, step=self.step, **axes)
+
     def log(self, values: dict[str, float]) -> None:
         """Give values to the tracker, and write them as a line of log.jsonl."""
         self.accelerator.log(values, step=self.step)
@@ -405,9 +418,8 @@ def noted_signals(received: list[int]) -> Iterator[None]:
 
 def hardware(accelerator: Accelerator) -> str:
     """The hardware of a run: "2 x NVIDIA H100", or "2 x CPU (x86_64, 1 thread)"."""
-    if accelerator.device.type == "cuda":
-        name = torch.cuda.get_device_name(accelerator.device)
-    else:
+    name = device_name(accelerator.device)
+    if name == "cpu":
         threads = torch.get_num_threads()
         name = f"CPU ({platform.machine()}, {threads} thread{'s' * (threads > 1)})"
     return f"{accelerator.num_processes} x {name}"

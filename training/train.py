@@ -36,6 +36,7 @@ from torch import nn
 from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.files import digest, write_file
+from attn2mask.builders.images import overlay
 from attn2mask.builders.options import identity_of, to_yaml
 from attn2mask.builders.row_reader import is_build, rows_in
 from attn2mask.builders.seals import seal_of
@@ -62,6 +63,7 @@ from attn2mask.training.run import (
 logger = logging.getLogger(__name__)
 
 ENDS = 2**16  # bytes at both ends of a file of rows that identify its content
+TRACKED_CROPS = 8  # crops of the first batch that trackers get, with their labels
 
 
 def train(config: TrainConfig) -> None:
@@ -165,8 +167,10 @@ class Training(Run):
             self.set_rate()
             online = self.pair.online if self.step >= self.warmup else None
             total, names = torch.zeros(len(self.networks), device=accelerator.device), []
-            for _ in range(batches.accumulation):
+            for part in range(batches.accumulation):
                 batch = next(loaded)
+                if self.step == part == 0:
+                    self.log_crops(batch)
                 names += batch.pop("sample_id")
                 batch = {name: part.to(accelerator.device, non_blocking=True) for name, part in batch.items()}
                 with accelerator.accumulate(self.wrapped):
@@ -207,9 +211,17 @@ class Training(Run):
             logger.info("The networks predict at %d pixels, the best of %s", choice["size"], [*tried])
         self.kept["prediction_size"] = gather_object([choice])[0]
 
+    def log_crops(self, batch: dict[str, Any]) -> None:
+        """Give trackers some crops of a batch, and their labels, with white pixels where none is trusted."""
+        count, ignore = TRACKED_CROPS, self.table.ignore_index
+        crops = [*batch["pixels"][:count].permute(0, 2, 3, 1).numpy()]
+        labels = batch["label"].where(batch["trusted"], ignore)[:count].numpy()
+        drawn = [overlay(crop, ids, self.table) for crop, ids in zip(crops, labels, strict=True)]
+        self.log_images({"crops": crops, "labels": drawn})
+
     def evaluate(self, images: Sequence[Example]) -> None:
         """Measure the networks, draw some predictions, and export the best networks so far to `best/`."""
-        from attn2mask.training.charts import prediction_sheet
+        from attn2mask.training.charts import prediction_sheet, prediction_strips
         from attn2mask.training.evaluation import best_and_worst, evaluate, report
 
         accelerator = self.accelerator
@@ -236,6 +248,8 @@ class Training(Run):
             folder.mkdir(exist_ok=True)
             drawn = best_and_worst(evaluation, self.networks, self.processor, images)
             prediction_sheet(drawn, self.table, folder / f"step-{self.step:06d}.png")
+            strips = prediction_strips(drawn, self.table)
+            self.log_images({f"predictions/{number}": [strip] for number, strip in enumerate(strips, 1)})
             logger.info("step %d: mIoU %.4f on %d images", self.step, metrics["mean_iou"], len(images))
             if metrics["mean_iou"] > self.kept["best"]:
                 self.kept["best"] = metrics["mean_iou"]

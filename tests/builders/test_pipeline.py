@@ -116,6 +116,7 @@ def test_a_text_without_classes_has_no_label(pipe):
 
 def test_a_notebook_draws_the_row(pipe):
     row = pipe("a dog", seed=0)
+    assert repr(row) == f"LabeledRow({row.columns['prompt']!r}, classes={row.classes}, size={row.image.size})"
     page = Image.open(io.BytesIO(row._repr_png_()))
     assert page.width > page.height > 100
 

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from attn2mask.builders import show
 from attn2mask.builders.images import OPACITY, decode_png, encode_png, heat_map, overlay
 from attn2mask.builders.painter import load_painter
 from attn2mask.builders.sample import features
 from attn2mask.builders.seals import sealed
 from attn2mask.builders.shards import BuildDirectory, plan
-from attn2mask.builders.show import GAP, LINE, TILE, save, sheet, token_sheet
+from attn2mask.builders.show import FRAME, GAP, LINE, TEXT, TILE, save, sheet, token_sheet
 from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
 
@@ -69,14 +71,51 @@ def test_the_tiles_of_a_sheet_are_what_the_row_holds():
     page = np.asarray(sheet([columns], TABLE))
 
     def tile(column: int) -> np.ndarray:
-        left, top = GAP + column * (TILE + GAP), LINE + GAP
+        left, top = GAP + FRAME + column * (TILE + 2 * FRAME + GAP), LINE + GAP + FRAME
         return page[top : top + TILE : 2, left : left + TILE : 2]
 
     assert np.array_equal(tile(0), image)
-    for column, scores in enumerate(columns["scores"], 1):
+    assert np.array_equal(tile(1), overlay(image, mask, TABLE))
+    assert np.array_equal(tile(2), np.repeat(reliability[..., None], 3, axis=2))
+    for column, scores in enumerate(columns["scores"], 3):
         assert np.array_equal(tile(column), heat_map(image, np.asarray(scores) / 255))
-    assert np.array_equal(tile(3), overlay(image, mask, TABLE))
-    assert np.array_equal(tile(4), np.repeat(reliability[..., None], 3, axis=2))
+
+
+def test_a_white_reliability_map_has_a_frame():
+    page = np.asarray(sheet([row(scores=False)], TABLE))
+    left, side = GAP + 2 * (TILE + 2 * FRAME + GAP), TILE + 2 * FRAME
+    tile = page[:side, left : left + side]
+    assert (tile[FRAME:-FRAME, FRAME:-FRAME] == 255).all()
+    for edge in (tile[0], tile[-1], tile[:, 0], tile[:, -1]):
+        assert (edge == (192, 192, 192)).all()
+    assert (page[:side, left - GAP : left] == 255).all()  # nothing of the frame lies outside of the tile
+
+
+def test_no_column_is_empty_beside_a_row_of_fewer_classes():
+    """The text of a row stands right beside its last tile: its class colors begin there."""
+    page = np.asarray(sheet([row(), row(classes=(3,))], TABLE))
+    tile, line = TILE + 2 * FRAME + GAP, TILE + 2 * FRAME + LINE + GAP
+    assert page.shape[1] == 5 * tile + GAP + TEXT
+    for number, tiles in enumerate((5, 4)):
+        top = LINE + GAP + number * line
+        text = page[top : top + line, tiles * tile + GAP : tiles * tile + GAP + TEXT]
+        assert (text != 255).any()
+        assert (page[top : top + line, tiles * tile + GAP + TEXT :] == 255).all()
+        for column in range(tiles):
+            assert (page[top : top + line, column * tile : (column + 1) * tile] != 255).any()
+
+
+def test_a_sheet_with_class_maps_shows_their_scale():
+    """Its bar runs from the color of a score of 0 to that of a score of 1, over grey."""
+    head = np.asarray(sheet([row()], TABLE))[: LINE + GAP].astype(int)
+    colored = (head.max(axis=2) - head.min(axis=2) > 8).any(axis=0).nonzero()[0]
+    grey = np.full((1, 2, 3), 128, np.uint8)
+    least, most = heat_map(grey, np.array([[0.0, 1.0]]))[0].astype(int)
+    middle = head[GAP + 2]
+    first = int((abs(middle - least).max(axis=1) <= 2).nonzero()[0][0])
+    assert abs(middle[first + TILE // 2 - 1] - most).max() <= 2
+    assert first <= colored[0]
+    assert colored[-1] <= first + TILE // 2
 
 
 @pytest.mark.parametrize("size", [(4096, 8), (8, 4096)])
@@ -168,7 +207,31 @@ def test_the_token_sheet_has_a_tile_for_each_token(tiny_model, tmp_path, monkeyp
     painter = load_painter(str(tiny_model("sd15")))
     monkeypatch.setattr(painter, "defaults", type(painter.defaults)(2, 3.0, 64, 64))
     token_sheet(painter, "a dog on a street", tmp_path / "tokens.png")
-    # The image, five words, start and end: 8 tiles in 2 lines of 6.
+    # The image, five words, start and end: 8 tiles in 2 lines of 4, below the scale.
     figure = Image.open(tmp_path / "tokens.png")
-    assert figure.width > 6 * 256
-    assert 2 * 256 < figure.height < 3 * 256
+    assert figure.width == 4 * (GAP + TILE + 2 * FRAME)
+    assert figure.height == LINE + GAP + 2 * (TILE + 2 * FRAME + LINE + GAP)
+
+
+def test_the_token_sheet_draws_and_names_the_share_of_each_token(tiny_model, tmp_path, monkeypatch):
+    """A map runs from its least to its largest share, whatever they are."""
+    painter = load_painter(str(tiny_model("sd15")))
+    share = torch.tensor([[0.02, 0.03], [0.04, 0.06]])
+    image = np.full((64, 64, 3), 90, np.uint8)
+    monkeypatch.setattr(
+        painter,
+        "paint",
+        lambda prompts, *rest: ([image], [{key: {(2, 2): share} for key in prompts[0].words}], [None]),
+    )
+    labels = []
+    monkeypatch.setattr(
+        show, "_cell", lambda tile, label: labels.append((tile, label)) or Image.new("RGB", (4, 4))
+    )
+    token_sheet(painter, "a dog", tmp_path / "tokens.png")
+    assert [label for _, label in labels[:3]] == [
+        "a dog",
+        "<|startoftext|>: 0.020 to 0.060",
+        "a: 0.020 to 0.060",
+    ]
+    drawn = heat_map(image, np.array([[0, 0.25], [0.5, 1]]))
+    assert abs(labels[1][0].astype(int) - drawn).max() <= 1

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.locks import locked
@@ -131,7 +130,7 @@ def test_signals_reach_all_processes(tmp_path, sent, status):
 def test_options_for_accelerate(monkeypatch, tmp_path):
     """What starts several processes on CPUs and on GPUs, and how a configuration is completed."""
     gpus = 0
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr("attn2mask.builders.devices.gpu_count", lambda: gpus)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     options, use_cpu = launcher_options(2, None)
     assert use_cpu

@@ -1,5 +1,6 @@
 """A run of training: what it leaves, that it resumes bit for bit after a kill, and what it refuses."""
 
+import io
 import json
 import os
 import shutil
@@ -9,21 +10,25 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from datasets import load_dataset
 from PIL import Image
 from places import ROOT
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForSemanticSegmentation, ResNetConfig, pipeline
 
 from attn2mask.builders.drawn.rows import draw_rows, exact_row, write_rows
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.locks import locked
 from attn2mask.builders.options import parse
+from attn2mask.builders.table_reader import load_table
 from attn2mask.hub.cli import main
 from attn2mask.training import run as run_module
 from attn2mask.training import train as module
@@ -110,7 +115,71 @@ def test_a_run_leaves_networks_that_anyone_can_load(config, data):
     logged = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     assert {"loss_a", "loss_b", "learning_rate", "images_per_second"} <= set(logged[0])
     assert any("eval_mean_iou" in line for line in logged)
-    assert list(output.glob("logs/events*"))
+    images = tracked_images(output / "logs")
+    assert set(images) == {
+        "crops",
+        "labels",
+        *(f"predictions/{number}" for number in range(1, len(images) - 1)),
+    }
+    assert {tag: [step for step, _ in of_tag] for tag, of_tag in images.items() if tag[:4] != "pred"} == {
+        "crops": [0],
+        "labels": [0],
+    }
+    assert [step for step, _ in images["predictions/1"]] == [3, 6]
+    strip = images["predictions/1"][0][1]
+    side = strip.shape[1] // 3
+    assert strip.shape == (side, 3 * side, 3)
+    # The rows are those of the data set, one of which the strip shows.
+    shown = [np.asarray(example["image"]) for example in load_dataset(str(data), split="train")]
+    assert any(np.array_equal(strip[:, :side], image) for image in shown)
+
+
+def tracked_images(folder: Path) -> dict[str, list[tuple[int, np.ndarray]]]:
+    """The images that TensorBoard's files hold: steps and pixels (H, W, 3) uint8 of each tag."""
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    return {
+        tag: [
+            (event.step, np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB")))
+            for event in events.Images(tag)
+        ]
+        for tag in events.Tags()["images"]
+    }
+
+
+def test_trackers_get_images_in_the_form_that_each_takes():
+    given = []
+
+    def tracker(name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, log_images=lambda *args, **more: given.append((name, args, more)))
+
+    trackers = [tracker(name) for name in ("tensorboard", "mlflow", "wandb")]
+    run = SimpleNamespace(accelerator=SimpleNamespace(trackers=trackers), step=7)
+    images = [np.full((2, 3, 3), level, np.uint8) for level in (1, 2)]
+    run_module.Run.log_images(run, {"labels": images})
+    (_, (stacked,), board), (_, (listed,), wandb) = given
+    assert [name for name, _, _ in given] == ["tensorboard", "wandb"]
+    assert stacked["labels"].shape == (2, 2, 3, 3)
+    assert (stacked["labels"][1] == 2).all()
+    assert board == {"step": 7, "dataformats": "NHWC"}
+    assert listed["labels"] is images
+    assert wandb == {"step": 7}
+
+
+def test_the_labels_of_crops_are_white_where_they_are_not_trusted():
+    """A grey image, so that a class has its color and the ignore value is lighter than all of them."""
+    table, given = load_table("voc"), {}
+    batch = {
+        "pixels": torch.full((9, 3, 1, 3), 100, dtype=torch.uint8),
+        "label": torch.tensor([[[0, 12, 12]]]).repeat(9, 1, 1),
+        "trusted": torch.tensor([[[True, True, False]]]).repeat(9, 1, 1),
+    }
+    module.Training.log_crops(SimpleNamespace(table=table, log_images=given.update), batch)
+    assert len(given["crops"]) == len(given["labels"]) == 8
+    assert (given["crops"][0] == 100).all()
+    background, dog, ignored = given["labels"][0][0].astype(int)
+    assert background.tolist() == [100, 100, 100]
+    assert dog.tolist() == [int(0.65 * channel + 0.35 * 100) for channel in table.palette[12].tolist()]
+    assert ignored.tolist() == [int(0.65 * 255 + 0.35 * 100)] * 3
 
 
 class Killed(Exception):

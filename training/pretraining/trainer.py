@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from attn2mask.builders.devices import gpu_count
 from attn2mask.builders.options import SAME_COMMAND, CheckedOptions, option
 from attn2mask.training.run import load_state, save_state
 
@@ -53,7 +54,7 @@ def start_processes() -> PartialState:
 
     Without a GPU they communicate through gloo, which accelerate uses only with `cpu=True`.
     """
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=gpu_count() == 0)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
