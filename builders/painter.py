@@ -9,7 +9,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -168,7 +168,7 @@ class Painter:
         )
         guided = self.family.arguments(painting.guidance_scale, painting.negative_prompt, len(prompts))
         try:
-            with recorder, self._reporting(recorder, calls, on_step):
+            with recorder, self._reporting(recorder, calls, on_step) if on_step else nullcontext():
                 pixels = self.pipe(
                     [prompt.text for prompt in prompts],
                     num_inference_steps=painting.steps,
@@ -190,12 +190,11 @@ class Painter:
         return images, attention, [_fault(image) for image in pixels]
 
     @contextmanager
-    def _reporting(self, recorder: AttentionRecorder, calls: int, on_step: OnStep | None) -> Iterator[None]:
-        """Call `on_step`, if there is one, after each of the `calls` of the denoiser that are recorded."""
+    def _reporting(self, recorder: AttentionRecorder, calls: int, on_step: OnStep) -> Iterator[None]:
+        """Call `on_step` after each of the `calls` of the denoiser that are recorded."""
 
         def report(*_: Any) -> None:
-            if on_step is not None:
-                on_step(recorder.calls, calls)
+            on_step(recorder.calls, calls)
 
         hook = self.layout.denoiser.register_forward_hook(report)
         try:

@@ -147,8 +147,7 @@ class RecordingOptions(CheckedOptions):
         card="normalization of class maps",
     )
     word_temperature: float | None = _constant(
-        "temperature of a softmax over the words of an image, as a fraction of the largest attention; 0 takes"
-        " no softmax",
+        "temperature of a softmax over the words; 0 takes none",
         at_least=0,
         card="temperature of the softmax over the words",
     )

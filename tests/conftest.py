@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from background import let_children_get_signals
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -25,6 +26,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 settings.register_profile("busy", deadline=None)
 settings.register_profile("long", deadline=None)  # `--hypothesis-profile long`: see test_fuzz.py
 settings.load_profile("busy")
+
+let_children_get_signals()
 
 # Words of one token. All others are spelled letter by letter: "dog" is one token, "cow" is three.
 WORDS = ["a", "an", "the", "of", "on", "in", "with", "and", "photo", "dog", "cat", "bus", "street", "red"]

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import psutil
+from background import let_children_get_signals
 from loopback_hub import LoopbackHub
 from tqdm import tqdm
 
@@ -719,4 +720,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    let_children_get_signals()
     main()

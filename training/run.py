@@ -404,10 +404,13 @@ def trim_log(file: Path, step: int) -> None:
 
 @contextmanager
 def noted_signals(received: list[int]) -> Iterator[None]:
-    """Append the number of each SIGINT and SIGTERM to `received`, instead of ending the program."""
+    """Append the number of each SIGINT and SIGTERM to `received`, instead of ending the program. What the
+    program ignores, as SIGINT in the background, stays ignored.
+    """
     before = {
         which: signal.signal(which, lambda number, frame: received.append(number))
         for which in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(which) is not signal.SIG_IGN
     }
     try:
         yield

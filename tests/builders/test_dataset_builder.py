@@ -66,7 +66,7 @@ def test_cityscapes_are_wide_and_know_no_background(options, tmp_path):
         assert set(np.unique(row["mask"])) <= {*row["classes"], 255}
 
 
-@pytest.mark.parametrize(("name", "mode"), [("imagenet_s_50", "L"), ("imagenet_s_919", "I;16")])
+@pytest.mark.parametrize(("name", "mode"), [("imagenet_s_50", "P"), ("imagenet_s_919", "I;16")])
 def test_imagenet_s_has_a_config_a_set(options, tmp_path, name, mode):
     del options["captions"]
     builder = Attn2MaskImageNetS(config_name=name, **options | {"num_images": 2})

@@ -13,7 +13,7 @@ from attn2mask.builders.synthesize import ATTEMPTS, Candidate, Synthesizer
 def attempt(kept: int, dropped: int, fault: str | None = None) -> Candidate:
     labels: Future[Labeled] = Future()
     reasons = tuple(f"class {k}: its map is empty" for k in range(dropped))
-    labels.set_result(Labeled(b"", b"", b"", tuple(range(kept)), reasons, 0.5, 0.9))
+    labels.set_result(Labeled(b"", b"", b"", b"", None, tuple(range(kept)), reasons, 0.5, 0.9))
     prompt = Prompt("a dog", "a dog", "1", (12,), ("dog",), ((2,),))
     return Candidate(0, 0, prompt, 0, fault, {}, labels)
 

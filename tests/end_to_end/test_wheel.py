@@ -84,8 +84,8 @@ def test_version_and_help_of_every_command(installed):
     assert heavy == "[]"
     usages = {line.split()[2] for line in text if line.startswith("usage: attn2mask ")}
     expected = (
-        "build show remask aliases draw train adapt evaluate predict compare evaluate-rules export publish"
-        " preview demo"
+        "build show remask filter aliases draw train adapt evaluate predict compare evaluate-rules export"
+        " publish preview demo"
     )
     assert usages == set(expected.split())
 

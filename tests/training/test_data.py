@@ -202,10 +202,10 @@ def test_a_path_that_would_be_read_as_a_pattern_is_refused(tmp_path):
         open_rows(str(tmp_path / "run[1]"), False, True)
 
 
-@pytest.mark.parametrize("missing", ["mask", "classes"])
+@pytest.mark.parametrize("missing", [("mask", "label"), ("classes",)])
 def test_rows_that_cannot_be_trained_on(dataset, missing):
-    with pytest.raises(UserError, match=f"no {missing}|no column `{missing}`"):
-        open_rows(dataset([row(0)], drop=(missing,)), False, True)
+    with pytest.raises(UserError, match=f"no {missing[0]}|no column `{missing[0]}`"):
+        open_rows(dataset([row(0)], drop=missing), False, True)
 
 
 def test_a_dataset_that_is_not_there(tmp_path):

@@ -183,8 +183,8 @@ def test_drawn_rows_that_are_allowed(drawn, caplog):
 def test_an_interrupted_drawing_is_incomplete_and_goes_on(drawn, tmp_path, monkeypatch, capsys):
     """The shards are those of a drawing without an interruption."""
 
-    def interrupted(world, indices, seed, size):
-        yield from drawn_rows_of(world, range(indices.start, indices.start + 1), seed, size)
+    def interrupted(world, indices, *options):
+        yield from drawn_rows_of(world, range(indices.start, indices.start + 1), *options)
         if indices.start:
             raise KeyboardInterrupt
 

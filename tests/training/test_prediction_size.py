@@ -81,7 +81,8 @@ def config_of(folder: Path, output: Path, **options) -> TrainConfig:
 
 def test_pixels_of_rows_that_are_not_reliable_are_ignored(folder):
     config = config_of(folder, folder / "none").resolve()
-    rows, table = open_rows(config.dataset, False, True)
+    opened = open_rows(str(folder / "rows"), False, True)
+    rows, table = opened.rows, opened.table
     found = list(examples_of_rows(rows, Crops(config, table)))
     assert [example.name for example in found] == ["r0", "r1", "r2"]
     for number, example in enumerate(found):
@@ -100,8 +101,9 @@ def test_a_training_chooses_the_size_and_measures_with_it(folder, tmp_path):
     train(config)
     checkpoint = load_checkpoint(tmp_path / "run")
     chosen = checkpoint.record["prediction_size"]
-    rows, table = open_rows(config.dataset, False, True)
-    images = list(examples_of_rows(rows, Crops(config.resolve(), table)))
+    opened = open_rows(str(folder / "rows"), False, True)
+    table = opened.table
+    images = list(examples_of_rows(opened.rows, Crops(config.resolve(), table)))
     assert (chosen["dataset"], chosen["images"]) == (None, 3)
     expected = mean_iou_by_size(checkpoint.network, images, table, [32, 64, 96])
     assert chosen["tried"] == pytest.approx({str(size): score for size, score in expected.items()})

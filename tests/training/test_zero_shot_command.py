@@ -28,6 +28,14 @@ MAKERS = {
     },
 }
 METHODS = [*MAKERS, "attention"]
+
+
+def usual(*methods: str) -> list:
+    """All methods; those that are not among `methods` belong to the slow run."""
+    slow = pytest.mark.slow
+    return [name if name in methods else pytest.param(name, marks=slow) for name in METHODS]
+
+
 needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photographs are not here")
 
 
@@ -77,7 +85,7 @@ def predictions(out: Path) -> list[np.ndarray]:
 
 
 @needs_photos
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", usual("maskclip", "clipseg"))
 def test_every_method_runs_on_photographs(method, weights, tmp_path, capsys):
     found = evaluate(
         method, weights(method), PHOTOS, tmp_path / "m.json", "--split", "val", "--num-images", "2"
@@ -95,7 +103,7 @@ def test_every_method_runs_on_photographs(method, weights, tmp_path, capsys):
     assert not (tmp_path / "m_progress.jsonl").exists()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", usual(*MAKERS))
 def test_batches_windows_and_odd_sizes_give_the_ids_of_single_images(method, weights, tmp_path):
     """A user's table, images of several sizes, and rows of windows."""
     data = write_images(tmp_path / "data", [(61, 90), (61, 90), (90, 61), (64, 64), (61, 90)], 4)

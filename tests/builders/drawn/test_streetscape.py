@@ -193,7 +193,7 @@ def test_the_stored_options_draw_the_same_rows_again(tmp_path):
     stored = parse(DrawConfig, ["--config", str(first / "draw.yaml"), "--out", str(again)], "draw", "")
     assert stored == DrawConfig("streets", str(again), 2, HELD_OUT, 32, 64)
     run(stored)
-    files = ["data/train-00000.parquet", "draw.json", "draw.yaml", "manifest/00000.json"]
+    files = ["data/train-00000.parquet", "draw.json", "draw.yaml", "id2label.json", "manifest/00000.json"]
     found = [file.relative_to(again) for file in sorted(again.rglob("[!.]*")) if file.is_file()]
     assert [file.as_posix() for file in found] == files
     for file in files:

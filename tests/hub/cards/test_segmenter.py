@@ -98,19 +98,6 @@ def test_a_license_and_datasets_that_no_record_tells_may_be_stated(run, no_figur
     assert text.count("(https://huggingface.co/datasets/owner/rows/tree/0a1b)") == text.count("[owner/rows]")
 
 
-@pytest.mark.parametrize("both", [False, True])
-def test_all_datasets_of_a_training_are_named(run, no_figures, tmp_path, both):
-    names = ["/data/one", "owner/two"]
-    folder = changed(run, tmp_path, "training_config.json", "options", "dataset", names if both else names[1])
-    hub = [None, "owner/two"] if both else "owner/two"
-    folder = changed(folder, tmp_path / "2", "training_config.json", "on_hub", "dataset", hub)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("attn2mask.hub.cards.segmenter.TrainingRecord", dict)  # which allows one name alone
-        text = model_card(folder, REPO).text
-    assert split(text)[0]["datasets"] == ["owner/two"]
-    assert ("`one`, [owner/two]" in text) == both
-
-
 def test_the_code_follows_the_first_paragraph(run, report):
     heads = re.findall(r"^##? .*", split(model_card(run, REPO, [report]).text)[1], re.MULTILINE)
     assert heads[:3] == ["# attn2mask-things", "## Use", "## Classes"]
