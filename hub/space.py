@@ -18,7 +18,7 @@ import tomllib
 import zipfile
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
+from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ def gather_space(
             raise UserError(f"{flag} {name}: a Space needs a repository of the Hub: NAMESPACE/NAME")
     check_shown(kind, shown, config_name)
     arguments = {"kind": kind, "repo": shown, "config_name": config_name, "model": model}
-    package = distribution("attn2mask")
+    package = installed_package()
     wheel = f"attn2mask-{package.version}-py3-none-any.whl"
     files: dict[str, Path | bytes] = {
         "app.py": app_code(arguments).encode(),
@@ -161,6 +161,17 @@ def requirements(package: Distribution) -> str:
     # A local version such as 2.13.0+cpu is not on the package index.
     pins = sorted(f"{name}=={version(name).partition('+')[0]}" for name in names)
     return "\n".join([f"--extra-index-url {CPU_WHEELS}", *pins, ""])
+
+
+def installed_package() -> Distribution:
+    """This package with the metadata of its installation. Raises UserError if it is not installed.
+
+    The folder attn2mask.egg-info, which an installation leaves in a checkout, is no such metadata.
+    """
+    for package in distributions(name="attn2mask"):
+        if package.read_text("WHEEL"):
+            return package
+    raise UserError(f"the metadata of attn2mask cannot be found: {INSTALL}")
 
 
 def wheel_of(package: Distribution) -> bytes:

@@ -12,7 +12,7 @@ import tomllib
 import warnings
 import zipfile
 from collections.abc import Iterable
-from importlib.metadata import distribution, packages_distributions
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from places import ROOT, syntax_tree
 
-from attn2mask.hub.space import wheel_of
+from attn2mask.hub.space import installed_package, wheel_of
 
 PACKAGES = ("builders", "training", "hub")
 # These folders are for maintainers, and are not in the wheel.
@@ -101,8 +101,8 @@ def test_a_wheel_from_the_source_distribution_is_the_same(wheel, source_tree, tm
 
 def test_the_wheel_of_a_space_has_the_same_files(wheel):
     """It is made without a build tool. The metadata are those of the installed package."""
-    built, made = contents(wheel), wheel_of(distribution("attn2mask"))
-    assert made == wheel_of(distribution("attn2mask"))
+    built, made = contents(wheel), wheel_of(installed_package())
+    assert made == wheel_of(installed_package())
     with zipfile.ZipFile(io.BytesIO(made)) as archive:
         assert archive.testzip() is None
         files = {name: archive.read(name) for name in archive.namelist()}
