@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -11,11 +12,18 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+import datumaro
+import nbformat
 import numpy as np
 import pytest
+from documents import blocks, read
 from loopback_hub import LoopbackHub
 from PIL import Image
 from places import ROOT
+
+from attn2mask.builders.table_reader import load_table
+from attn2mask.hub.export.formats import FORMATS
+from attn2mask.training.benchmarks import open_images
 
 
 def contents(wheel: Path) -> dict[str, bytes]:
@@ -35,6 +43,7 @@ class Installation:
         """Run a command of the environment, such as `attn2mask`; returns what it prints."""
         binary = str(self.environment / "bin" / command[0])
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        variables["PATH"] = f"{self.environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
         run = subprocess.run(
             [binary, *command[1:]], cwd=self.folder, env=variables, capture_output=True, text=True
         )
@@ -95,6 +104,19 @@ def test_maintainers_code_is_not_installed(installed):
     assert "ModuleNotFoundError: No module named 'attn2mask.training.experiments'" in error
 
 
+# Executes the notebook in a folder by a kernel of this environment.
+EXECUTE = """
+import os, sys
+import nbformat
+from jupyter_client import KernelManager
+from nbclient import NotebookClient
+
+folder = sys.argv[1]
+notebook = nbformat.read(os.path.join(folder, "quickstart.ipynb"), as_version=4)
+kernel = KernelManager()
+kernel.kernel_spec.argv[0] = sys.executable
+NotebookClient(notebook, km=kernel, timeout=600, resources={"metadata": {"path": folder}}).execute()
+"""
 BUILD = "--num-images 4 --steps 2 --store-scores --batch-size 4 --workers 1 --shard-size 4".split()
 
 
@@ -167,6 +189,48 @@ def test_every_command_with_the_dependencies_that_are_declared(wheel, tmp_path):
     pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
     subprocess.run([*pip, wheel], check=True)
     run_every_command(Installation(environment, tmp_path / "empty"))
+
+
+@pytest.mark.slow
+def test_the_quick_start_of_the_readme(installed):
+    tested = [block for block in blocks(read("README.md")) if block.tested]
+    assert {block.language for block in tested} == {"console", "python"}
+    for block in tested:
+        if block.language == "python":
+            (installed.folder / "quick_start.py").write_text(block.text)
+            installed.run("python", "quick_start.py")
+        else:
+            for command in block.commands():
+                installed.run(*shlex.split(command, comments=True))
+
+
+@pytest.mark.slow
+def test_an_export_in_each_format(installed):
+    installed.run("attn2mask", *"draw objects --num-images 4 --size 64 --out exact".split())
+    for name, form in FORMATS.items():
+        command = ["export", "exact", "--val-rows", "1", "--format", name, "--out", f"exported/{name}"]
+        installed.run("attn2mask", *command, *["--instances"] * (form.holds == "boxes"))
+        folder = installed.folder / "exported" / name
+        if form.exporter is None:
+            assert len(open_images(folder, "train", load_table("voc"))) == 3
+        else:
+            importer = {"yolo_ultralytics": "yolo"}.get(name, form.exporter)
+            assert len(datumaro.Dataset.import_from(str(folder), importer)) == 4
+
+
+@pytest.mark.slow
+def test_the_notebook_at_toy_size(installed):
+    notebook = nbformat.read(ROOT / "docs" / "quickstart.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    sizes = "NUM_IMAGES, MAX_STEPS, HELD_OUT = "
+    (chosen,) = (cell for cell in cells if sizes in cell.source)
+    chosen.source = re.sub(rf"{sizes}.*", f"{sizes}2, 2, 3", chosen.source)
+    folder = installed.folder / "notebook"
+    folder.mkdir()
+    nbformat.write(notebook, folder / "quickstart.ipynb")
+    installed.run("python", "-c", EXECUTE, str(folder))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["num_images"] == 3
 
 
 def run_every_command(installed: Installation) -> None:
