@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from attn2mask.builders.caches import cache_fault
 from attn2mask.builders.errors import FULL, UserError, is_memory_error, printable, system_error_number
-from attn2mask.builders.interrupts import STATUS, line
+from attn2mask.builders.interrupts import STATUS, happened, line
 from attn2mask.builders.options import Options, parse
 
 logger = logging.getLogger("attn2mask")
@@ -61,11 +61,11 @@ def run_command(
     try:
         with redirect_stdout(_Printable(sys.stdout)):
             run(parse(options, argv, prog, description))
-    except KeyboardInterrupt:
-        if text := line(resumes):
-            logger.info("%s", text)
-        return STATUS
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, KeyboardInterrupt) or happened():  # a library may turn it into another error
+            if text := line(resumes):
+                logger.info("%s", text)
+            return STATUS
         message = _message(error, resumes, getattr(options, "SAVES_MEMORY", ""))
         if message is None:
             raise

@@ -134,6 +134,31 @@ def test_an_interrupt_at_every_moment(folder, words, group):
         check(folder, words, 0.37 * moment, group)
 
 
+TURNED = """
+import os, signal, sys
+from attn2mask.builders.interrupts import catch_interrupts
+
+catch_interrupts()
+from attn2mask.builders.command import run_command
+from attn2mask.builders.drawn.rows import DrawConfig
+
+def load(config):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException as error:
+        raise OSError("the model cannot be loaded: KeyboardInterrupt") from error
+
+sys.exit(run_command(DrawConfig, load, ["objects"], "draw", ""))
+"""
+
+
+def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt():
+    found = subprocess.run(
+        [sys.executable, "-c", TURNED], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", LINES["draw"] + "\n")
+
+
 @pytest.mark.parametrize("script", ["builders/build.py", "training/train.py", "training/adapt.py"])
 def test_a_script_handles_interrupts_before_its_other_imports(script):
     """Its first statements start the command line, so that nothing else of it is run."""

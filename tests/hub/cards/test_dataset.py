@@ -315,7 +315,7 @@ def test_rows_of_several_conditions_are_named(card, voc, no_figures, tmp_path):
     entries = [{**first, "rows": "0 to 1, 4 to 5"}, {**first, "rows": "2 to 3", "threads": 1}]
     text = dataset_card({"voc": changed(voc, tmp_path, "report.json", "made_under", entries)}, REPO).text
     assert "| rows 0 to 1, 4 to 5 | painted on cpu in float32, with 2 threads," in text
-    assert "| rows 2 to 3 | painted on cpu in float32, with 1 threads," in text
+    assert "| rows 2 to 3 | painted on cpu in float32, with 1 thread," in text
     sentence = "no single run makes exactly these images"
     assert sentence in text
     assert sentence not in card.text
