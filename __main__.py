@@ -3,7 +3,14 @@
 import sys
 from collections.abc import Sequence
 
-from attn2mask.builders.interrupts import catch_interrupts, end_now, happened, ignore_interrupts
+from attn2mask.builders.interrupts import (
+    STATUS,
+    catch_interrupts,
+    end_after_interrupt,
+    end_now,
+    happened,
+    ignore_interrupts,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from attn2mask.hub.cli import main as run
 
-        return run(argv)
+        status = run(argv)
     except BaseException:
         if happened():
             end_now()
@@ -23,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if not happened():
             ignore_interrupts()
+    if happened() and status == STATUS:
+        end_after_interrupt()
+    return status
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ once. Nothing is lost then, since files are replaced in one step.
 The module imports next to nothing, because it must be ready before all other modules.
 """
 
+import atexit
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 STATUS = 130  # of shells for a process that Ctrl-C ended
 LAUNCHED = "ATTN2MASK_LAUNCHED"  # set in processes of a launcher of this package, which prints the line
@@ -57,6 +58,16 @@ def end_now() -> None:
     if multiprocessing := sys.modules.get("multiprocessing"):
         for child in multiprocessing.active_children():
             child.kill()
+    os._exit(STATUS)
+
+
+def end_after_interrupt() -> NoReturn:
+    """End this process with the status of Ctrl-C, after the functions that were registered for its end. What
+    remains of Python is not taken down, since threads of libraries that still run may abort the process then.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(STATUS)
 
 

@@ -159,6 +159,35 @@ def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt():
     assert (found.returncode, found.stdout, found.stderr) == (130, "", LINES["draw"] + "\n")
 
 
+ABORTING = """
+import atexit, os, signal, sys
+from attn2mask.__main__ import main
+from attn2mask.hub import cli
+
+class Thread:
+    def __del__(self):
+        os.abort()  # as a thread of a library does that still runs when Python is taken down
+
+def interrupted(argv):
+    sys.kept = Thread()
+    atexit.register(print, "registered")
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        return 130
+
+cli.main = interrupted
+sys.exit(main([]))
+"""
+
+
+def test_a_thread_of_a_library_does_not_abort_the_end():
+    found = subprocess.run(
+        [sys.executable, "-c", ABORTING], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (130, "registered\n", "")
+
+
 @pytest.mark.parametrize("script", ["builders/build.py", "training/train.py", "training/adapt.py"])
 def test_a_script_handles_interrupts_before_its_other_imports(script):
     """Its first statements start the command line, so that nothing else of it is run."""
