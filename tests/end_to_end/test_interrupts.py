@@ -168,8 +168,9 @@ class Thread:
     def __del__(self):
         os.abort()  # as a thread of a library does that still runs when Python is taken down
 
+kept = Thread()
+
 def interrupted(argv):
-    sys.kept = Thread()
     atexit.register(print, "registered")
     try:
         os.kill(os.getpid(), signal.SIGINT)
