@@ -48,6 +48,23 @@ def test_other_errors_are_not_those_of_a_cache(cache, tmp_path):
     assert cache_fault(UserError("no rows")) is None
 
 
+def raised_in(module: str) -> OSError:
+    """A full disk without a name, as a function of a module meets it."""
+    names = {"__name__": module, "error": OSError(errno.ENOSPC, "")}
+    exec("def write():\n    raise error", names)
+    try:
+        names["write"]()
+    except OSError as error:
+        return error
+
+
+def test_a_full_disk_without_a_name_is_that_of_a_cache_if_rows_or_models_are_loaded(cache):
+    for module in ("datasets.builder", "huggingface_hub.file_download"):
+        assert f"the cache {cache} " in cache_fault(chained(raised_in(module)))
+    for module in ("datasets.arrow_writer", "attn2mask.builders.shards"):  # an output is written
+        assert cache_fault(chained(raised_in(module))) is None
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate", "adapt"])
 def test_commands_that_load_rows_name_it(cache, tmp_path, capsys, command):
     """The folder of the cache is a file."""
