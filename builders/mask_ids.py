@@ -53,8 +53,8 @@ def ids_of(mask: Image.Image, table: ClassTable) -> np.ndarray:
 
 
 def index_ids(mask: Image.Image, table: ClassTable) -> np.ndarray:
-    """Ids (H, W) int32 of a mask: its palette indices, whatever its colors are; without a palette, as
-    `ids_of`.
+    """Ids (H, W) int32 of a mask. The indices of its palette are the ids, and its colors have no effect. A
+    mask without a palette is read as by `ids_of`.
     """
     return np.asarray(mask).astype(np.int32) if mask.mode == "P" else ids_of(mask, table)
 

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attn2mask.builders.build import BuildConfig, Inputs, painter_of, resolve
+from attn2mask.builders.build import RUN, BuildConfig, Inputs, painter_of, resolve
 from attn2mask.builders.classes import ClassTable, tokens
 from attn2mask.builders.errors import UserError
 from attn2mask.builders.label import label
+from attn2mask.builders.options import facts_of
 from attn2mask.builders.painter import ADVICE, OnStep, Painter
 from attn2mask.builders.prompts import Prompt
 from attn2mask.builders.scores import BACKGROUND, SELF_ATTENTION, mean_map, quantized_scores
@@ -105,11 +106,16 @@ class Attn2MaskPipeline:
     ) -> "Attn2MaskPipeline":
         """Load a painter: "embedded", a folder with a diffusers pipeline, or a model of the Hub.
 
-        `table` is a class table's name, or a YAML file. `options` are those of `BuildConfig`, such as
-        `preset`, `steps`, `guidance_scale`, `lora` and `dtype`. Raises UserError for the same mistakes as
-        `attn2mask build`, and TypeError for an unknown option.
+        `table` is a class table's name, or a YAML file. `options` are those of `BuildConfig` for the painter
+        and the rules, such as `preset`, `steps`, `guidance_scale`, `lora` and `dtype`. Raises UserError for
+        the same mistakes as `attn2mask build` and for options of a dataset, and TypeError for an unknown
+        option.
         """
         config = BuildConfig(table, model=model, **options)
+        if of_datasets := [name for name in options if facts_of(BuildConfig)[name].group == RUN]:
+            raise UserError(
+                f"{of_datasets[0]} is an option of a dataset: leave it out, or make one with build_dataset"
+            )
         return cls(painter_of(config), resolve(config))
 
     def __call__(self, prompt: str, seed: int = 0, on_step: OnStep | None = None) -> LabeledRow:

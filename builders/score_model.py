@@ -25,7 +25,7 @@ from attn2mask.builders.classes import ClassTable
 from attn2mask.builders.devices import default_device
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import digest
-from attn2mask.builders.quiet import quiet
+from attn2mask.builders.loading import check_all_loaded, quiet
 from attn2mask.builders.words.english import article
 from attn2mask.builders.words.grammar import nouns
 
@@ -116,11 +116,7 @@ def load_score_model(name: str, device: str | None = None) -> ScoreModel:
                 f"--score-model {name} is a {type(network).__name__}, which does not compare images with"
                 " texts: choose a model of CLIP's kind, such as openai/clip-vit-large-patch14"
             )
-        if missing := report["missing_keys"]:
-            raise UserError(
-                f"--score-model {name}: the weights lack {len(missing)} tensors of a"
-                f" {type(network).__name__}, such as {min(missing)}"
-            )
+        check_all_loaded(f"--score-model {name}", network, report)
         try:
             # Pillow alone resizes, so that scores are the same where torchvision is installed.
             processor = AutoProcessor.from_pretrained(files, backend="pil", trust_remote_code=False)

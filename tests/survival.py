@@ -579,8 +579,10 @@ def two_at_once(stage: Stage, rng: random.Random) -> str:
     while not (out / ".held-by-0").exists():
         assert first.is_alive()
         time.sleep(0.05)
+    os.kill(first.pid, signal.SIGSTOP)  # else it may end while the second one waits for it
     assert stage.attempt(victim, out) == 2
-    assert "another run is working" in stage.error()
+    assert "another build is working" in stage.error()
+    os.kill(first.pid, signal.SIGCONT)
     assert stage.end(first) == 0, other.read_text()
     stage.finish(victim, out)
     shutil.rmtree(out)

@@ -43,7 +43,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import digest
-from attn2mask.builders.quiet import quiet
+from attn2mask.builders.loading import quiet
 
 EMBEDDED_BACKBONE = Path(__file__).parents[1] / "builders" / "embedded" / "backbone"
 

@@ -27,7 +27,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 import attn2mask.training.deeplabv3plus  # noqa: F401 (registers DeepLabv3+)
 from attn2mask.builders.errors import UserError, first_line
 from attn2mask.builders.files import set_usual_mode
-from attn2mask.builders.quiet import quiet
+from attn2mask.builders.loading import check_all_loaded, quiet
 from attn2mask.builders.records import read_record
 from attn2mask.builders.seals import RECORD, check_weights, with_weights
 from attn2mask.training.backbones import find_backbone
@@ -179,11 +179,7 @@ def _load_network(folder: Path, source: str | Path, trust_remote_code: bool) -> 
             )
     except Exception as error:  # of any type: transformers checks little of a damaged record
         raise _not_loaded(source, error) from error
-    if report["missing_keys"]:
-        raise UserError(
-            f"checkpoint {source}: the weights in {folder} lack {len(report['missing_keys'])} tensors of a "
-            f"{type(network).__name__}, such as {min(report['missing_keys'])}"
-        )
+    check_all_loaded(f"checkpoint {source}, {folder}", network, report)
     return network.eval()
 
 

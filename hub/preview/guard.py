@@ -1,8 +1,8 @@
-"""The guard of the page: who may ask for what.
+"""The guard of the page: which requests it serves.
 
 A browser lets any website send requests to this machine, and a website whose name leads to 127.0.0.1 (DNS
-rebinding) read the responses, too. Such requests show in their headers Host, Origin or Referer. A Space is
-asked for by everybody, under names that the Hub chooses, so there only large requests are refused.
+rebinding) read the responses, too. Such requests show in their headers Host, Origin or Referer. A Space gets
+requests from every host, under names that the Hub chooses, so it refuses only large requests.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence

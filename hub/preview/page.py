@@ -155,7 +155,7 @@ def _grid(rows: Rows) -> Any:
         rejection: str,
         at_least: float,
         at_most: float,
-        progress: Any = gr.Progress(),  # noqa: B008 (gradio looks for it here)
+        progress: Any = gr.Progress(),  # noqa: B008 (gradio takes it from here)
     ) -> tuple[list[int], int, str, str]:
         filters = Filters(None if mask_id < 0 else mask_id, at_least / 100, at_most / 100, rejection)
         numbers = rows.matching(filters, lambda done, total: progress((done, total), "Reading", unit="rows"))
@@ -286,7 +286,7 @@ def _prompt_tab(painter: PromptPainter, tabs: Any) -> None:
     def paint(
         prompt: str,
         seed: int | None,
-        progress: Any = gr.Progress(),  # noqa: B008 (gradio looks for it here)
+        progress: Any = gr.Progress(),  # noqa: B008 (gradio takes it from here)
     ) -> str:
         progress(0, "Loading the painter")
         try:
@@ -362,7 +362,7 @@ async def _with_guard(server: Any, in_space: bool) -> AsyncIterator[None]:
 def serve(app: "gradio.Blocks", port: int | None, in_space: bool = False) -> str:
     """Serve the page, behind its guard, until `app.close()`. Returns its address.
 
-    In a Space, everybody may ask for it, by any name. The port is then that of the Space
+    In a Space, requests from every host are served. The port is then that of the Space
     (GRADIO_SERVER_PORT).
 
     Raises UserError if the port is taken.

@@ -24,8 +24,8 @@ def start(
 ) -> None:
     """Serve the page of a dataset or of a checkpoint of the Hub, until the process is ended.
 
-    On the machines of a Space (which have the variable SPACE_ID), the page answers everybody, and elsewhere
-    this machine alone.
+    On the machines of a Space, which have the variable SPACE_ID, the page serves requests from every host.
+    Elsewhere it serves this machine alone.
 
     Args:
         config_name: the config of the dataset; None if it has only one.

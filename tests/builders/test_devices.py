@@ -1,4 +1,4 @@
-"""The choice of the device, with torch's answers replaced by those of other machines."""
+"""The choice of the device, where torch reports the devices of other machines."""
 
 import pytest
 import torch
@@ -20,7 +20,9 @@ def machine(monkeypatch):
         # accelerate sets it with MPS; the test puts back what was there before.
         monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "0")
 
-    return pretend
+    PartialState._reset_state()  # its device is kept for the whole process
+    yield pretend
+    PartialState._reset_state()
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,8 @@ def test_mistakes_are_told(pipe):
         Attn2MaskPipeline.from_pretrained("nowhere")
     with pytest.raises(TypeError, match="stepz"):
         Attn2MaskPipeline.from_pretrained("embedded", stepz=3)
+    with pytest.raises(UserError, match="overlay is an option of a dataset: leave it out"):
+        Attn2MaskPipeline.from_pretrained("embedded", overlay=True)
 
 
 def test_build_dataset_makes_what_the_command_makes(tiny_model, tmp_path):

@@ -92,7 +92,7 @@ def test_scores_are_the_cosine_and_a_softmax_over_the_things_that_the_prompt_doe
 
 
 def test_presence_of_logits():
-    """The class has 1 of 4 parts beside three equal ones, whatever the other class of the prompt has."""
+    """The class has 1 of 4 parts beside three equal ones. The other class of the prompt has no effect."""
     made = presence(torch.tensor([0.0, math.log(9)]), torch.zeros(3)).tolist()
     assert made == pytest.approx([1 / 4, 9 / 12])
 

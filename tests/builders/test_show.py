@@ -214,7 +214,7 @@ def test_the_token_sheet_has_a_tile_for_each_token(tiny_model, tmp_path, monkeyp
 
 
 def test_the_token_sheet_draws_and_names_the_share_of_each_token(tiny_model, tmp_path, monkeypatch):
-    """A map runs from its least to its largest share, whatever they are."""
+    """The scale of a map begins at its least share and ends at its largest one."""
     painter = load_painter(str(tiny_model("sd15")))
     share = torch.tensor([[0.02, 0.03], [0.04, 0.06]])
     image = np.full((64, 64, 3), 90, np.uint8)

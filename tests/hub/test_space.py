@@ -249,7 +249,7 @@ def test_a_space_without_its_dataset_ends_with_one_line(hub, publish):
         preview_space.start("dataset", DATA)
 
 
-def test_the_page_answers_every_host_in_a_space_only(make_build, tmp_path):
+def test_the_page_serves_every_host_in_a_space_only(make_build, tmp_path):
     build = make_build(tmp_path / "voc", rows=2)
     for in_space in (False, True):
         app = preview_page.make_app(build)

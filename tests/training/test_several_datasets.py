@@ -12,7 +12,6 @@ import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from safetensors.torch import load_file
-from transformers import ResNetConfig
 
 from attn2mask.builders.drawn.rows import exact_row, write_rows
 from attn2mask.builders.drawn.scenes import draw_scene
@@ -82,7 +81,7 @@ def test_shares_that_do_not_divide_a_batch_are_exact_over_batches():
 
 
 def test_rows_of_a_dataset_take_turns_in_shuffled_passes():
-    """Each pass shows each row of the dataset once, whatever the other one does."""
+    """Each pass shows each row of the dataset once. The other dataset has no effect."""
     places = list(Positions([5, 3], 1, Share(4, 0, 15), [1, 1]))
     assert [position for position, _ in places] == list(range(60))
     for rows in (range(5), range(5, 8)):
@@ -143,15 +142,6 @@ def test_any_start_and_any_process_give_the_same_crops(synthetic, real, streamin
         assert sum(of_real) == 1
         for trusted, is_real in zip(batch["trusted"], of_real, strict=True):
             assert trusted.all() == is_real  # the others are not reliable in one half
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("backbone")
-    ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic"
-    ).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from places import ROOT
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoModelForSemanticSegmentation, ResNetConfig, pipeline
+from transformers import AutoModelForSemanticSegmentation, pipeline
 
 from attn2mask.builders.drawn.rows import draw_rows, exact_row, write_rows
 from attn2mask.builders.errors import UserError
@@ -53,16 +53,6 @@ def data(tmp_path_factory) -> Path:
 
     write_rows(rows(), folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory) -> str:
-    """A folder with the configuration of a very small ResNet."""
-    folder = tmp_path_factory.mktemp("backbone")
-    ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic"
-    ).save_pretrained(folder)
-    return str(folder)
 
 
 SIX_STEPS = {"max_steps": 6, "batch_size": 4, "crop_size": 48, "checkpoint_every": 2, "workers": 0}

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from attn2mask.builders.errors import UserError, first_line
-from attn2mask.builders.quiet import quiet
+from attn2mask.builders.loading import check_all_loaded, quiet
 from attn2mask.training.backbones import read_state, refused
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a repository; weights, if there are none, below
@@ -99,11 +99,7 @@ def load_model(folder: Path, kind: type[PreTrainedModel], weights: str, **option
         raise refused(file, "--weights", error, folder / "model.safetensors") from error
     except (OSError, ValueError, RuntimeError, EOFError, LookupError, SafetensorError) as error:
         raise UserError(f"--weights {weights}: {first_line(error)}") from error
-    if report["missing_keys"]:
-        raise UserError(
-            f"--weights {weights}: the weights lack {len(report['missing_keys'])} tensors of a"
-            f" {kind.__name__}, such as {min(report['missing_keys'])}"
-        )
+    check_all_loaded(f"--weights {weights}", model, report)
     return model.eval()
 
 

@@ -1,10 +1,13 @@
-"""Silence for the libraries of Hugging Face while something is loaded."""
+"""Loading of models with the libraries of Hugging Face: silence, and weights that are all there."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import transformers.utils.logging as transformers_logging
+
+from attn2mask.builders.errors import UserError
 
 
 @contextmanager
@@ -23,3 +26,14 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def check_all_loaded(source: str, network: Any, report: dict[str, Any]) -> None:
+    """Raise UserError if weights were missing, by the report of `from_pretrained(output_loading_info=True)`.
+    `source` is what messages call the model.
+    """
+    if missing := report["missing_keys"]:
+        raise UserError(
+            f"{source}: the weights lack {len(missing)} tensors of a {type(network).__name__}, such as"
+            f" {min(missing)}"
+        )
